@@ -1,0 +1,1 @@
+"""Capture: from a camera, a file or a folder to frames."""

@@ -1,0 +1,223 @@
+"""The typed configuration: what ``config.yaml`` may say. Reading the file is in ``config_file``.
+
+Every model is frozen and refuses unknown keys. Lengths are metres, times seconds, angles degrees; zones are fractions
+of the frame (0,0 top left, 1,1 bottom right), so that a change of resolution changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+"""A name that is safe in a topic, a file name and a URL."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Point = tuple[float, float]
+
+
+class Strict(BaseModel):
+    """Base of every section: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GroundPoint(Strict):
+    """One measured correspondence between the picture and the floor."""
+
+    pixel: Point = Field(description="[u, v] pixels in an image of `image_size`")
+    ground_m: Point = Field(description="[x, y] metres in the site's plane")
+
+
+class LensConfig(Strict):
+    """Radial distortion, Brown's model in normalised coordinates: r_d = r_u (1 + k1 r_u² + k2 r_u⁴)."""
+
+    k1: float = Field(0.0, ge=-1, le=1, description="first radial coefficient; radius 1 is half the image diagonal")
+    k2: float = Field(0.0, ge=-1, le=1, description="second radial coefficient")
+
+
+class GroundConfig(Strict):
+    """The ground plane of one camera."""
+
+    image_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = Field(
+        description="[width, height] of the picture the pixels were measured in"
+    )
+    points: list[GroundPoint] = Field(min_length=4, max_length=1000, description="at least four, spread over the floor")
+    lens: LensConfig | Literal["auto"] = Field(
+        "auto", description="`auto` estimates k1 from the points where they carry enough evidence"
+    )
+    max_error_m: float = Field(0.5, gt=0, description="refuse the points when their RMS reprojection error is larger")
+
+
+class CameraConfig(Strict):
+    """One camera or file."""
+
+    id: Slug = Field(description="name in topics and URLs; unique")
+    source: str = Field(
+        min_length=1,
+        max_length=2000,
+        description="RTSP/HTTP URL, /dev/video*, camera index, video file or folder of images; ${ENV} is filled in",
+    )
+    fps: float | None = Field(None, gt=0, le=1000, description="a file's true frame rate, where its container lies")
+    start: datetime | None = Field(None, description="a file's UTC time of the first frame; default: now")
+    max_fps: float | None = Field(None, gt=0, le=1000, description="process at most this many frames per second")
+    zones: dict[Slug, Annotated[list[tuple[Fraction, Fraction]], Field(min_length=3, max_length=200)]] = Field(
+        default_factory=dict, description="named polygons in fractions of the frame"
+    )
+    ground: GroundConfig | None = Field(None, description="pixel to metre correspondences; without them distances are estimates")
+    person_height_m: float = Field(1.7, gt=0.5, lt=2.5, description="mean height, where feet are hidden or no ground plane is set")
+
+    @field_validator("start")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError("needs a time zone, for example 2026-01-31T12:00:00Z")
+        return value
+
+
+class DetectConfig(Strict):
+    """How the detector runs."""
+
+    backend: Literal["onnxruntime"] = "onnxruntime"
+    workers: int | None = Field(None, ge=1, le=64, description="inference threads; default: one for each CPU core")
+    score_threshold: float = Field(0.05, gt=0, lt=1, description="lowest score kept; the tracker uses low ones to hold on to people")
+    nms_iou: float = Field(0.6, gt=0, lt=1, description="boxes of one class that overlap more are one")
+    max_detections: int = Field(300, ge=1, le=3000)
+
+
+class TrackConfig(Strict):
+    """The tracker."""
+
+    high_score: float = Field(0.4, gt=0, lt=1, description="a detection at or above starts and confirms tracks")
+    low_score: float = Field(0.1, gt=0, lt=1, description="a detection at or above keeps an existing track alive")
+    max_lost_s: float = Field(2.0, gt=0, le=60, description="a track unseen for longer ends")
+    max_predicted_s: float = Field(0.6, ge=0, le=10, description="an unseen track is still reported, as predicted, for this long")
+
+    @model_validator(mode="after")
+    def _order(self) -> TrackConfig:
+        if self.low_score > self.high_score:
+            raise ValueError(f"low_score {self.low_score} must not be above high_score {self.high_score}")
+        return self
+
+
+class GroupExemption(Strict):
+    """People who arrive and move together are not told off."""
+
+    enabled: bool = False
+    min_together_s: float = Field(10.0, gt=0, description="side by side for this long before they count as a group")
+    max_speed_difference_mps: float = Field(0.4, gt=0)
+
+
+class SocialDistancingConfig(Strict):
+    """People nearer than a distance for longer than a time."""
+
+    enabled: bool = True
+    cameras: list[Slug] | None = Field(None, description="default: all")
+    zone: Slug | None = Field(None, description="only people standing in this zone count; default: everywhere")
+    label: str = Field("person", description="label of the model that counts as a person")
+    distance_m: float = Field(2.0, gt=0, le=50)
+    min_duration_s: float = Field(1.5, ge=0, le=3600, description="a violation begins after it held for this long")
+    leave_distance_m: float | None = Field(None, gt=0, description="a pair ends when farther apart; default: distance_m × 1.15")
+    leave_duration_s: float = Field(1.5, ge=0, le=3600, description="… for this long")
+    update_at_s: list[Annotated[float, Field(gt=0)]] = Field(default=[10.0, 30.0, 60.0], max_length=100)
+    max_events_per_minute: int = Field(60, ge=1, le=6000, description="a rate cap for each camera; what is held back is counted")
+    groups: GroupExemption = GroupExemption()
+
+    @model_validator(mode="after")
+    def _leave(self) -> SocialDistancingConfig:
+        if self.leave_distance_m is not None and self.leave_distance_m < self.distance_m:
+            raise ValueError(f"leave_distance_m {self.leave_distance_m} must not be below distance_m {self.distance_m}")
+        return self
+
+
+class UseCasesConfig(Strict):
+    """What is looked for. A use case that is not named does not run."""
+
+    social_distancing: SocialDistancingConfig | None = None
+
+
+class MqttConfig(Strict):
+    """The broker."""
+
+    enabled: bool = True
+    host: str = Field("localhost", min_length=1, max_length=253)
+    port: int = Field(1883, ge=1, le=65535)
+    username: str | None = None
+    password_file: Path | None = Field(None, description="a file holding the password; or set EDGE_AGENT_MQTT_PASSWORD")
+    keepalive_s: int = Field(30, ge=5, le=3600)
+    in_flight: int = Field(20, ge=1, le=1000)
+    heartbeat_s: float = Field(30.0, ge=1, le=3600)
+    reconnect_max_s: float = Field(60.0, ge=1, le=3600)
+
+
+class OutboxConfig(Strict):
+    """The durable store-and-forward."""
+
+    max_mb: float = Field(256.0, gt=0, description="budget on disk; when full the least important and oldest goes first")
+    max_age_days: float = Field(30.0, gt=0)
+    queue: int = Field(10_000, ge=100, le=1_000_000, description="messages waiting in memory for the writer")
+    commit_ms: int = Field(50, ge=0, le=10_000, description="longest time a message waits for others to share its commit")
+
+
+class HttpConfig(Strict):
+    """The local REST API."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535, description="0 takes any free port")
+    token_file: Path | None = Field(None, description="a file holding a bearer token; needed beyond loopback; or set EDGE_AGENT_HTTP_TOKEN")
+
+
+class LoggingConfig(Strict):
+    """Log lines go to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class PrivacyConfig(Strict):
+    """No pixel is stored or leaves the box unless it is switched on here."""
+
+    images: bool = Field(False, description="allow snapshots")
+    pixelate: bool = Field(True, description="pixelate persons in them")
+
+
+class Config(Strict):
+    """The whole file."""
+
+    site: Slug = "site"
+    device: Slug | None = Field(None, description="default: from the machine id")
+    state_dir: Path = Field(Path(".state"), description="outbox, open episodes, models; relative to this file")
+    models_dir: Path = Field(Path("models"), description="read-only seed of models; relative to this file")
+    model: str = Field("person-pilot", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$", description="NAME or NAME@VERSION")
+    cameras: list[CameraConfig] = Field(min_length=1, max_length=64)
+    detect: DetectConfig = DetectConfig()
+    track: TrackConfig = TrackConfig()
+    use_cases: UseCasesConfig = UseCasesConfig()
+    mqtt: MqttConfig = MqttConfig()
+    outbox: OutboxConfig = OutboxConfig()
+    http: HttpConfig = HttpConfig()
+    logging: LoggingConfig = LoggingConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+
+    @model_validator(mode="after")
+    def _names(self) -> Config:
+        seen: set[str] = set()
+        for camera in self.cameras:
+            if camera.id in seen:
+                raise ValueError(f"camera id {camera.id!r} is used twice")
+            seen.add(camera.id)
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the effective whole, without secrets (they are never in the file)."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the file, for editors."""
+    return Config.model_json_schema()

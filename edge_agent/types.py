@@ -1,0 +1,210 @@
+"""Values that travel between the stages: immutable, validated once at construction, arrays as struct-of-arrays.
+
+Coordinates: boxes are ``xyxy`` float32 pixels of the *source* frame, x to the right, y down. Ground positions are
+metres in the site's plane. ``t`` is seconds on the camera's own clock (0 at its first frame; container time for a
+file, monotonic for a live source) and is the only clock for durations; ``utc`` is POSIX seconds, for stamps.
+Arrays are owned by the value and must not be written to after construction; nobody copies them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32: TypeAlias = NDArray[np.float32]
+F64: TypeAlias = NDArray[np.float64]
+I32: TypeAlias = NDArray[np.int32]
+I64: TypeAlias = NDArray[np.int64]
+U8: TypeAlias = NDArray[np.uint8]
+Bools: TypeAlias = NDArray[np.bool_]
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+CameraState: TypeAlias = Literal["starting", "delivering", "stalled", "reconnecting", "failed", "ended"]
+Phase: TypeAlias = Literal["started", "updated", "ended"]
+DEVICE = "_device"
+"""Stands where a camera id stands in an event about the box itself (a camera id cannot begin with an underscore)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture. ``image`` is (height, width, 3) uint8 BGR; ``index`` counts source frames from 0, dropped ones too."""
+
+    camera: str
+    index: int
+    t: float
+    utc: float
+    image: U8
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.image.shape[1], self.image.shape[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """N boxes of one frame. ``boxes`` (N,4) float32 xyxy; ``scores`` (N,) float32 in [0,1]; ``classes`` (N,) int32 into ``labels``."""
+
+    boxes: F32
+    scores: F32
+    classes: I32
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        if self.boxes.shape != (n, 4) or self.scores.shape != (n,) or self.classes.shape != (n,):
+            raise ValueError(f"boxes {self.boxes.shape}, scores {self.scores.shape}, classes {self.classes.shape} do not belong together")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def select(self, mask: Bools | NDArray[np.intp]) -> Detections:
+        """The detections of a boolean mask or of indices, in that order."""
+        return Detections(self.boxes[mask], self.scores[mask], self.classes[mask], self.labels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracks:
+    """N confirmed tracks present in one frame, rows ordered by id.
+
+    ``ids`` (N,) int64, never reused within a run of one camera; ``boxes`` (N,4) float32 xyxy (filtered); ``scores`` (N,)
+    float32 of the last detection; ``classes`` (N,) int32 into ``labels``; ``predicted`` (N,) bool: not seen in this
+    frame, position from the motion model.
+    """
+
+    ids: I64
+    boxes: F32
+    scores: F32
+    classes: I32
+    predicted: Bools
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        if self.boxes.shape != (n, 4) or not len(self.scores) == len(self.classes) == len(self.predicted) == n:
+            raise ValueError(f"{n} ids, boxes {self.boxes.shape}, {len(self.scores)} scores: do not belong together")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ground:
+    """Where the tracks of a frame stand, rows as in ``Tracks``.
+
+    ``xy`` (N,2) float64 metres, NaN where it cannot be known; ``cov`` (N,2,2) float64 m²; ``estimated`` (N,) bool: the
+    feet were hidden and the position comes from head point and person height. ``calibrated`` False: no ground plane
+    is configured, ``xy`` is a rough camera-centred estimate from person height that serves for distances only.
+    """
+
+    xy: F64
+    cov: F64
+    estimated: Bools
+    calibrated: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """M pairs of tracks near each other: ``a`` < ``b`` (M,) int64 track ids, ``distance_m`` and ``sigma_m`` (M,) float64."""
+
+    a: I64
+    b: I64
+    distance_m: F64
+    sigma_m: F64
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """All that a use case may look at for one frame. ``size`` is (width, height) of the source frame in pixels."""
+
+    camera: str
+    index: int
+    t: float
+    utc: float
+    size: tuple[int, int]
+    tracks: Tracks
+    ground: Ground
+    pairs: Pairs
+
+
+NewId: TypeAlias = Callable[[float], str]
+"""Makes an id that is unique for ever, from a UTC time in POSIX seconds."""
+
+
+def uuid7_factory(rng: random.Random | None = None) -> NewId:
+    """A maker of UUIDv7 (RFC 9562 §5.7). With ``rng`` the ids are reproducible (replay, tests); without it they are random.
+
+    The returned callable is thread-safe when ``rng`` is None.
+    """
+
+    def new_id(utc: float) -> str:
+        noise = rng.getrandbits(74) if rng is not None else int.from_bytes(os.urandom(10), "big") >> 6
+        value = (int(max(utc, 0.0) * 1000) & (2**48 - 1)) << 80
+        value |= 0x7 << 76 | (noise >> 62) << 64 | 0b10 << 62 | noise & (2**62 - 1)
+        text = f"{value:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    return new_id
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change of state. Becomes one CloudEvent; ``sequence``, ``bootid`` and ``clockok`` are added when it is committed.
+
+    ``episode`` joins started, updated and ended (the CloudEvents ``subject``); a single fact (``phase`` None) has its
+    own id there. ``utc`` is when the fact began or ended. ``data`` is JSON with units in the names.
+    """
+
+    id: str
+    camera: str
+    use_case: str
+    what: str
+    phase: Phase | None
+    episode: str
+    utc: float
+    data: Mapping[str, Any]
+
+    @property
+    def type(self) -> str:
+        """The CloudEvents ``type``."""
+        stem = f"edge_agent.{self.use_case}.{self.what}"
+        return f"{stem}.{self.phase}" if self.phase else stem
+
+    @property
+    def topic(self) -> str:
+        """Topic below the device's root: ``events/<camera>/<use_case>``, for the box itself ``events/_device/<what>``."""
+        return f"events/{self.camera}/{self.what if self.camera == DEVICE else self.use_case}"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """An aggregate over ``[utc, utc + interval_s)``; ``observed_s`` is the part of it in which the camera delivered."""
+
+    camera: str
+    use_case: str
+    utc: float
+    interval_s: float
+    observed_s: float
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def topic(self) -> str:
+        """Topic below the device's root."""
+        return f"metrics/{self.camera}/{self.use_case}"
+
+
+Output: TypeAlias = Event | Metric
+
+
+def rfc3339(utc: float) -> str:
+    """POSIX seconds as RFC 3339 UTC with milliseconds: ``2026-01-31T12:00:00.250Z``."""
+    return datetime.fromtimestamp(utc, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
