@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,3 +208,49 @@ Output: TypeAlias = Event | Metric
 def rfc3339(utc: float) -> str:
     """POSIX seconds as RFC 3339 UTC with milliseconds: ``2026-01-31T12:00:00.250Z``."""
     return datetime.fromtimestamp(utc, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Beat(Protocol):
+    """A worker's sign of life. *Stuck* is being between ``begin`` and ``end`` for longer than the deadline; waiting outside is healthy.
+
+    Both calls are cheap (a time stamp) and made by the worker's own thread only.
+    """
+
+    def begin(self) -> None:
+        """One unit of work starts."""
+
+    def end(self) -> None:
+        """It is done."""
+
+
+class FrameSlot(Protocol):
+    """Hands frames from one capture thread to the detection workers. Thread-safe."""
+
+    dropped: int
+    """Frames that nobody took before the next came."""
+
+    def put(self, frame: Frame) -> bool:
+        """Offer a frame. False once the slot is closed. A live slot never blocks; a file's blocks while it is full."""
+
+    def take(self) -> Frame | None:
+        """The next frame, or None at once where there is none."""
+
+    def close(self) -> None:
+        """No more frames come; those inside may still be taken."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Closed and empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraChange:
+    """A camera came to another state (``what`` = ``camera_state``) or its view changed health (``what`` = ``camera_view``)."""
+
+    camera: str
+    what: Literal["camera_state", "camera_view"]
+    value: str
+    """A CameraState, or for a view ``ok``, ``black``, ``frozen``, ``covered``."""
+    reason: str
+    utc: float
+    previous: str = ""
