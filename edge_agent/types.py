@@ -59,7 +59,9 @@ class Detections:
     def __post_init__(self) -> None:
         n = len(self.boxes)
         if self.boxes.shape != (n, 4) or self.scores.shape != (n,) or self.classes.shape != (n,):
-            raise ValueError(f"boxes {self.boxes.shape}, scores {self.scores.shape}, classes {self.classes.shape} do not belong together")
+            raise ValueError(
+                f"boxes {self.boxes.shape}, scores {self.scores.shape}, classes {self.classes.shape} do not belong together"
+            )
 
     def __len__(self) -> int:
         return len(self.boxes)

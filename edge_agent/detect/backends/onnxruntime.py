@@ -1,0 +1,109 @@
+"""ONNX Runtime on the CPU: one session with one intra-op thread, called by several workers at once.
+
+Two single-threaded calls in parallel give more frames per second than one call on two threads, and the session's
+weights exist once. The runtime releases the GIL while it works.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edge_agent.detect.manifest import Model
+from edge_agent.errors import HardwareError, InferenceError, ModelError
+from edge_agent.types import F32
+
+PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxRuntimeBackend:
+    """Loads the model's ONNX file. Raises ModelError (damaged or not as its manifest says), HardwareError (no runtime)."""
+
+    parallel = True
+    device = "cpu"
+
+    def __init__(self, model: Model) -> None:
+        entry = model.file_for("onnxruntime")
+        data = model.read(entry)
+        # Read once at import: without it the package writes under the home directory and calls its maker.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise HardwareError(f"onnxruntime is not installed ({error}): pip install 'edge-agent[onnx]'") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Parallel callers would each grow the arena; a box with 1 GB has no room for doubling steps.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, providers=[PROVIDER])
+        except Exception as error:  # noqa: BLE001 - the runtime raises its own unexported types; all mean: cannot load
+            raise ModelError(f"{model.folder / entry.path}: ONNX Runtime cannot load it: {error}") from error
+        if self._session.get_providers() != [PROVIDER]:
+            raise HardwareError(f"ONNX Runtime runs on {self._session.get_providers()}, asked was {PROVIDER}")
+        self._check(model)
+        self._input = model.manifest.input.name
+        self._outputs = list(model.manifest.outputs)
+
+    def _check(self, model: Model) -> None:
+        spec = model.manifest.input
+        inputs = {i.name: i for i in self._session.get_inputs()}
+        outputs = {o.name for o in self._session.get_outputs()}
+        where = f"model {model.manifest.name}@{model.manifest.version}"
+        if set(inputs) != {spec.name} or not set(model.manifest.outputs) <= outputs:
+            raise ModelError(
+                f"{where}: the file has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
+                f"the manifest names {spec.name!r} and {list(model.manifest.outputs)}"
+            )
+        shape = inputs[spec.name].shape
+        expected = [1, 3, spec.size[1], spec.size[0]]
+        fits = len(shape) == 4 and all(not isinstance(s, int) or s == e for s, e in zip(shape, expected, strict=True))
+        if not fits or inputs[spec.name].type != "tensor(float)":
+            raise ModelError(
+                f"{where}: input {spec.name!r} is {inputs[spec.name].type} {shape}, the manifest says float32 {expected}"
+            )
+
+    def runner(self) -> OnnxRuntimeRunner:
+        """A runner with buffers of its own."""
+        return OnnxRuntimeRunner(self._session, self._input, self._outputs)
+
+    def close(self) -> None:
+        """The session goes with its last runner; the CPU has nothing to release."""
+
+
+class OnnxRuntimeRunner:
+    """Runs with input and outputs bound to memory that is reused: nothing is copied or allocated per frame."""
+
+    def __init__(self, session: Any, input_name: str, outputs: list[str]) -> None:
+        self._session = session
+        self._input = input_name
+        self._names = outputs
+        self._binding = session.io_binding()
+        self._tensor: F32 | None = None
+        self._bound: list[F32] = []
+
+    def __call__(self, tensor: F32) -> Sequence[F32]:
+        """See ``Runner``."""
+        try:
+            if tensor is not self._tensor:
+                self._bind(tensor)
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # noqa: BLE001 - the runtime raises its own unexported types
+            self._tensor = None
+            raise InferenceError(f"ONNX Runtime: {error}") from error
+        return self._bound
+
+    def _bind(self, tensor: F32) -> None:
+        """Bind the input and, from one plain run that shows their shapes, the outputs."""
+        self._bound = [np.ascontiguousarray(o) for o in self._session.run(self._names, {self._input: tensor})]
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        self._binding.bind_input(self._input, "cpu", 0, tensor.dtype, tensor.shape, tensor.ctypes.data)
+        for name, output in zip(self._names, self._bound, strict=True):
+            self._binding.bind_output(name, "cpu", 0, output.dtype, output.shape, output.ctypes.data)
+        self._tensor = tensor
