@@ -42,7 +42,7 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=[PROVIDER])
-        except Exception as error:  # noqa: BLE001 - the runtime raises its own unexported types; all mean: cannot load
+        except Exception as error:
             raise ModelError(f"{model.folder / entry.path}: ONNX Runtime cannot load it: {error}") from error
         if self._session.get_providers() != [PROVIDER]:
             raise HardwareError(f"ONNX Runtime runs on {self._session.get_providers()}, asked was {PROVIDER}")
@@ -93,7 +93,7 @@ class OnnxRuntimeRunner:
             if tensor is not self._tensor:
                 self._bind(tensor)
             self._session.run_with_iobinding(self._binding)
-        except Exception as error:  # noqa: BLE001 - the runtime raises its own unexported types
+        except Exception as error:
             self._tensor = None
             raise InferenceError(f"ONNX Runtime: {error}") from error
         return self._bound
