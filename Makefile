@@ -1,0 +1,61 @@
+# Everything a person or a machine does with this repository. `make` alone lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run venv test test-deps check lint bench lock wheelhouse clean
+
+PYTHON ?= $(shell scripts/find_python.sh)
+SOURCE ?=
+# The repository's config.yaml is calibrated for the pedestrian video; another source gets a config without calibration.
+CONFIG ?= $(if $(SOURCE),docs/examples/own-camera.yaml,config.yaml)
+BIN := .venv/bin
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/.run ## run the agent on the pedestrian video (SOURCE= any file, RTSP URL, camera index, image folder; CONFIG=)
+	@$(if $(SOURCE),,scripts/fetch_pedestrian_video.sh)
+	@exec $(BIN)/edge-agent run -c $(CONFIG) --realtime $(if $(SOURCE),--source '$(SOURCE)')
+
+venv: .venv/.run ## create .venv with what the agent needs, from the lock (PYTHON= which interpreter)
+
+.venv/.run: requirements/run.txt setup.cfg pyproject.toml
+	@scripts/make_venv.sh "$(PYTHON)" run
+
+.venv/.dev: requirements/dev.txt setup.cfg pyproject.toml
+	@scripts/make_venv.sh "$(PYTHON)" dev
+
+test-deps: ## install the system packages the tests need, where missing (apt, sudo when not root)
+	@scripts/test_deps.sh
+
+# The order matters on a bare box: test-deps brings python3-venv.
+test: test-deps ## everything: lint, types, import contracts, all tests
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest -q
+
+check: lint ## lint, types, import contracts and the fast tests, in under a minute
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+lint: .venv/.dev ## ruff, mypy --strict, import contracts
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache >.venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+	@echo "ruff, mypy --strict and the import contracts: clean"
+
+bench: .venv/.dev ## measure on this box (benchmarks/README.md)
+	@scripts/fetch_pedestrian_video.sh
+	@for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+lock: .venv/.dev ## resolve requirements/*.txt anew (hashes for every Python and platform)
+	@scripts/lock.sh $(BIN)/uv
+
+wheelhouse: .venv/.run ## download what .venv needs for a box without network
+	@rm -rf wheelhouse
+	@$(BIN)/python -m pip download --quiet --no-deps --require-hashes -r requirements/run.txt -d wheelhouse
+	@du -sh wheelhouse
+
+clean: ## remove what was built and cached, but neither .state nor the video
+	@rm -rf .venv build dist wheelhouse *.egg-info .hypothesis .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	@find edge_agent tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

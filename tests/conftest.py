@@ -1,0 +1,30 @@
+"""Fixtures that every part's tests share. What belongs to one part lives in a helper module of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before any import of onnxruntime
+for _name in [name for name in os.environ if name.startswith("EDGE_AGENT_")]:
+    del os.environ[_name]  # a developer's own settings must not change what is tested
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def vtest_video() -> Path:
+    """The pedestrian video (768x576, 795 frames, true rate 7 fps), fetched once and kept in ``.cache/``; never skips."""
+    script = ROOT / "scripts" / "fetch_pedestrian_video.sh"
+    done = subprocess.run([script], cwd=ROOT, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    return ROOT / ".cache" / "vtest.avi"
