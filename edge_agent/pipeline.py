@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from edge_agent.types import Detections, Frame, Ground, Observation, Output, Pairs, Tracks
+from edge_agent.errors import InferenceError
+from edge_agent.types import Beat, Detections, Frame, FrameSlot, Ground, Observation, Output, Pairs, Tracks
+
+log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
@@ -48,3 +56,186 @@ class Detector(Protocol):
 
     def detect(self, frame: Frame) -> Detections:
         """Boxes in source pixels, down to the configured score, after NMS. Raises InferenceError."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameResult:
+    """What became of one frame: for the record, the panel and snapshots. ``frame`` still holds the image."""
+
+    frame: Frame
+    detections: Detections
+    tracks: Tracks
+    ground: Ground
+    pairs: Pairs
+
+
+@dataclass(slots=True)
+class LaneStats:
+    """Counters of one camera's lane; written by one thread at a time, read by any without a lock."""
+
+    frames: int = 0
+    failed: int = 0
+    fps: float = 0.0
+    latency_s: float = 0.0
+    people: int = 0
+    people_max: int = 0
+    last_done: float | None = None
+    last_error: str = ""
+    _window: list[float] = field(default_factory=list)
+
+    def done(self, now: float, captured: float, people: int) -> None:
+        """Count a processed frame; ``now`` and ``captured`` are monotonic seconds."""
+        self.frames += 1
+        self.last_done = now
+        self.latency_s += 0.1 * (now - captured - self.latency_s) if self.frames > 1 else now - captured
+        self.people, self.people_max = people, max(people, self.people_max)
+        window = self._window
+        window.append(now)
+        if len(window) > 1 and (now - window[0] >= 2.0 or len(window) >= 256):
+            self.fps = (len(window) - 1) / (now - window[0]) if now > window[0] else 0.0
+            del window[:-1]
+
+
+class CameraLane:
+    """One camera after detection: tracker, ground and use cases, in frame order whatever order the frames come back in.
+
+    ``submit`` is called by the detection workers. Whoever brings the frame that is due works off all that are ready;
+    the others only leave theirs, so there is no further thread and no queue to bound.
+    """
+
+    def __init__(
+        self,
+        camera: str,
+        slot: FrameSlot,
+        *,
+        tracker: Tracker,
+        ground: GroundProjector,
+        use_cases: Sequence[UseCase],
+        emit: Callable[[Sequence[Output]], None],
+        on_result: Callable[[FrameResult], None] | None = None,
+    ) -> None:
+        self.camera = camera
+        self.slot = slot
+        self.use_cases = use_cases
+        self.stats = LaneStats()
+        self.due = 0
+        """Number of the next ticket to work off: so many went through. Read by others without a lock."""
+        self._tracker, self._ground = tracker, ground
+        self._emit, self._on_result = emit, on_result
+        self._lock = threading.Lock()
+        self._ready: dict[int, tuple[Frame, Detections | None]] = {}
+        self._busy = False
+
+    @property
+    def open_episodes(self) -> int:
+        """Started and not ended, over all use cases."""
+        return sum(use_case.open_episodes for use_case in self.use_cases)
+
+    def submit(self, ticket: int, frame: Frame, detections: Detections | None) -> None:
+        """Hand in the frame that was taken as number ``ticket``; None where detection failed."""
+        with self._lock:
+            self._ready[ticket] = (frame, detections)
+            if self._busy:
+                return
+            self._busy = True
+        try:
+            while True:
+                with self._lock:
+                    item = self._ready.pop(self.due, None)
+                    if item is None:
+                        self._busy = False
+                        return
+                    self.due += 1
+                if item[1] is None:
+                    self.stats.failed += 1
+                else:
+                    self.process(item[0], item[1])
+        except BaseException:
+            with self._lock:
+                self._busy = False
+            raise
+
+    def process(self, frame: Frame, detections: Detections) -> None:
+        """Work off one frame. Called in frame order, by one thread at a time."""
+        tracks = self._tracker.update(detections, frame.t)
+        ground, pairs = self._ground.update(tracks, frame.t, frame.size)
+        seen = Observation(frame.camera, frame.index, frame.t, frame.utc, frame.size, tracks, ground, pairs)
+        outputs = [output for use_case in self.use_cases for output in use_case.update(seen)]
+        if outputs:
+            self._emit(outputs)
+        self.stats.done(time.monotonic(), frame.captured, len(tracks))
+        if self._on_result is not None:
+            self._on_result(FrameResult(frame, detections, tracks, ground, pairs))
+
+    def close(self, reason: str) -> None:
+        """End open episodes; no frame may come afterwards."""
+        outputs = [output for use_case in self.use_cases for output in use_case.close(reason)]
+        if outputs:
+            self._emit(outputs)
+
+
+class DetectionPool:
+    """Serves the cameras' slots round-robin with one detector and as many workers as call ``work``.
+
+    ``ready`` is the condition that the slots notify when a frame comes or a slot closes.
+    """
+
+    MAX_FAILURES = 10
+    """Frames in a row that may fail in the backend before the worker gives up."""
+
+    def __init__(
+        self, detector: Detector, lanes: Sequence[CameraLane], ready: threading.Condition, workers: int
+    ) -> None:
+        self._detector = detector
+        self._lanes = lanes
+        self._ready = ready
+        self._tickets = [0] * len(lanes)
+        self._next = 0
+        # A slow frame must not let the others of its camera pile up behind it.
+        self._limit = 2 * workers
+        self._failures = 0
+
+    def work(self, beat: Beat) -> None:
+        """Detect until every slot is exhausted. Raises InferenceError after MAX_FAILURES failures in a row."""
+        while (job := self._take()) is not None:
+            lane, ticket, frame = job
+            beat.begin()
+            detections: Detections | None = None
+            try:
+                detections = self._detect(lane, frame)
+            finally:
+                # Also on the way out of a crash: a ticket that never comes back would stop the camera for good.
+                lane.submit(ticket, frame, detections)
+                beat.end()
+
+    def _detect(self, lane: CameraLane, frame: Frame) -> Detections | None:
+        try:
+            detections = self._detector.detect(frame)
+        except InferenceError as error:
+            self._failures += 1
+            lane.stats.last_error = str(error)
+            log.warning("camera %s: frame %d: %s", lane.camera, frame.index, error)
+            if self._failures >= self.MAX_FAILURES:
+                raise
+            return None
+        self._failures = 0
+        return detections
+
+    def _take(self) -> tuple[CameraLane, int, Frame] | None:
+        with self._ready:
+            while True:
+                n = len(self._lanes)
+                for step in range(n):
+                    i = (self._next + step) % n
+                    lane = self._lanes[i]
+                    if self._tickets[i] - lane.due >= self._limit:
+                        continue
+                    frame = lane.slot.take()
+                    if frame is not None:
+                        self._next = (i + 1) % n
+                        ticket = self._tickets[i]
+                        self._tickets[i] += 1
+                        return lane, ticket, frame
+                if all(lane.slot.exhausted for lane in self._lanes):
+                    return None
+                self._ready.wait()

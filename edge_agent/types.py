@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -40,6 +41,8 @@ class Frame:
     t: float
     utc: float
     image: U8
+    captured: float = field(default_factory=time.monotonic)
+    """Monotonic seconds when it was read, for latency."""
 
     @property
     def size(self) -> tuple[int, int]:

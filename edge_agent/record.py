@@ -1,0 +1,196 @@
+"""The ``--record`` file: a header line, then one JSON line for each processed frame; written by ``run``, read by ``replay``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from edge_agent.errors import UsageError
+from edge_agent.pipeline import FrameResult
+from edge_agent.types import Detections, rfc3339
+
+MAX_LINE_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a record is of. ``fps`` is the source's, ``start`` the UTC time of frame 0 (RFC 3339)."""
+
+    camera: str
+    width: int
+    height: int
+    fps: float
+    start: str
+    config_hash: str
+    model: str
+
+    def line(self) -> str:
+        """The first line of the file."""
+        keys = ("camera", "width", "height", "fps", "start", "config_hash", "model")
+        return json.dumps({"record": 1, **{key: getattr(self, key) for key in keys}})
+
+
+class RecordWriter:
+    """Writes one camera's record. ``write`` is called in frame order by one thread at a time; ``close`` once, last."""
+
+    def __init__(self, path: Path, *, fps: float, config_hash: str, model: str) -> None:
+        try:
+            self._file: IO[str] = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--record {path}: {error.strerror}") from error
+        self._fps, self._hash, self._model = fps, config_hash, model
+        self._begun = False
+
+    def write(self, result: FrameResult) -> None:
+        """Append one frame."""
+        frame = result.frame
+        if not self._begun:
+            self._begun = True
+            width, height = frame.size
+            start = rfc3339(frame.utc - frame.t)
+            self._file.write(
+                Header(frame.camera, width, height, self._fps, start, self._hash, self._model).line() + "\n"
+            )
+        self._file.write(json.dumps(frame_line(result), separators=(",", ":")) + "\n")
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+
+
+def frame_line(result: FrameResult) -> dict[str, Any]:
+    """One frame as the record states it."""
+    frame, found, tracks, ground, pairs = result.frame, result.detections, result.tracks, result.ground, result.pairs
+    return {
+        "camera": frame.camera,
+        "frame": frame.index,
+        "t": round(frame.t, 6),
+        "detections": [
+            {"box": box, "score": score, "label": found.labels[label]}
+            for box, score, label in zip(
+                _rounded(found.boxes, 2), _rounded(found.scores, 4), found.classes.tolist(), strict=True
+            )
+        ],
+        "tracks": [
+            {"id": ident, "box": box, "label": tracks.labels[label], "ground": _position(place, ground.calibrated)}
+            | ({"predicted": True} if predicted else {})
+            | ({"estimated": True} if estimated else {})
+            for ident, box, label, place, predicted, estimated in zip(
+                tracks.ids.tolist(),
+                _rounded(tracks.boxes, 2),
+                tracks.classes.tolist(),
+                _rounded(ground.xy, 3),
+                tracks.predicted.tolist(),
+                ground.estimated.tolist(),
+                strict=True,
+            )
+        ],
+        "pairs": [
+            {"a": a, "b": b, "distance_m": distance, "sigma_m": sigma}
+            for a, b, distance, sigma in zip(
+                pairs.a.tolist(),
+                pairs.b.tolist(),
+                _rounded(pairs.distance_m, 3),
+                _rounded(pairs.sigma_m, 3),
+                strict=True,
+            )
+        ],
+    }
+
+
+def _rounded(values: np.ndarray[Any, Any], digits: int) -> list[Any]:
+    # Through float64: a float32 rounded to two digits still prints with eight.
+    rounded: list[Any] = values.astype(np.float64).round(digits).tolist()
+    return rounded
+
+
+def _position(place: list[float], calibrated: bool) -> list[float] | None:
+    return place if calibrated and place[0] == place[0] else None  # NaN differs from itself
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFrame:
+    """One line read back."""
+
+    camera: str
+    index: int
+    t: float
+    detections: Detections
+
+
+def read_record(path: Path, labels: tuple[str, ...] = ()) -> tuple[Header, Iterator[RecordedFrame]]:
+    """Open a record. Labels are numbered as in ``labels``, unknown ones after those, in order of appearance.
+
+    Raises UsageError that names file and line for anything that is not a record.
+    """
+    lines = _lines(path)
+    try:
+        first = next(lines)[1]
+    except StopIteration:
+        raise UsageError(f"{path}: empty, a record begins with a header line") from None
+    try:
+        if first["record"] != 1:
+            raise UsageError(f"{path}:1: record format {first['record']!r}, this version reads format 1")
+        header = Header(
+            camera=str(first["camera"]),
+            width=int(first["width"]),
+            height=int(first["height"]),
+            fps=float(first["fps"]),
+            start=str(first["start"]),
+            config_hash=str(first.get("config_hash", "")),
+            model=str(first.get("model", "")),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path}:1: no record header ({type(error).__name__}: {error}); was it made by `run --record`?"
+        ) from error
+    return header, _frames(path, lines, list(labels))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while text := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(text) > MAX_LINE_BYTES:
+                    raise UsageError(f"{path}:{number}: line longer than {MAX_LINE_BYTES} bytes")
+                try:
+                    value = json.loads(text)
+                except (ValueError, RecursionError) as error:
+                    if not text.endswith(b"\n"):
+                        return  # a run that was killed leaves half a last line
+                    raise UsageError(f"{path}:{number}: no JSON: {error}") from error
+                if not isinstance(value, dict):
+                    raise UsageError(f"{path}:{number}: a JSON object is expected, not {type(value).__name__}")
+                yield number, value
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+
+
+def _frames(path: Path, lines: Iterator[tuple[int, dict[str, Any]]], labels: list[str]) -> Iterator[RecordedFrame]:
+    last = float("-inf")
+    for number, line in lines:
+        try:
+            found = line["detections"]
+            for item in found:
+                if item["label"] not in labels:
+                    labels.append(str(item["label"]))
+            detections = Detections(
+                np.array([item["box"] for item in found], np.float32).reshape(-1, 4),
+                np.array([item["score"] for item in found], np.float32),
+                np.array([labels.index(item["label"]) for item in found], np.int32),
+                tuple(labels),
+            )
+            frame = RecordedFrame(str(line["camera"]), int(line["frame"]), float(line["t"]), detections)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{path}:{number}: no frame line ({type(error).__name__}: {error})") from error
+        if not last <= frame.t < float("inf"):
+            raise UsageError(f"{path}:{number}: t is {frame.t}, after {last}: time cannot go back")
+        last = frame.t
+        yield frame
