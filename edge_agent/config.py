@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from edge_agent.errors import ConfigError
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 """A name that is safe in a topic, a file name and a URL."""
@@ -40,6 +53,16 @@ class LensConfig(Strict):
     k2: float = Field(0.0, ge=-1, le=1, description="second radial coefficient")
 
 
+def _lens_kind(value: object) -> str:
+    return "<mapping>" if isinstance(value, dict | LensConfig) else "<auto>"
+
+
+# Discriminated, so that a wrong value is told once, against the form that was meant.
+Lens = Annotated[
+    Annotated[LensConfig, Tag("<mapping>")] | Annotated[Literal["auto"], Tag("<auto>")], Discriminator(_lens_kind)
+]
+
+
 class GroundConfig(Strict):
     """The ground plane of one camera."""
 
@@ -47,9 +70,7 @@ class GroundConfig(Strict):
         description="[width, height] of the picture the pixels were measured in"
     )
     points: list[GroundPoint] = Field(min_length=4, max_length=1000, description="at least four, spread over the floor")
-    lens: LensConfig | Literal["auto"] = Field(
-        "auto", description="`auto` estimates k1 from the points where they carry enough evidence"
-    )
+    lens: Lens = Field("auto", description="`auto` estimates k1 from the points where they carry enough evidence")
     max_error_m: float = Field(0.5, gt=0, description="refuse the points when their RMS reprojection error is larger")
 
 
@@ -61,6 +82,7 @@ class CameraConfig(Strict):
         min_length=1,
         max_length=2000,
         description="RTSP/HTTP URL, /dev/video*, camera index, video file or folder of images; ${ENV} is filled in",
+        json_schema_extra={"type": ["string", "integer"]},
     )
     fps: float | None = Field(None, gt=0, le=1000, description="a file's true frame rate, where its container lies")
     start: datetime | None = Field(None, description="a file's UTC time of the first frame; default: now")
@@ -68,8 +90,12 @@ class CameraConfig(Strict):
     zones: dict[Slug, Annotated[list[tuple[Fraction, Fraction]], Field(min_length=3, max_length=200)]] = Field(
         default_factory=dict, description="named polygons in fractions of the frame"
     )
-    ground: GroundConfig | None = Field(None, description="pixel to metre correspondences; without them distances are estimates")
-    person_height_m: float = Field(1.7, gt=0.5, lt=2.5, description="mean height, where feet are hidden or no ground plane is set")
+    ground: GroundConfig | None = Field(
+        None, description="pixel to metre correspondences; without them distances are estimates"
+    )
+    person_height_m: float = Field(
+        1.7, gt=0.5, lt=2.5, description="mean height, where feet are hidden or no ground plane is set"
+    )
 
     @field_validator("start")
     @classmethod
@@ -84,7 +110,9 @@ class DetectConfig(Strict):
 
     backend: Literal["onnxruntime"] = "onnxruntime"
     workers: int | None = Field(None, ge=1, le=64, description="inference threads; default: one for each CPU core")
-    score_threshold: float = Field(0.05, gt=0, lt=1, description="lowest score kept; the tracker uses low ones to hold on to people")
+    score_threshold: float = Field(
+        0.05, gt=0, lt=1, description="lowest score kept; the tracker uses low ones to hold on to people"
+    )
     nms_iou: float = Field(0.6, gt=0, lt=1, description="boxes of one class that overlap more are one")
     max_detections: int = Field(300, ge=1, le=3000)
 
@@ -95,7 +123,9 @@ class TrackConfig(Strict):
     high_score: float = Field(0.4, gt=0, lt=1, description="a detection at or above starts and confirms tracks")
     low_score: float = Field(0.1, gt=0, lt=1, description="a detection at or above keeps an existing track alive")
     max_lost_s: float = Field(2.0, gt=0, le=60, description="a track unseen for longer ends")
-    max_predicted_s: float = Field(0.6, ge=0, le=10, description="an unseen track is still reported, as predicted, for this long")
+    max_predicted_s: float = Field(
+        0.6, ge=0, le=10, description="an unseen track is still reported, as predicted, for this long"
+    )
 
     @model_validator(mode="after")
     def _order(self) -> TrackConfig:
@@ -121,10 +151,14 @@ class SocialDistancingConfig(Strict):
     label: str = Field("person", description="label of the model that counts as a person")
     distance_m: float = Field(2.0, gt=0, le=50)
     min_duration_s: float = Field(1.5, ge=0, le=3600, description="a violation begins after it held for this long")
-    leave_distance_m: float | None = Field(None, gt=0, description="a pair ends when farther apart; default: distance_m × 1.15")
+    leave_distance_m: float | None = Field(
+        None, gt=0, description="a pair ends when farther apart; default: distance_m × 1.15"
+    )
     leave_duration_s: float = Field(1.5, ge=0, le=3600, description="… for this long")
     update_at_s: list[Annotated[float, Field(gt=0)]] = Field(default=[10.0, 30.0, 60.0], max_length=100)
-    max_events_per_minute: int = Field(60, ge=1, le=6000, description="a rate cap for each camera; what is held back is counted")
+    max_events_per_minute: int = Field(
+        60, ge=1, le=6000, description="a rate cap for each camera; what is held back is counted"
+    )
     groups: GroupExemption = GroupExemption()
 
     @model_validator(mode="after")
@@ -157,10 +191,14 @@ class MqttConfig(Strict):
 class OutboxConfig(Strict):
     """The durable store-and-forward."""
 
-    max_mb: float = Field(256.0, gt=0, description="budget on disk; when full the least important and oldest goes first")
+    max_mb: float = Field(
+        256.0, gt=0, description="budget on disk; when full the least important and oldest goes first"
+    )
     max_age_days: float = Field(30.0, gt=0)
     queue: int = Field(10_000, ge=100, le=1_000_000, description="messages waiting in memory for the writer")
-    commit_ms: int = Field(50, ge=0, le=10_000, description="longest time a message waits for others to share its commit")
+    commit_ms: int = Field(
+        50, ge=0, le=10_000, description="longest time a message waits for others to share its commit"
+    )
 
 
 class HttpConfig(Strict):
@@ -169,7 +207,9 @@ class HttpConfig(Strict):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535, description="0 takes any free port")
-    token_file: Path | None = Field(None, description="a file holding a bearer token; needed beyond loopback; or set EDGE_AGENT_HTTP_TOKEN")
+    token_file: Path | None = Field(
+        None, description="a file holding a bearer token; needed beyond loopback; or set EDGE_AGENT_HTTP_TOKEN"
+    )
 
 
 class LoggingConfig(Strict):
@@ -193,7 +233,11 @@ class Config(Strict):
     device: Slug | None = Field(None, description="default: from the machine id")
     state_dir: Path = Field(Path(".state"), description="outbox, open episodes, models; relative to this file")
     models_dir: Path = Field(Path("models"), description="read-only seed of models; relative to this file")
-    model: str = Field("person-pilot", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$", description="NAME or NAME@VERSION")
+    model: str = Field(
+        "person-pilot",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$",
+        description="NAME or NAME@VERSION",
+    )
     cameras: list[CameraConfig] = Field(min_length=1, max_length=64)
     detect: DetectConfig = DetectConfig()
     track: TrackConfig = TrackConfig()
@@ -214,10 +258,44 @@ class Config(Strict):
         return self
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the effective whole, without secrets (they are never in the file)."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """SHA-256 (hex) of the effective whole, without secrets: credentials in a camera's URL are left out."""
+        return hashlib.sha256(redact(json.dumps(self.model_dump(mode="json"), sort_keys=True)).encode()).hexdigest()
+
+
+_CREDENTIALS = re.compile(
+    r"(?<=://)[^\s\"']*@|(?<=[?&])([^=&\s\"']*(?:pass|pwd|token|secret|key|auth)[^=&\s\"']*=)[^&\s\"']*", re.IGNORECASE
+)
+
+
+def redact(text: str) -> str:
+    """``text`` without the credentials of the URLs in it; rather too much is hidden than too little."""
+    return _CREDENTIALS.sub(lambda found: f"{found[1] or ''}***{'' if found[1] else '@'}", text)
+
+
+def read_secret(file: Path | None, variable: str) -> str | None:
+    """A secret from the environment variable or else from the file (its first line); None where neither is set.
+
+    Raises ConfigError where the file cannot be read or is empty. The value is for use, never for a message.
+    """
+    if value := os.environ.get(variable):
+        return value
+    if file is None:
+        return None
+    try:
+        with file.open(encoding="utf-8") as lines:
+            value = lines.readline(4096).strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise ConfigError([f"{file}: cannot read the secret in it: {reason}"]) from None
+    if not value:
+        raise ConfigError([f"{file}: is empty; put the secret in its first line"])
+    return value
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of the file, for editors."""
-    return Config.model_json_schema()
+    """JSON Schema (2020-12) of the file, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Config.model_json_schema(),
+        "title": "edge-agent config.yaml",
+    }

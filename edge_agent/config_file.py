@@ -1,0 +1,212 @@
+"""Reads ``config.yaml``: all its problems in one run, each with file, line, key path, what was given and what is allowed."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from edge_agent.config import Config, Strict, UseCasesConfig, read_secret
+from edge_agent.config_rules import findings
+from edge_agent.config_words import dotted, in_words, value_at
+from edge_agent.config_yaml import MAX_BYTES, Fault, KeyPath, Tree, read_tree
+from edge_agent.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+MAX_PROBLEMS = 100
+SECRET_FILES = (
+    (("mqtt", "password_file"), "EDGE_AGENT_MQTT_PASSWORD"),
+    (("http", "token_file"), "EDGE_AGENT_HTTP_TOKEN"),
+)
+_MACHINE_ID = Path("/etc/machine-id")
+_APPLICATION = b"edge-agent device id, version 1"
+_VARIABLE = re.compile(r"\$\{([^{}]*)\}")
+
+
+def load(path: Path) -> Config:
+    """The configuration in ``path``: environment filled in, paths made absolute, the device named.
+
+    Raises ConfigError with every problem of the file (100 at most), in the order of its lines.
+    """
+    tree = read_tree(_read(path))
+    ended = bool(tree.faults) and tree.data is None
+    if tree.data is None and not ended:
+        tree.faults.append(Fault((1, 1), (), "the file is empty; at least `cameras:` is needed"))
+    elif tree.data is not None and not isinstance(tree.data, dict):
+        tree.faults.append(Fault((1, 1), (), "must be a mapping of sections such as `cameras:` and `mqtt:`"))
+    if not isinstance(tree.data, dict):
+        raise _refusal(path, tree.faults)
+
+    faults = list(tree.faults)
+    _fill_empty_sections(tree.data)
+    effective = json.loads(json.dumps(tree.data))
+    faults += _sources(tree, effective, path.parent)
+    _absolute_paths(effective, path.parent)
+    faults += _secret_files(tree, effective)
+    faults += [
+        Fault(tree.mark(place), place, text)
+        for place, text in findings(tree.data, "EDGE_AGENT_HTTP_TOKEN" in os.environ)
+    ]
+    config: Config | None = None
+    try:
+        # Strict, and through JSON: YAML's own types must fit exactly, while times and paths may be text.
+        config = Config.model_validate_json(json.dumps(effective), strict=True)
+    except ValidationError as error:
+        faults += _types(error, tree, faults)
+    if config is None or faults:
+        raise _refusal(path, faults)
+    device = config.device or device_id(config.state_dir)
+    return config.model_copy(update={"device": device})
+
+
+def device_id(state_dir: Path, machine_id: Path = _MACHINE_ID) -> str:
+    """A short id such as ``ea-1a2b3c4d5e`` that stays the same for this machine.
+
+    Derived from the machine id as machine-id(5) asks for: keyed, so that the machine id itself is not given away.
+    Where there is none, a random one is kept in ``state_dir``. Raises ConfigError where that cannot be written.
+    """
+    try:
+        machine = machine_id.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        machine = ""
+    if re.fullmatch(r"[0-9a-f]{32}", machine):
+        return "ea-" + hmac.new(bytes.fromhex(machine), _APPLICATION, hashlib.sha256).hexdigest()[:10]
+    kept = state_dir / "device-id"
+    try:
+        if kept.is_file() and re.fullmatch(r"ea-[0-9a-f]{10}", text := kept.read_text(encoding="ascii").strip()):
+            return text
+        state_dir.mkdir(parents=True, exist_ok=True)
+        text = f"ea-{secrets.token_hex(5)}"
+        fresh = kept.with_suffix(f".{os.getpid()}")
+        fresh.write_text(f"{text}\n", encoding="ascii")
+        fresh.replace(kept)
+    except (OSError, ValueError) as error:
+        reason = f"{kept} cannot be used: {error.__class__.__name__}"
+        raise ConfigError(
+            [f"device: this machine has no {machine_id}, and {reason}; give the device a name"]
+        ) from error
+    return text
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError([f"{path}: no such file; give one with -c"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError([f"{path}: larger than {MAX_BYTES} bytes; this is not a configuration"])
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}:{line}:1: not UTF-8 text"]) from None
+
+
+def _refusal(path: Path, faults: list[Fault]) -> ConfigError:
+    ordered = sorted(faults, key=lambda fault: fault.mark)
+    lines = []
+    for fault in ordered[:MAX_PROBLEMS]:
+        key = f"{dotted(fault.path)}: " if fault.path else ""
+        lines.append(f"{path}:{fault.mark[0]}:{fault.mark[1]}: {key}{fault.text}")
+    if len(ordered) > MAX_PROBLEMS:
+        lines.append(f"{path}: and {len(ordered) - MAX_PROBLEMS} more problems")
+    return ConfigError(lines)
+
+
+def _fill_empty_sections(data: dict[str, Any]) -> None:
+    """A section that is named and left empty means its defaults, not that it is off."""
+    for name, field in Config.model_fields.items():
+        if (
+            name in data
+            and data[name] is None
+            and isinstance(field.annotation, type)
+            and issubclass(field.annotation, Strict)
+        ):
+            data[name] = {}
+    use_cases = data.get("use_cases")
+    if isinstance(use_cases, dict):
+        for name in UseCasesConfig.model_fields:
+            if name in use_cases and use_cases[name] is None:
+                use_cases[name] = {}
+
+
+def _sources(tree: Tree, effective: dict[str, Any], folder: Path) -> Iterator[Fault]:
+    """Fill ``${ENV}`` into the sources of ``effective`` and make paths absolute."""
+    cameras = effective.get("cameras")
+    for index, camera in enumerate(cameras if isinstance(cameras, list) else []):
+        source = camera.get("source") if isinstance(camera, dict) else None
+        if isinstance(source, int) and not isinstance(source, bool) and source >= 0:
+            camera["source"] = str(source)
+        if not isinstance(source, str) or not source:
+            continue
+        place: KeyPath = ("cameras", index, "source")
+        for name in _VARIABLE.findall(source):
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                yield Fault(
+                    tree.mark(place),
+                    place,
+                    "${…} must hold the name of an environment variable, like ${CAMERA_PASSWORD}",
+                )
+            elif name not in os.environ:
+                yield Fault(tree.mark(place), place, f"the environment variable {name} is not set")
+        filled = _VARIABLE.sub(lambda found: os.environ.get(found[1], ""), source)
+        camera["source"] = _source_path(filled, folder) if filled else source
+
+
+def _source_path(source: str, folder: Path) -> str:
+    if "://" in source or source.isdecimal():
+        return source
+    return str(folder.absolute() / Path(source).expanduser())
+
+
+def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
+    places: list[KeyPath] = [("state_dir",), ("models_dir",), *(place for place, _ in SECRET_FILES)]
+    for place in places:
+        section = value_at(effective, place[:-1])
+        value = value_at(effective, place)
+        if isinstance(value, str) and value:
+            section[place[-1]] = str(folder.absolute() / Path(value).expanduser())
+    for name in ("state_dir", "models_dir"):
+        effective.setdefault(name, str(folder.absolute() / Config.model_fields[name].default))
+
+
+def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:
+    for place, variable in SECRET_FILES:
+        value = value_at(effective, place)
+        if not isinstance(value, str) or not value or value_at(effective, (place[0], "enabled")) is False:
+            continue
+        file = Path(value)
+        if not os.environ.get(variable):
+            try:
+                read_secret(file, variable)
+            except ConfigError as error:
+                yield Fault(tree.mark(place), place, error.problems[0])
+                continue
+        if file.is_file() and file.stat().st_mode & stat.S_IROTH:
+            logger.warning("%s: every user of this machine can read %s; chmod 600 it", dotted(place), file)
+
+
+def _types(error: ValidationError, tree: Tree, known: list[Fault]) -> list[Fault]:
+    """Pydantic's errors, without those that say again what ``known`` says."""
+    # A section's own rule failed there: config_rules has told it, at the very key.
+    rules = {item["loc"] for item in error.errors(include_url=False) if item["type"] == "value_error"}
+    faults: dict[KeyPath, Fault] = {}
+    for place, text, about_key in in_words(error, tree.data):
+        told = any(fault.path == place or (place in rules and fault.path[: len(place)] == place) for fault in known)
+        if not told:
+            faults.setdefault(place, Fault(tree.key_mark(place) if about_key else tree.mark(place), place, text))
+    return list(faults.values())

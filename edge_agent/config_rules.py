@@ -1,0 +1,176 @@
+"""What must hold between the values of a configuration. Works on the raw tree, so that these faults come out together
+with wrong types and unknown keys; whatever has the wrong shape is passed over here, the types report it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+from edge_agent.config import SocialDistancingConfig, Strict, TrackConfig
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+Finding: TypeAlias = tuple[KeyPath, str]
+Corner: TypeAlias = tuple[float, float]
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+MIN_ZONE_AREA = 1e-4
+"""Of the frame: a hundredth of its width by a hundredth of its height. Anything less is a slip of the pen."""
+
+
+def findings(data: Any, has_http_token: bool) -> Iterator[Finding]:
+    """Every broken rule. ``data`` is what the file says, ``has_http_token`` whether the environment gives one."""
+    cameras = [(index, camera) for index, camera in enumerate(_list(_get(data, "cameras"))) if isinstance(camera, dict)]
+    yield from _unique_ids(cameras)
+    for index, camera in cameras:
+        yield from _zones(("cameras", index, "zones"), _mapping(_get(camera, "zones")))
+        yield from _ground(("cameras", index, "ground"), _mapping(_get(camera, "ground")))
+    yield from _scores(("track",), _get(data, "track"))
+    path: KeyPath = ("use_cases", "social_distancing")
+    use_case = _get(_get(data, "use_cases"), "social_distancing")
+    yield from _leave(path, use_case)
+    yield from _names(path, use_case, cameras)
+    yield from _token(_mapping(_get(data, "http")), has_http_token)
+
+
+def closest(given: object, allowed: list[str]) -> str:
+    """``did you mean X?`` or nothing."""
+    near = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _get(data: Any, key: str) -> Any:
+    return data.get(key) if isinstance(data, Mapping) else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _corner(value: Any) -> Corner | None:
+    numbers = [number for number in map(_number, _list(value)) if number is not None]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 == len(value) else None
+
+
+def _unique_ids(cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, camera in cameras:
+        name = camera.get("id")
+        if isinstance(name, str) and name in first:
+            yield (
+                ("cameras", index, "id"),
+                f"given {name!r}, which is already the id of cameras[{first[name]}]; ids must differ",
+            )
+        elif isinstance(name, str):
+            first[name] = index
+
+
+def _pair(section: Any, model: type[Strict], keys: tuple[str, str]) -> tuple[str, float, float] | None:
+    """The key to blame and both numbers, defaults filled in; None where neither is given or one is not a number."""
+    given = [key for key in keys if key in _mapping(section)]
+    first, second = (
+        _number(section[key] if key in given else model.model_fields[key].default) if given else None for key in keys
+    )
+    return None if first is None or second is None else (given[0], first, second)
+
+
+def _scores(path: KeyPath, section: Any) -> Iterator[Finding]:
+    pair = _pair(section, TrackConfig, ("low_score", "high_score"))
+    if pair and pair[1] > pair[2]:
+        yield (*path, pair[0]), f"low_score is {pair[1]:g}, which must not be above high_score, {pair[2]:g}"
+
+
+def _leave(path: KeyPath, section: Any) -> Iterator[Finding]:
+    pair = _pair(section, SocialDistancingConfig, ("leave_distance_m", "distance_m"))
+    if pair and pair[1] < pair[2]:
+        yield (*path, pair[0]), f"leave_distance_m is {pair[1]:g}, which must not be below distance_m, {pair[2]:g}"
+
+
+def _names(path: KeyPath, use_case: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
+    known = list(dict.fromkeys(camera["id"] for _, camera in cameras if isinstance(camera.get("id"), str)))
+    chosen = _get(use_case, "cameras")
+    for index, name in enumerate(_list(chosen)):
+        if isinstance(name, str) and name not in known:
+            yield (
+                (*path, "cameras", index),
+                f"given {name!r}, no such camera; there are: {', '.join(known)}{closest(name, known)}",
+            )
+    zone = _get(use_case, "zone")
+    if not isinstance(zone, str):
+        return
+    concerned = [camera for _, camera in cameras if not isinstance(chosen, list) or camera.get("id") in chosen]
+    without = [str(camera.get("id", "?")) for camera in concerned if zone not in _mapping(camera.get("zones"))]
+    if without:
+        zones = sorted({str(name) for camera in concerned for name in _mapping(camera.get("zones"))})
+        there_are = f"zones there are: {', '.join(zones)}{closest(zone, zones)}" if zones else "it has no zones"
+        yield (*path, "zone"), f"given {zone!r}, which camera {', '.join(without)} does not have; {there_are}"
+
+
+def _zones(path: KeyPath, zones: dict[str, Any]) -> Iterator[Finding]:
+    for name, polygon in zones.items():
+        corners = [_corner(value) for value in _list(polygon)]
+        good = [corner for corner in corners if corner is not None]
+        if len(good) != len(corners) or len(good) < 3 or len(good) > 200:
+            continue
+        area = abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in _edges(good))) / 2
+        crossing = _crossing(good)
+        if crossing:
+            yield (
+                (*path, name),
+                f"edges {crossing[0] + 1} and {crossing[1] + 1} cross; list the corners in order around the zone",
+            )
+        elif area < MIN_ZONE_AREA:
+            yield (
+                (*path, name),
+                f"covers {area:.2g} of the frame, next to nothing; at least {MIN_ZONE_AREA:g} is needed",
+            )
+
+
+def _edges(corners: list[Corner]) -> list[tuple[Corner, Corner]]:
+    return list(zip(corners, [*corners[1:], corners[0]], strict=True))
+
+
+def _crossing(corners: list[Corner]) -> tuple[int, int] | None:
+    edges = _edges(corners)
+    for i, (a, b) in enumerate(edges):
+        for j in range(i + 1, len(edges)):
+            c, d = edges[j]
+            if _side(a, b, c) * _side(a, b, d) < 0 and _side(c, d, a) * _side(c, d, b) < 0:
+                return i, j
+    return None
+
+
+def _side(a: Corner, b: Corner, p: Corner) -> float:
+    return (b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])
+
+
+def _ground(path: KeyPath, ground: dict[str, Any]) -> Iterator[Finding]:
+    size = _corner(ground.get("image_size"))
+    if size is None:
+        return
+    for index, point in enumerate(_list(ground.get("points"))[:1000]):
+        pixel = _corner(_get(point, "pixel"))
+        if pixel and not (0 <= pixel[0] <= size[0] and 0 <= pixel[1] <= size[1]):
+            u, v = pixel
+            text = (
+                f"given [{u:g}, {v:g}], outside the picture of {size[0]:g} × {size[1]:g} pixels that image_size names"
+            )
+            yield (*path, "points", index, "pixel"), text
+
+
+def _token(http: dict[str, Any], has_http_token: bool) -> Iterator[Finding]:
+    host = http.get("host", LOOPBACK[1])
+    if host in LOOPBACK or not isinstance(host, str) or http.get("enabled", True) is False:
+        return
+    if not http.get("token_file") and not has_http_token:
+        text = f"given {host!r}, reachable from the network, which needs a token: set http.token_file to a file holding one"
+        yield ("http", "host"), f"{text}, or EDGE_AGENT_HTTP_TOKEN; or keep 127.0.0.1"
