@@ -170,7 +170,8 @@ def _sources(tree: Tree, effective: dict[str, Any], folder: Path) -> Iterator[Fa
 def _source_path(source: str, folder: Path) -> str:
     if "://" in source or source.isdecimal():
         return source
-    return str(folder.absolute() / Path(source).expanduser())
+    path = Path(source).expanduser()
+    return str(path if path.is_absolute() else (folder / path).resolve())
 
 
 def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
@@ -179,9 +180,9 @@ def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
         section = value_at(effective, place[:-1])
         value = value_at(effective, place)
         if isinstance(value, str) and value:
-            section[place[-1]] = str(folder.absolute() / Path(value).expanduser())
+            section[place[-1]] = str((folder / Path(value).expanduser()).resolve())
     for name in ("state_dir", "models_dir"):
-        effective.setdefault(name, str(folder.absolute() / Config.model_fields[name].default))
+        effective.setdefault(name, str((folder / Config.model_fields[name].default).resolve()))
 
 
 def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:
