@@ -70,8 +70,8 @@ class FrameResult:
 
 
 @dataclass(slots=True)
-class LaneStats:
-    """Counters of one camera's lane; written by one thread at a time, read by any without a lock."""
+class ChainStats:
+    """Counters of one camera's chain; written by one thread at a time, read by any without a lock."""
 
     frames: int = 0
     failed: int = 0
@@ -96,17 +96,12 @@ class LaneStats:
             del window[:-1]
 
 
-class CameraLane:
-    """One camera after detection: tracker, ground and use cases, in frame order whatever order the frames come back in.
-
-    ``submit`` is called by the detection workers. Whoever brings the frame that is due works off all that are ready;
-    the others only leave theirs, so there is no further thread and no queue to bound.
-    """
+class CameraChain:
+    """One camera after detection: tracker, ground, use cases. Not thread-safe; fed in frame order."""
 
     def __init__(
         self,
         camera: str,
-        slot: FrameSlot,
         *,
         tracker: Tracker,
         ground: GroundProjector,
@@ -115,21 +110,49 @@ class CameraLane:
         on_result: Callable[[FrameResult], None] | None = None,
     ) -> None:
         self.camera = camera
-        self.slot = slot
-        self.use_cases = use_cases
-        self.stats = LaneStats()
-        self.due = 0
-        """Number of the next ticket to work off: so many went through. Read by others without a lock."""
-        self._tracker, self._ground = tracker, ground
+        self.stats = ChainStats()
+        self._tracker, self._ground, self._use_cases = tracker, ground, use_cases
         self._emit, self._on_result = emit, on_result
-        self._lock = threading.Lock()
-        self._ready: dict[int, tuple[Frame, Detections | None]] = {}
-        self._busy = False
 
     @property
     def open_episodes(self) -> int:
         """Started and not ended, over all use cases."""
-        return sum(use_case.open_episodes for use_case in self.use_cases)
+        return sum(use_case.open_episodes for use_case in self._use_cases)
+
+    def process(self, frame: Frame, detections: Detections) -> None:
+        """Work off one frame."""
+        tracks = self._tracker.update(detections, frame.t)
+        ground, pairs = self._ground.update(tracks, frame.t, frame.size)
+        seen = Observation(frame.camera, frame.index, frame.t, frame.utc, frame.size, tracks, ground, pairs)
+        outputs = [output for use_case in self._use_cases for output in use_case.update(seen)]
+        if outputs:
+            self._emit(outputs)
+        self.stats.done(time.monotonic(), frame.captured, len(tracks))
+        if self._on_result is not None:
+            self._on_result(FrameResult(frame, detections, tracks, ground, pairs))
+
+    def close(self, reason: str) -> None:
+        """End open episodes; no frame may come afterwards."""
+        outputs = [output for use_case in self._use_cases for output in use_case.close(reason)]
+        if outputs:
+            self._emit(outputs)
+
+
+class CameraLane:
+    """Feeds a camera's chain in frame order, whatever order the frames come back in from the detection workers.
+
+    Whoever brings the frame that is due works off all that are ready; the others only leave theirs, so there is no
+    further thread and no queue to bound.
+    """
+
+    def __init__(self, slot: FrameSlot, chain: CameraChain) -> None:
+        self.slot = slot
+        self.chain = chain
+        self.due = 0
+        """Number of the next ticket to work off: so many went through. Read by others without a lock."""
+        self._lock = threading.Lock()
+        self._ready: dict[int, tuple[Frame, Detections | None]] = {}
+        self._busy = False
 
     def submit(self, ticket: int, frame: Frame, detections: Detections | None) -> None:
         """Hand in the frame that was taken as number ``ticket``; None where detection failed."""
@@ -147,31 +170,13 @@ class CameraLane:
                         return
                     self.due += 1
                 if item[1] is None:
-                    self.stats.failed += 1
+                    self.chain.stats.failed += 1
                 else:
-                    self.process(item[0], item[1])
+                    self.chain.process(item[0], item[1])
         except BaseException:
             with self._lock:
                 self._busy = False
             raise
-
-    def process(self, frame: Frame, detections: Detections) -> None:
-        """Work off one frame. Called in frame order, by one thread at a time."""
-        tracks = self._tracker.update(detections, frame.t)
-        ground, pairs = self._ground.update(tracks, frame.t, frame.size)
-        seen = Observation(frame.camera, frame.index, frame.t, frame.utc, frame.size, tracks, ground, pairs)
-        outputs = [output for use_case in self.use_cases for output in use_case.update(seen)]
-        if outputs:
-            self._emit(outputs)
-        self.stats.done(time.monotonic(), frame.captured, len(tracks))
-        if self._on_result is not None:
-            self._on_result(FrameResult(frame, detections, tracks, ground, pairs))
-
-    def close(self, reason: str) -> None:
-        """End open episodes; no frame may come afterwards."""
-        outputs = [output for use_case in self.use_cases for output in use_case.close(reason)]
-        if outputs:
-            self._emit(outputs)
 
 
 class DetectionPool:
@@ -213,8 +218,8 @@ class DetectionPool:
             detections = self._detector.detect(frame)
         except InferenceError as error:
             self._failures += 1
-            lane.stats.last_error = str(error)
-            log.warning("camera %s: frame %d: %s", lane.camera, frame.index, error)
+            lane.chain.stats.last_error = str(error)
+            log.warning("camera %s: frame %d: %s", frame.camera, frame.index, error)
             if self._failures >= self.MAX_FAILURES:
                 raise
             return None

@@ -1,0 +1,203 @@
+"""Lanes and the detection pool: order, fairness, failures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.capture.slots import FrameQueue, LatestSlot
+from edge_agent.errors import InferenceError
+from edge_agent.pipeline import CameraChain, CameraLane, DetectionPool, FrameResult
+from edge_agent.types import Detections, Event, Frame, Ground, Observation, Output, Pairs, Tracks
+
+NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ("person",))
+
+
+class NoTracks:
+    def update(self, detections: Detections, t: float) -> Tracks:
+        n = len(detections)
+        return Tracks(
+            np.arange(n), detections.boxes, detections.scores, detections.classes, np.zeros(n, bool), ("person",)
+        )
+
+
+class NoGround:
+    def update(self, tracks: Tracks, t: float, size: tuple[int, int]) -> tuple[Ground, Pairs]:
+        empty = np.zeros(0)
+        n = len(tracks)
+        ground = Ground(np.zeros((n, 2)), np.zeros((n, 2, 2)), np.zeros(n, bool), False)
+        return ground, Pairs(empty.astype(np.int64), empty.astype(np.int64), empty, empty)
+
+
+class EveryFrame:
+    """One event per frame, to see what reaches ``emit``."""
+
+    name = "every_frame"
+    open_episodes = 1
+
+    def update(self, seen: Observation) -> list[Output]:
+        return [Event(str(seen.index), seen.camera, self.name, "seen", None, "e", seen.utc, {})]
+
+    def close(self, reason: str) -> list[Output]:
+        return [Event("last", "a", self.name, "seen", "ended", "e", 0.0, {"reason": reason})]
+
+
+class NoBeat:
+    def begin(self) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class Seen:
+    """A lane that remembers what came through it."""
+
+    def __init__(self, camera: str, ready: threading.Condition, slot: FrameQueue | LatestSlot | None = None) -> None:
+        self.indices: list[int] = []
+        self.outputs: list[Output] = []
+        self.slot = slot or FrameQueue(ready, capacity=8)
+        chain = CameraChain(
+            camera,
+            tracker=NoTracks(),
+            ground=NoGround(),
+            use_cases=[EveryFrame()],
+            emit=self.outputs.extend,
+            on_result=self.keep,
+        )
+        self.lane = CameraLane(self.slot, chain)
+
+    def keep(self, result: FrameResult) -> None:
+        self.indices.append(result.frame.index)
+
+
+def frame(camera: str, index: int) -> Frame:
+    return Frame(camera, index, index / 10, index / 10, np.zeros((4, 4, 3), np.uint8))
+
+
+class SlowDetector:
+    """Answers out of order: some frames take longer, seeded."""
+
+    labels: tuple[str, ...] = ("person",)
+
+    def __init__(self, seed: int = 0, broken: Sequence[int] = ()) -> None:
+        self._random = Random(seed)
+        self._broken = set(broken)
+        self.order: list[tuple[str, int]] = []
+
+    def detect(self, seen: Frame) -> Detections:
+        self.order.append((seen.camera, seen.index))
+        threading.Event().wait(self._random.random() * 0.003)
+        if seen.index in self._broken:
+            raise InferenceError(f"frame {seen.index} is broken")
+        return NOTHING
+
+
+def run_pool(pool: DetectionPool, workers: int) -> list[BaseException]:
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            pool.work(NoBeat())
+        except InferenceError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    return errors
+
+
+def feed(seen: Seen, camera: str, count: int) -> threading.Thread:
+    def put() -> None:
+        for i in range(count):
+            if not seen.slot.put(frame(camera, i)):
+                return
+        seen.slot.close()
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_frames_of_each_camera_come_out_in_order(workers: int) -> None:
+    ready = threading.Condition()
+    cameras = [Seen("a", ready), Seen("b", ready)]
+    pool = DetectionPool(SlowDetector(workers), [c.lane for c in cameras], ready, workers)
+    feeders = [feed(seen, name, 60) for seen, name in zip(cameras, "ab", strict=True)]
+    assert run_pool(pool, workers) == []
+    for feeder in feeders:
+        feeder.join()
+    for seen in cameras:
+        assert seen.indices == list(range(60))
+        assert [o.id for o in seen.outputs if isinstance(o, Event)] == [str(i) for i in range(60)]
+        seen.lane.chain.close("end_of_file")
+        assert seen.outputs[-1].data == {"reason": "end_of_file"}
+
+
+def test_a_busy_camera_does_not_starve_the_other() -> None:
+    ready = threading.Condition()
+    cameras = [Seen("a", ready, FrameQueue(ready, capacity=100)), Seen("b", ready, FrameQueue(ready, capacity=100))]
+    for seen, name, count in ((cameras[0], "a", 50), (cameras[1], "b", 5)):
+        for i in range(count):
+            seen.slot.put(frame(name, i))
+        seen.slot.close()
+    detector = SlowDetector()
+    run_pool(DetectionPool(detector, [c.lane for c in cameras], ready, 1), 1)
+    assert [camera for camera, _ in detector.order[:10]] == ["a", "b"] * 5
+
+
+def test_a_frame_that_fails_is_skipped_and_counted() -> None:
+    ready = threading.Condition()
+    seen = Seen("a", ready)
+    feeder = feed(seen, "a", 20)
+    assert run_pool(DetectionPool(SlowDetector(broken=[3, 7]), [seen.lane], ready, 2), 2) == []
+    feeder.join()
+    assert seen.indices == [i for i in range(20) if i not in (3, 7)]
+    assert seen.lane.chain.stats.failed == 2
+    assert "is broken" in seen.lane.chain.stats.last_error
+
+
+def test_a_backend_that_only_fails_ends_the_worker() -> None:
+    ready = threading.Condition()
+    seen = Seen("a", ready)
+    feeder = feed(seen, "a", 60)
+    errors = run_pool(DetectionPool(SlowDetector(broken=range(60)), [seen.lane], ready, 2), 2)
+    seen.slot.close()
+    feeder.join()
+    assert errors
+    assert seen.lane.chain.stats.failed >= DetectionPool.MAX_FAILURES
+
+
+@given(st.permutations(range(12)))
+def test_submission_in_any_order_comes_out_in_order(order: list[int]) -> None:
+    seen = Seen("a", threading.Condition())
+    for ticket in order:
+        seen.lane.submit(ticket, frame("a", ticket), NOTHING)
+    assert seen.indices == list(range(12))
+    assert seen.lane.due == 12
+
+
+def test_a_crash_in_the_chain_does_not_stop_the_lane_for_good() -> None:
+    seen = Seen("a", threading.Condition())
+
+    def crash(_: Sequence[Output]) -> None:
+        raise RuntimeError("bug")
+
+    chain = CameraChain("a", tracker=NoTracks(), ground=NoGround(), use_cases=[EveryFrame()], emit=crash)
+    lane = CameraLane(seen.slot, chain)
+    with pytest.raises(RuntimeError, match="bug"):
+        lane.submit(0, frame("a", 0), NOTHING)
+    with pytest.raises(RuntimeError, match="bug"):
+        lane.submit(1, frame("a", 1), NOTHING)
+    assert lane.due == 2

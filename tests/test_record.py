@@ -1,0 +1,116 @@
+"""The record file: what is written is what is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.errors import UsageError
+from edge_agent.pipeline import FrameResult
+from edge_agent.record import RecordWriter, read_record
+from edge_agent.types import Detections, Frame, Ground, Pairs, Tracks
+
+
+def result(index: int) -> FrameResult:
+    image = np.broadcast_to(np.uint8(0), (576, 768, 3))
+    found = Detections(
+        np.array([[1.234, 2, 3, 4], [5, 6, 7, 8.888]], np.float32),
+        np.array([0.91234, 0.05], np.float32),
+        np.array([0, 1], np.int32),
+        ("person", "bag"),
+    )
+    tracks = Tracks(
+        np.array([4, 9]), found.boxes, found.scores, np.zeros(2, np.int32), np.array([False, True]), found.labels
+    )
+    ground = Ground(np.array([[1.23456, -2], [np.nan, np.nan]]), np.zeros((2, 2, 2)), np.array([True, False]), True)
+    pairs = Pairs(np.array([4]), np.array([9]), np.array([1.5]), np.array([0.125]))
+    return FrameResult(Frame("hall", index, index / 7, 1000 + index / 7, image), found, tracks, ground, pairs)
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    path = tmp_path / "out.jsonl"
+    writer = RecordWriter(path, fps=7.0, config_hash="abc", model="m@1")
+    for i in range(3):
+        writer.write(result(i))
+    writer.close()
+    return path
+
+
+def test_lines_are_as_the_contract_says(record: Path) -> None:
+    header, first, *rest = [json.loads(line) for line in record.read_text().splitlines()]
+    assert header == {
+        "record": 1,
+        "camera": "hall",
+        "width": 768,
+        "height": 576,
+        "fps": 7.0,
+        "start": "1970-01-01T00:16:40.000Z",
+        "config_hash": "abc",
+        "model": "m@1",
+    }
+    assert first == {
+        "camera": "hall",
+        "frame": 0,
+        "t": 0.0,
+        "detections": [
+            {"box": [1.23, 2.0, 3.0, 4.0], "score": 0.9123, "label": "person"},
+            {"box": [5.0, 6.0, 7.0, 8.89], "score": 0.05, "label": "bag"},
+        ],
+        "tracks": [
+            {"id": 4, "box": [1.23, 2.0, 3.0, 4.0], "label": "person", "ground": [1.235, -2.0], "estimated": True},
+            {"id": 9, "box": [5.0, 6.0, 7.0, 8.89], "label": "person", "ground": None, "predicted": True},
+        ],
+        "pairs": [{"a": 4, "b": 9, "distance_m": 1.5, "sigma_m": 0.125}],
+    }
+    assert [line["frame"] for line in rest] == [1, 2]
+
+
+def test_it_is_read_back(record: Path) -> None:
+    header, frames = read_record(record, ("person",))
+    lines = list(frames)
+    assert (header.camera, header.width, header.fps, header.model) == ("hall", 768, 7.0, "m@1")
+    assert [line.t for line in lines] == pytest.approx([0, 1 / 7, 2 / 7], abs=1e-6)
+    assert lines[0].detections.labels == ("person", "bag")
+    assert lines[0].detections.classes.tolist() == [0, 1]
+    assert lines[0].detections.boxes[1].tolist() == pytest.approx([5, 6, 7, 8.89])
+
+
+def test_half_a_last_line_is_what_a_killed_run_leaves(record: Path) -> None:
+    record.write_text(record.read_text()[:-40])
+    assert len(list(read_record(record)[1])) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("[1]\n", ":1: a JSON object is expected"),
+        ('{"record": 2}\n', "format 2"),
+        ('{"frame": 1}\n', ":1: no record header"),
+        ("nonsense\nmore\n", ":1: no JSON"),
+    ],
+)
+def test_what_is_no_record_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says):
+        list(read_record(path)[1])
+
+
+def test_faults_in_the_middle_name_their_line(record: Path) -> None:
+    lines = record.read_text().splitlines()
+    for broken in ('{"camera":"a"}', '{"t":', lines[1]):  # keys missing, no JSON, time running back
+        record.write_text("\n".join([*lines, broken, lines[2], ""]))
+        with pytest.raises(UsageError, match=r"out\.jsonl:5: "):
+            list(read_record(record)[1])
+
+
+def test_a_missing_folder_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        RecordWriter(tmp_path / "no" / "x.jsonl", fps=1, config_hash="", model="")
+    with pytest.raises(UsageError, match="No such file"):
+        read_record(tmp_path / "none.jsonl")
