@@ -53,7 +53,7 @@ lock: .venv/.dev ## resolve requirements/*.txt anew (hashes for every Python and
 
 wheelhouse: .venv/.run ## download what .venv needs for a box without network
 	@rm -rf wheelhouse
-	@$(BIN)/python -m pip download --quiet --no-deps --require-hashes -r requirements/run.txt -d wheelhouse
+	@$(BIN)/python -m pip download -qq --no-deps --require-hashes -r requirements/run.txt -d wheelhouse
 	@du -sh wheelhouse
 
 clean: ## remove what was built and cached, but neither .state nor the video

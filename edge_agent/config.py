@@ -108,13 +108,13 @@ class CameraConfig(Strict):
 class DetectConfig(Strict):
     """How the detector runs."""
 
-    backend: Literal["onnxruntime"] = "onnxruntime"
+    backend: Literal["onnxruntime"] = Field("onnxruntime", description="what runs the model")
     workers: int | None = Field(None, ge=1, le=64, description="inference threads; default: one for each CPU core")
     score_threshold: float = Field(
         0.05, gt=0, lt=1, description="lowest score kept; the tracker uses low ones to hold on to people"
     )
     nms_iou: float = Field(0.6, gt=0, lt=1, description="boxes of one class that overlap more are one")
-    max_detections: int = Field(300, ge=1, le=3000)
+    max_detections: int = Field(300, ge=1, le=3000, description="in one frame, the best ones")
 
 
 class TrackConfig(Strict):
@@ -137,25 +137,27 @@ class TrackConfig(Strict):
 class GroupExemption(Strict):
     """People who arrive and move together are not told off."""
 
-    enabled: bool = False
+    enabled: bool = Field(False, description="whether groups are exempt; they are counted either way")
     min_together_s: float = Field(10.0, gt=0, description="side by side for this long before they count as a group")
-    max_speed_difference_mps: float = Field(0.4, gt=0)
+    max_speed_difference_mps: float = Field(0.4, gt=0, description="their speeds differ by less than this")
 
 
 class SocialDistancingConfig(Strict):
     """People nearer than a distance for longer than a time."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="whether to look for it")
     cameras: list[Slug] | None = Field(None, description="default: all")
     zone: Slug | None = Field(None, description="only people standing in this zone count; default: everywhere")
     label: str = Field("person", description="label of the model that counts as a person")
-    distance_m: float = Field(2.0, gt=0, le=50)
+    distance_m: float = Field(2.0, gt=0, le=50, description="a pair nearer than this is too near")
     min_duration_s: float = Field(1.5, ge=0, le=3600, description="a violation begins after it held for this long")
     leave_distance_m: float | None = Field(
         None, gt=0, description="a pair ends when farther apart; default: distance_m × 1.15"
     )
     leave_duration_s: float = Field(1.5, ge=0, le=3600, description="… for this long")
-    update_at_s: list[Annotated[float, Field(gt=0)]] = Field(default=[10.0, 30.0, 60.0], max_length=100)
+    update_at_s: list[Annotated[float, Field(gt=0)]] = Field(
+        default=[10.0, 30.0, 60.0], max_length=100, description="ages at which an open violation is told again"
+    )
     max_events_per_minute: int = Field(
         60, ge=1, le=6000, description="a rate cap for each camera; what is held back is counted"
     )
@@ -171,21 +173,23 @@ class SocialDistancingConfig(Strict):
 class UseCasesConfig(Strict):
     """What is looked for. A use case that is not named does not run."""
 
-    social_distancing: SocialDistancingConfig | None = None
+    social_distancing: SocialDistancingConfig | None = Field(
+        None, description="people too near each other for too long"
+    )
 
 
 class MqttConfig(Strict):
     """The broker."""
 
-    enabled: bool = True
-    host: str = Field("localhost", min_length=1, max_length=253)
-    port: int = Field(1883, ge=1, le=65535)
-    username: str | None = None
+    enabled: bool = Field(True, description="whether to use a broker")
+    host: str = Field("localhost", min_length=1, max_length=253, description="the broker's name or address")
+    port: int = Field(1883, ge=1, le=65535, description="the broker's TCP port")
+    username: str | None = Field(None, description="user name at the broker")
     password_file: Path | None = Field(None, description="a file holding the password; or set EDGE_AGENT_MQTT_PASSWORD")
-    keepalive_s: int = Field(30, ge=5, le=3600)
-    in_flight: int = Field(20, ge=1, le=1000)
-    heartbeat_s: float = Field(30.0, ge=1, le=3600)
-    reconnect_max_s: float = Field(60.0, ge=1, le=3600)
+    keepalive_s: int = Field(30, ge=5, le=3600, description="the connection is probed when it is silent for this long")
+    in_flight: int = Field(20, ge=1, le=1000, description="messages on their way without an answer")
+    heartbeat_s: float = Field(30.0, ge=1, le=3600, description="time between heartbeats")
+    reconnect_max_s: float = Field(60.0, ge=1, le=3600, description="longest pause between attempts")
 
 
 class OutboxConfig(Strict):
@@ -194,7 +198,7 @@ class OutboxConfig(Strict):
     max_mb: float = Field(
         256.0, gt=0, description="budget on disk; when full the least important and oldest goes first"
     )
-    max_age_days: float = Field(30.0, gt=0)
+    max_age_days: float = Field(30.0, gt=0, description="what is older is dropped, and announced")
     queue: int = Field(10_000, ge=100, le=1_000_000, description="messages waiting in memory for the writer")
     commit_ms: int = Field(
         50, ge=0, le=10_000, description="longest time a message waits for others to share its commit"
@@ -204,8 +208,10 @@ class OutboxConfig(Strict):
 class HttpConfig(Strict):
     """The local REST API."""
 
-    enabled: bool = True
-    host: str = "127.0.0.1"
+    enabled: bool = Field(True, description="whether to serve it")
+    host: str = Field(
+        "127.0.0.1", min_length=1, max_length=253, description="address to listen on; beyond loopback a token is needed"
+    )
     port: int = Field(8080, ge=0, le=65535, description="0 takes any free port")
     token_file: Path | None = Field(
         None, description="a file holding a bearer token; needed beyond loopback; or set EDGE_AGENT_HTTP_TOKEN"
@@ -215,8 +221,10 @@ class HttpConfig(Strict):
 class LoggingConfig(Strict):
     """Log lines go to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least severe line that is written"
+    )
+    format: Literal["text", "json"] = Field("text", description="for people or for a log collector")
 
 
 class PrivacyConfig(Strict):
@@ -229,8 +237,8 @@ class PrivacyConfig(Strict):
 class Config(Strict):
     """The whole file."""
 
-    site: Slug = "site"
-    device: Slug | None = Field(None, description="default: from the machine id")
+    site: Slug = Field("site", description="name in topics and in the source of events")
+    device: Slug | None = Field(None, description="name of this box; default: from the machine id")
     state_dir: Path = Field(Path(".state"), description="outbox, open episodes, models; relative to this file")
     models_dir: Path = Field(Path("models"), description="read-only seed of models; relative to this file")
     model: str = Field(
@@ -238,7 +246,7 @@ class Config(Strict):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$",
         description="NAME or NAME@VERSION",
     )
-    cameras: list[CameraConfig] = Field(min_length=1, max_length=64)
+    cameras: list[CameraConfig] = Field(min_length=1, max_length=64, description="1 to 64 of them")
     detect: DetectConfig = DetectConfig()
     track: TrackConfig = TrackConfig()
     use_cases: UseCasesConfig = UseCasesConfig()

@@ -36,7 +36,7 @@ def findings(data: Any, has_http_token: bool) -> Iterator[Finding]:
 
 def closest(given: object, allowed: list[str]) -> str:
     """``did you mean X?`` or nothing."""
-    near = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.6)
+    near = [] if given in allowed else difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -64,7 +64,12 @@ def shown(path: KeyPath, value: Any) -> str:
 
 def dotted(path: KeyPath) -> str:
     """``cameras[0].ground.points``."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_plain(part)}" for part in path).removeprefix(".")
+
+
+def _plain(key: str) -> str:
+    """A key as it is, or quoted and cut where it could break a line or hide something."""
+    return key if key and key.isprintable() and len(key) <= 60 else repr(key[:60])
 
 
 def value_at(data: Any, path: KeyPath) -> Any:
@@ -84,7 +89,7 @@ def _key_path(loc: tuple[int | str, ...], kind: str, data: Any) -> tuple[KeyPath
     path: list[str | int] = []
     for index, part in enumerate(loc):
         last = index == len(loc) - 1
-        if part == "[key]" and last:
+        if part == "[key]" and last and kind != "extra_forbidden":
             return tuple(path), True
         if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):
             path.append(part)
@@ -126,7 +131,7 @@ def _allowed(path: KeyPath, item: Mapping[str, Any], value: Any, what: str) -> s
         options = re.findall(r"'([^']*)'", context["expected"])
         section = _model(path)
         mapping = f", or a mapping of {', '.join(section.model_fields)}" if section else ""
-        return f"allowed: {', '.join(options)}{mapping}{closest(value, options)}"
+        return f"allowed: {', '.join(options)}{mapping}{closest(value, options) or what}"
     if kind in ("too_short", "missing"):
         return f"must have at least {context['min_length']} elements{what}"
     if kind == "string_pattern_mismatch":

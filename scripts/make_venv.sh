@@ -28,7 +28,7 @@ if ! .venv/bin/python -c '' 2>/dev/null; then
 fi
 echo "installing requirements/$set_.txt into .venv"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r "requirements/$set_.txt"
-.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+.venv/bin/python -m pip install -qq --no-deps --require-hashes -r "requirements/$set_.txt"
+.venv/bin/python -m pip install -qq --no-deps --no-build-isolation -e .
 touch .venv/.run
 [ "$set_" = run ] || touch ".venv/.$set_"
