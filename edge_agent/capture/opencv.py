@@ -41,7 +41,7 @@ class VideoFile:
 
     def open(self) -> None:
         """Open and find a decoder. Raises SourceNotFound."""
-        cv2 = _cv2()
+        cv2 = load_cv2()
         if not self._path.is_file() or not os.access(self._path, os.R_OK):
             raise SourceNotFound(f"camera {self._camera.id}: not a readable file: {self._path}")
         # Frame threading costs memory for each thread and takes the cores from inference, which needs them more.
@@ -111,7 +111,7 @@ class LiveVideo:
 
     def open(self) -> None:
         """Connect within about ``OPEN_TIMEOUT_S``. Raises SourceLost."""
-        cv2 = _cv2()
+        cv2 = load_cv2()
         self.progress = time.monotonic()
         name = self._camera.source
         os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _LIVE_OPTIONS)
@@ -151,7 +151,8 @@ class LiveVideo:
             self._capture.release()
 
 
-def _cv2() -> Any:
+def load_cv2() -> Any:
+    """The ``cv2`` module, wheel or system package, told to be quiet. Raises HardwareError where there is none."""
     # OpenCV reads these when a capture is opened. What the operator has set wins.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its messages may hold the URL with its password
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(int(READ_TIMEOUT_S)))
@@ -159,4 +160,8 @@ def _cv2() -> Any:
         import cv2
     except ImportError as error:
         raise HardwareError("OpenCV is missing: install edge-agent[opencv], or the system's python3-opencv") from error
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(
+            cv2.utils.logging.LOG_LEVEL_ERROR
+        )  # what it warns of on standard error becomes a state and a reason here
     return cv2

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_agent.capture.opencv import load_cv2
 from edge_agent.capture.reader import Reader, abandon
 from edge_agent.capture.slots import FrameQueue, LatestSlot
 from edge_agent.capture.source import FrameSource, LiveClock, is_live, open_source, redact
@@ -116,7 +117,11 @@ class CaptureWorker:
         return self.slot.dropped
 
     def prepare(self) -> None:
-        """Open a file, so that a wrong one is known before anything starts; does nothing for a live camera. Raises SourceNotFound."""
+        """Open a file, so that a wrong one is known before anything starts; of a live camera nothing is asked.
+
+        Raises SourceNotFound, and HardwareError where OpenCV is missing.
+        """
+        load_cv2()
         if not self.live and self._file is None:
             source = open_source(self.camera)
             source.open()
