@@ -16,6 +16,7 @@
     ├── SinkError                delivery to the outside
     │   ├── SinkUnavailable      retriable: the broker is away; the outbox keeps
     │   └── SinkRejected         fatal for this message only: it will never be taken
+    ├── ListenError              fatal: the REST API cannot have its address and port
     └── WorkerDied               fatal: a worker could not be revived; the process exits non-zero for systemd
 
 ``retriable`` says whether doing the same again later can help. Foreign exceptions (cv2, onnxruntime, sqlite3, paho)
@@ -102,6 +103,10 @@ class SinkUnavailable(SinkError):
 
 class SinkRejected(SinkError):
     """The other side will never take this message."""
+
+
+class ListenError(EdgeAgentError):
+    """The REST API cannot have its address and port: another program has it, or the box has no such address."""
 
 
 class WorkerDied(EdgeAgentError):

@@ -1,0 +1,124 @@
+"""The heartbeat: what a fleet operator must know every half minute, in one datagram's worth of JSON.
+
+Size: at most 1024 bytes with one camera, whatever the names and errors are (names may have 63 characters), and at most
+150 bytes for each further camera with a name of up to 32 characters (182 with 63). ``last_error`` gets what is left.
+Unknown values are left out. Site, device and camera-independent names are in the topic.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+from edge_agent.health.status import AgentStatus, CameraStatus, HostStatus
+from edge_agent.types import rfc3339
+
+MAX_BYTES = 1024
+"""With one camera."""
+MAX_BYTES_PER_CAMERA = 182
+"""Each further one, with a name of 63 characters."""
+_TOP = 10**9
+"""Counters are shown modulo this: a reader looks at differences, and the size is bounded."""
+
+
+class HeartbeatBuilder:
+    """Makes heartbeats with a sequence number that begins at 0 with the process. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def build(self, status: AgentStatus, utc: float) -> bytes:
+        """The next heartbeat as compact UTF-8 JSON; ``utc`` POSIX seconds."""
+        with self._lock:
+            sequence, self._next = self._next, self._next + 1
+        beat = {"time": rfc3339(utc), "sequence": sequence, **_content(status)}
+        budget = MAX_BYTES + MAX_BYTES_PER_CAMERA * max(len(status.cameras) - 1, 0)
+        return _fit(beat, status.last_error, budget)
+
+
+def _fit(beat: dict[str, Any], last_error: str, budget: int) -> bytes:
+    """``last_error`` cut until the whole fits; JSON escapes make its length unforeseeable."""
+    if not last_error:
+        return _encode(beat)
+    text = " ".join(last_error[:300].split())
+    while text:
+        encoded = _encode({**beat, "last_error": text})
+        if len(encoded) <= budget:
+            return encoded
+        text = text[: len(text) - max((len(encoded) - budget) // 6, 1)]  # an escape is six bytes at most
+    return _encode(beat)
+
+
+def _encode(beat: dict[str, Any]) -> bytes:
+    return json.dumps(beat, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _content(status: AgentStatus) -> dict[str, Any]:
+    outbox, model = status.outbox, status.model
+    return {
+        "version": status.version[:20],
+        "boot_id": status.boot_id[:36],
+        "uptime_s": int(status.uptime_s),
+        "config": status.config_hash[:12],
+        "status": status.liveness().status,
+        **({"safe_mode": True} if status.safe_mode else {}),
+        "cameras": [_camera(camera) for camera in status.cameras],
+        "outbox": _known(
+            depth=outbox.waiting % _TOP,
+            oldest_age_s=_whole(outbox.oldest_age_s),
+            dropped=outbox.dropped % _TOP,
+            state=None if outbox.state == "ok" else outbox.state,
+        ),
+        "model": _known(name=model.name[:63], version=model.version[:63], sha256=model.sha256[:64])
+        if model.active
+        else None,
+        "host": _host(status.host),
+    }
+
+
+def _camera(camera: CameraStatus) -> dict[str, Any]:
+    delivering = camera.state == "delivering"
+    return _known(
+        id=camera.id[:63],
+        state=camera.state,
+        view=camera.view[:8] if delivering and camera.view != "ok" else None,
+        fps=_short(camera.fps) if delivering else None,
+        latency_ms=_whole(camera.latency_ms, 99_999) if delivering else None,
+        age_s=_short(camera.age_s),
+        dropped=camera.dropped % _TOP or None,
+    )
+
+
+def _host(host: HostStatus) -> dict[str, Any]:
+    used = None
+    if host.ram_total_bytes and host.ram_available_bytes is not None:
+        used = round(100 * (1 - host.ram_available_bytes / host.ram_total_bytes))
+    return _known(
+        cpu_pct=_whole(host.cpu_pct, 100),
+        ram_pct=used,
+        rss_mb=_megabytes(host.rss_bytes),
+        disk_free_mb=_megabytes(host.disk_free_bytes),
+        temperature_c=_whole(host.temperature_c, 999),
+        clock_ok=host.clock_synchronised,
+    )
+
+
+def _known(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _whole(value: float | None, top: int = _TOP) -> int | None:
+    return None if value is None else max(-top, min(round(value), top))
+
+
+def _short(value: float | None) -> float | int | None:
+    """At most six characters: a decimal below 100, whole numbers above."""
+    if value is None:
+        return None
+    return round(value, 1) if abs(value) < 100 else _whole(value, 999_999)
+
+
+def _megabytes(value: int | None) -> int | None:
+    return None if value is None else min(value // 2**20, _TOP)
