@@ -15,7 +15,7 @@ from edge_agent.types import Frame
 
 OPEN_TIMEOUT_S = 4.0
 READ_TIMEOUT_S = 4.0
-_LIVE_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay|analyzeduration;200000|probesize;200000"
+_LIVE_OPTIONS = "rtsp_transport;tcp|flags;low_delay|analyzeduration;200000|probesize;200000"
 _FILE_THREADS = min(2, max(1, (os.cpu_count() or 1) // 2))
 _log = logging.getLogger(__name__)
 
