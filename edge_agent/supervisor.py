@@ -162,8 +162,8 @@ class Supervisor:
 
         def handle(number: int, _frame: FrameType | None) -> None:
             if self._signal is not None:
-                if last_words:
-                    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, last_words)
+                if last_words and os.isatty(1):
+                    os.write(1, last_words)
                 os._exit(128 + number)
             # Not Event.set(): the main thread may hold the event's lock at this very moment.
             self._signal = number

@@ -1,0 +1,98 @@
+"""Events as sentences for people: ``2 people 1.4 m apart for 10 s``. Input is a CloudEvent as the outbox commits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_MAX = 200
+
+
+def printable(text: str, limit: int = _MAX) -> str:
+    """One line without control characters (a name or an error must not steer somebody's terminal), at most ``limit`` long."""
+    text = "".join(char if char.isprintable() else " " for char in text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def sentence(event: Mapping[str, Any]) -> str:
+    """What happened, without time and camera. Never fails: an event it does not know is shown by type and facts."""
+    parts = str(event.get("type", "")).split(".")[1:]
+    given = event.get("data")
+    data: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    phase = parts[-1] if parts and parts[-1] in {"started", "updated", "ended"} else ""
+    if parts[:1] == ["social_distancing"] and phase:
+        return printable(_distancing(data, phase))
+    if parts[-1:] in (["camera_state"], ["camera_view"]):
+        return printable(_camera(data, "view " if parts[-1] == "camera_view" else ""))
+    return printable(_anything(parts, data))
+
+
+def camera_of(event: Mapping[str, Any]) -> str:
+    """The camera an event is about; "" for one about the box itself."""
+    data = event.get("data")
+    name = str(event.get("source", "")).rpartition("/")[2]
+    if name == "_device":
+        name = str(data.get("camera", "")) if isinstance(data, Mapping) else ""
+    return printable(name, 63)
+
+
+def seconds(value: float) -> str:
+    """A duration: ``9.5 s``, ``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if value < 9.95:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _distancing(data: Mapping[str, Any], phase: str) -> str:
+    text = _people(data)
+    ended = phase == "ended"
+    keys = ("min_distance_m", "distance_m") if ended else ("distance_m", "min_distance_m")
+    distance, duration = _number(data, *keys), _number(data, "duration_s")
+    if distance is not None:
+        text += f" {distance:.1f} m apart" if not ended else f", closest {distance:.1f} m"
+    if data.get("calibrated") is False:
+        text += " (estimate)"
+    if duration is not None and not ended:
+        text += f" for {seconds(duration)}"
+    if isinstance(data.get("zone"), str):
+        text += f" in {data['zone']}"
+    if not ended:
+        return text
+    after = f" after {seconds(duration)}" if duration is not None else ""
+    reason = data.get("reason")
+    why = f" ({reason.replace('_', ' ')})" if isinstance(reason, str) and reason not in {"", "separated"} else ""
+    return f"over{after}: {text}{why}"
+
+
+def _people(data: Mapping[str, Any]) -> str:
+    for key in ("people", "size", "track_ids", "tracks", "members"):
+        value = data.get(key)
+        count = len(value) if isinstance(value, list | tuple) else value
+        if isinstance(count, int) and not isinstance(count, bool):
+            return f"{count} people"
+    return "people"
+
+
+def _camera(data: Mapping[str, Any], prefix: str) -> str:
+    value = next((data[key] for key in ("value", "state", "view") if isinstance(data.get(key), str)), "changed")
+    reason = data.get("reason")
+    return f"{prefix}{value}" + (f": {reason}" if isinstance(reason, str) and reason else "")
+
+
+def _anything(parts: list[str], data: Mapping[str, Any]) -> str:
+    stem = " ".join(part.replace("_", " ") for part in parts[1:] if part) or "event"
+    facts = [f"{key}={value}" for key, value in data.items() if isinstance(value, str | int | float | bool)]
+    return f"{stem}: {', '.join(facts[:6])}" if facts else stem
+
+
+def _number(data: Mapping[str, Any], *keys: str) -> float | None:
+    for key in keys:
+        value = data.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    return None
