@@ -3,10 +3,11 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv test test-deps check lint bench lock wheelhouse clean
+.PHONY: help run venv test test-deps check lint bench lock schema wheelhouse clean
 
 PYTHON ?= $(shell scripts/find_python.sh)
 SOURCE ?=
+EXTRAS ?=
 # The repository's config.yaml is calibrated for the pedestrian video; another source gets a config without calibration.
 CONFIG ?= $(if $(SOURCE),docs/examples/own-camera.yaml,config.yaml)
 BIN := .venv/bin
@@ -18,7 +19,8 @@ run: .venv/.run ## run the agent on the pedestrian video (SOURCE= any file, RTSP
 	@$(if $(SOURCE),,scripts/fetch_pedestrian_video.sh)
 	@exec $(BIN)/edge-agent run -c $(CONFIG) --realtime $(if $(SOURCE),--source '$(SOURCE)')
 
-venv: .venv/.run ## create .venv with what the agent needs, from the lock (PYTHON= which interpreter)
+venv: .venv/.run ## create .venv from the lock (PYTHON= which interpreter, EXTRAS="coral influxdb openvino systemd tensorrt")
+	@for extra in $(EXTRAS); do scripts/make_venv.sh "$(PYTHON)" "extra-$$extra"; done
 
 .venv/.run: requirements/run.txt setup.cfg pyproject.toml
 	@scripts/make_venv.sh "$(PYTHON)" run
@@ -51,9 +53,13 @@ bench: .venv/.dev ## measure on this box (benchmarks/README.md)
 lock: .venv/.dev ## resolve requirements/*.txt anew (hashes for every Python and platform)
 	@scripts/lock.sh $(BIN)/uv
 
+schema: .venv/.run ## write docs/config.schema.json, the JSON Schema of config.yaml, anew
+	@$(BIN)/python -c 'import json; from edge_agent.config import json_schema; print(json.dumps(json_schema(), indent=2, ensure_ascii=False))' >docs/config.schema.json
+
 wheelhouse: .venv/.run ## download what .venv needs for a box without network
 	@rm -rf wheelhouse
-	@$(BIN)/python -m pip download -qq --no-deps --require-hashes -r requirements/run.txt -d wheelhouse
+	@for lock in run $(addprefix extra-,$(EXTRAS)); do \
+		$(BIN)/python -m pip download -qq --no-deps --require-hashes -r "requirements/$$lock.txt" -d wheelhouse; done
 	@du -sh wheelhouse
 
 clean: ## remove what was built and cached, but neither .state nor the video
