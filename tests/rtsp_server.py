@@ -3,6 +3,8 @@
 Usage: /usr/bin/python3 rtsp_server.py PORT [WIDTH HEIGHT FPS [PATTERN]]. Prints ``ready`` once it listens.
 """
 
+import ctypes
+import signal
 import sys
 
 import gi
@@ -12,7 +14,12 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 
+PR_SET_PDEATHSIG = 1
+
+
 def main() -> None:
+    # Nothing of a test may stay behind, not even when the test itself was killed.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     port = sys.argv[1]
     width, height, fps = (int(v) for v in (sys.argv[2:5] or (320, 240, 15)))
     pattern = sys.argv[5] if len(sys.argv) > 5 else "ball"

@@ -72,10 +72,11 @@ class RateLimit:
         self._due = float("-inf")
 
     def passes(self, t: float) -> bool:
-        """Whether the frame of time ``t`` is wanted. Keeps the mean rate, so it tolerates uneven frames."""
+        """Whether the frame of time ``t`` is wanted."""
         if t < self._due - 1e-6:
             return False
-        self._due = max(self._due + self._period, t)
+        # On the grid while frames come, so that the mean rate holds; from here again after a gap.
+        self._due = self._due + self._period if t < self._due + self._period else t + self._period
         return True
 
 

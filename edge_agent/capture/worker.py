@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_agent.capture.opencv import load_cv2
 from edge_agent.capture.reader import Reader, abandon
@@ -58,9 +58,11 @@ class CameraStats:
     _mark_frames: int = 0
 
     def fps(self) -> float:
-        """Frames per second over the last second or so; 0 once they stopped."""
-        silent = self.last_frame is None or time.monotonic() - self.last_frame > STALL_S
-        return 0.0 if silent else self._fps
+        """Frames per second over the last second or so, 0 once they stopped."""
+        if self.last_frame is None or self._fps == 0.0:
+            return 0.0
+        silent = time.monotonic() - self.last_frame
+        return 0.0 if silent > max(STALL_S, 2.0 / self._fps) else self._fps
 
     def count(self, frame: Frame) -> None:
         """One more frame."""
@@ -162,8 +164,10 @@ class CaptureWorker:
             self._beat.end()
             if frame is None:
                 return "end of file"
-            if self._realtime and self._stop.wait(max(0.0, began + frame.t - time.monotonic())):
-                break
+            if self._realtime:
+                if self._stop.wait(max(0.0, began + frame.t - time.monotonic())):
+                    break
+                frame = replace(frame, captured=time.monotonic())
             if self.stats.frames == 0:
                 self._set_state("delivering", "first frame")
             if not self._deliver(frame):
@@ -175,6 +179,7 @@ class CaptureWorker:
     # ---- live cameras
 
     def _run_live(self) -> None:
+        load_cv2()
         backoff, lost = BACKOFF_MIN_S, False
         while not self._stop.is_set() and not self._full():
             source = open_source(self.camera, self._clock)
@@ -188,9 +193,11 @@ class CaptureWorker:
             if delivered_s > STEADY_S:
                 backoff = BACKOFF_MIN_S
             self.stats.backoff_s = min(BACKOFF_MAX_S, max(BACKOFF_MIN_S, backoff * random.uniform(0.75, 1.25)))
-            self._stop.wait(0.0 if self._full() else self.stats.backoff_s)
+            if self._full():
+                break
             if backoff >= BACKOFF_MAX_S:
                 self._set_state("failed", f"{self.stats.last_error}; tried again every {BACKOFF_MAX_S:.0f} s")
+            self._stop.wait(self.stats.backoff_s)
             backoff = min(BACKOFF_MAX_S, backoff * 2)
         self._set_state("ended", "stopped")
 
