@@ -54,7 +54,7 @@ lock: .venv/.dev ## resolve requirements/*.txt anew (hashes for every Python and
 	@scripts/lock.sh $(BIN)/uv
 
 schema: .venv/.run ## write docs/config.schema.json, the JSON Schema of config.yaml, anew
-	@$(BIN)/python -c 'import json; from edge_agent.config import json_schema; print(json.dumps(json_schema(), indent=2, ensure_ascii=False))' >docs/config.schema.json
+	@$(BIN)/edge-agent schema config >docs/config.schema.json
 
 wheelhouse: .venv/.run ## download what .venv needs for a box without network
 	@rm -rf wheelhouse
