@@ -5,7 +5,8 @@ faults are those of real detectors, drawn as processes in *time*, so that thinni
 their nature:
 
 * misses come in bursts (a latent Ornstein-Uhlenbeck process for each person) and more often when somebody nearer to
-  the camera hides the person; what is hidden and still found has a low score and a worse box;
+  the camera hides the person; what is hidden and still found has a low score and a worse box, often of the visible
+  part only; now and then something that is not in the ground truth hides the legs;
 * box errors have a slow part (the detector's bias for this pose) and a white part, in fractions of the box height;
 * clutter: single boxes anywhere with mostly low scores, and fixed places (a sign, a bollard) that come and go;
 * double boxes: for a second or so a person has a second box, either the upper body or a displaced copy;
@@ -69,6 +70,10 @@ class Faults:
     """Share of time in which a person has a second box."""
     double_s: float = 0.7
     """Mean duration of that."""
+    cut: float = 0.05
+    """Share of time in which a person's legs are hidden by something else."""
+    cut_s: float = 0.7
+    """Mean duration of that."""
     nms_iou: float = 0.6
 
 
@@ -122,53 +127,64 @@ def detect(scene: Scene, faults: Faults, seed: int) -> list[Detections]:
         for haunt in haunts:
             found += haunt.detect(haunt.box, 1.0, dt, faults, rng)
         found += _clutter(scene, faults, rng)
-        out.append(_nms(found, faults.nms_iou))
+        out.append(_nms(_clip(found, scene.size), faults.nms_iou))
     return out
+
+
+class _Spell:
+    """Something that is there for a share of the time, in spells of a mean duration, with a character for each spell."""
+
+    def __init__(self) -> None:
+        self._left = 0.0
+        self.character = np.zeros(3)
+
+    def step(self, dt: float, share: float, mean_s: float, rng: np.random.Generator) -> bool:
+        """Whether it is there now."""
+        start, length, *character = rng.random(5)
+        self._left -= dt
+        if self._left <= 0 and start < 1 - np.exp(-dt * share / mean_s):
+            self._left = -np.log(max(length, 1e-9)) * mean_s
+            self.character = np.array(character)
+        return self._left > 0
 
 
 class _Person:
     """The detector's behaviour towards one person: latent processes with unit variance and a common correlation time."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.latent = rng.standard_normal(6)  # miss, score, and slow errors of cx, bottom, log width, log height
-        self.doubled = 0.0
-        self.kind = 0
-        self.offset = np.zeros(2)
+        self.latent = rng.standard_normal(7)  # miss, score, slow errors of cx, top, bottom and log width, visible part
+        self.double, self.cut = _Spell(), _Spell()
 
     def detect(
         self, box: F64, visible: float, dt: float, faults: Faults, rng: np.random.Generator
     ) -> list[tuple[F64, float]]:
+        """Boxes and scores for somebody at ``box``, ``dt`` seconds after the last call."""
         keep = np.exp(-dt / faults.burst_s)
-        self.latent = keep * self.latent + np.sqrt(1 - keep**2) * rng.standard_normal(6)
-        missed = _normal_cdf(float(self.latent[0])) < 1 - (1 - faults.drop) * _found(visible)
-        white = rng.standard_normal(5)
-        double = self._double(dt, faults, rng)
-        if missed:
+        self.latent = keep * self.latent + np.sqrt(1 - keep**2) * rng.standard_normal(7)
+        white = rng.standard_normal(6)
+        double = self.double.step(dt, faults.double, faults.double_s, rng)
+        cut = 0.2 + 0.25 * self.cut.character[0] if self.cut.step(dt, faults.cut, faults.cut_s, rng) else 0.0
+        if self.latent[6] > 0:
+            cut = max(cut, 0.6 * (1 - visible))
+        visible = min(visible, 1 - cut)
+        if _normal_cdf(float(self.latent[0])) < 1 - (1 - faults.drop) * _found(visible):
             return []
-        score = 0.22 + 0.55 * visible + 0.09 * float(self.latent[1]) + 0.05 * white[4]
+        score = float(0.22 + 0.55 * visible + 0.09 * self.latent[1] + 0.05 * white[4])
         spread = faults.jitter * (1 + 1.5 * (1 - visible))
-        error = spread * (0.7 * self.latent[2:] + 0.7 * white[:4])
-        found = _distort(box, error)
+        found = _distort(box, cut, spread * (0.7 * self.latent[2:6] + 0.7 * white[:4]))
         result = [(found, float(np.clip(score, 0.05, 0.98)))]
         if double:
-            result.append((self._second(found), float(np.clip(score - 0.15 + 0.1 * white[3], 0.05, 0.95))))
+            result.append((self._second(found), float(np.clip(score - 0.15 + 0.1 * white[5], 0.05, 0.95))))
         return result
-
-    def _double(self, dt: float, faults: Faults, rng: np.random.Generator) -> bool:
-        self.doubled -= dt
-        draw, kind, length = rng.random(3)
-        offset = rng.uniform(-1, 1, 2)
-        if self.doubled <= 0 and draw < 1 - np.exp(-dt * faults.double / faults.double_s):
-            self.doubled, self.kind, self.offset = -np.log(max(length, 1e-9)) * faults.double_s, int(kind < 0.5), offset
-        return self.doubled > 0
 
     def _second(self, box: F64) -> F64:
         x1, y1, x2, y2 = box
         width, height = x2 - x1, y2 - y1
-        if self.kind:
-            return np.array([x1, y1, x2, y1 + height * (0.5 + 0.15 * self.offset[0])])
-        shift = np.array([0.35 * width * self.offset[0], 0.25 * height * self.offset[1]])
-        return box + np.tile(shift, 2)
+        kind, across, down = self.double.character
+        if kind < 0.5:
+            return np.array([x1, y1, x2, y1 + height * (0.35 + 0.3 * across)])
+        moved: F64 = box + np.tile([0.7 * width * (across - 0.5), 0.5 * height * (down - 0.5)], 2)
+        return moved
 
 
 class _Haunt(_Person):
@@ -181,7 +197,7 @@ class _Haunt(_Person):
     def detect(
         self, box: F64, visible: float, dt: float, faults: Faults, rng: np.random.Generator
     ) -> list[tuple[F64, float]]:
-        poor = replace(faults, drop=0.67, double=0.0)
+        poor = replace(faults, drop=0.67, double=0.0, cut=0.0)
         return [(b, s - 0.4) for b, s in super().detect(box, visible, dt, poor, rng) if s > 0.45]
 
 
@@ -194,12 +210,14 @@ def _normal_cdf(z: float) -> float:
     return 0.5 * (1 + float(np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))))
 
 
-def _distort(box: F64, error: F64) -> F64:
-    height = box[3] - box[1]
-    centre = (box[0] + box[2]) / 2 + error[0] * height
-    bottom = box[3] + error[1] * height
-    width, tall = (box[2] - box[0]) * np.exp(1.5 * error[2]), height * np.exp(error[3])
-    return np.array([centre - width / 2, bottom - tall, centre + width / 2, bottom])
+def _distort(box: F64, cut: float, error: F64) -> F64:
+    """``box`` without the share ``cut`` of it at the bottom; errors of centre, top, bottom and log width, in heights."""
+    x1, y1, x2, y2 = box
+    height = y2 - y1
+    centre = (x1 + x2) / 2 + error[0] * height
+    half = (x2 - x1) / 2 * np.exp(1.5 * error[3])
+    top, bottom = y1 + error[1] * height, y2 + error[2] * height - cut * height
+    return np.array([centre - half, top, centre + half, max(bottom, top + 0.1 * height)])
 
 
 def _somewhere(scene: Scene, rng: np.random.Generator) -> F64:
@@ -219,6 +237,12 @@ def _clutter(scene: Scene, faults: Faults, rng: np.random.Generator) -> list[tup
         (_somewhere(scene, rng), float(np.clip(0.05 + rng.exponential(0.15), 0.05, 0.9)))
         for _ in range(rng.poisson(faults.clutter))
     ]
+
+
+def _clip(found: list[tuple[F64, float]], size: tuple[int, int]) -> list[tuple[F64, float]]:
+    """Detectors see no farther than the picture; what is left of a box there must be some pixels wide."""
+    inside = [(np.clip(box, 0, np.tile(size, 2)), score) for box, score in found]
+    return [(box, score) for box, score in inside if (box[2:] - box[:2]).min() >= 4]
 
 
 def _nms(found: list[tuple[F64, float]], limit: float) -> Detections:

@@ -1,126 +1,187 @@
-"""Multi-object tracking of one camera."""
+"""Multi-object tracking of one camera.
+
+The scheme is ByteTrack's (Zhang et al., ECCV 2022): boxes with high scores are matched first and may begin tracks,
+boxes with low scores then keep known tracks alive. Costs are likelihoods of batched Kalman filters (``association``,
+``kalman``), so that everything is in real time and in body heights: neither the frame rate nor the distance from the
+camera has a parameter.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.config import TrackConfig
-from edge_agent.track.association import assign, forbid_other_classes, mahalanobis, overlaps
+from edge_agent.track.association import FORBIDDEN, NONE, assign, overlaps, surprise
 from edge_agent.track.kalman import BoxFilters, Noise, Rows, to_axes, to_boxes
-from edge_agent.types import F32, F64, I32, I64, Bools, Detections, Tracks
+from edge_agent.types import F32, F64, I32, Bools, Detections, Tracks
 
-GATE = 16.0
+GATE = 18.0
+"""Greatest surprise (twice a negative log-likelihood ratio) at which a box with a high score is a track's."""
 GATE_LOW = 9.0
+"""… with a low score: there is much false among those, so only what fits well."""
+NEWCOMER = 4.0
+"""Handicap of a track that is not confirmed against one that is, for the same box."""
+RESCUE_IOU = 0.3
+"""A box that would begin a track but overlaps this much with a known, unmatched one is that one: it changed its shape."""
+CONFIDENT = 0.7
+"""Below this score a box's standard deviations grow as 1/score."""
 CONFIRM_HITS = 2
+CONFIRM_SCORES = 1.0
+"""A track is confirmed by this many boxes with high scores, whose scores add up to this."""
 TENTATIVE_S = 0.25
-INSIDE = 0.7
-PATIENCE_S = 1.5
+"""A track that is not confirmed ends when unseen for longer than this and for more than one frame."""
+INSIDE = 0.5
+"""A newcomer sharing more than this of the smaller box with a known person may be a double box …"""
+DOUBLE_S = 1.5
+"""… and is believed when it has lasted for this long: detectors' double boxes do not."""
+
+_ROW = np.dtype(
+    [("id", "i8"), ("label", "i4"), ("score", "f4"), ("hits", "i4"), ("scores", "f4"), ("born", "f8"), ("seen", "f8")]
+)
 
 
 class MultiObjectTracker:
-    """Class-aware tracker."""
+    """Implements ``pipeline.Tracker``. One for each camera; ids begin at 1 and are unique within the instance.
+
+    A class-aware tracker: a track keeps the class of its first box and takes no other. Boxes are reported filtered.
+    Time must not go back; a ``t`` below the last is taken as the last. Not thread-safe.
+    """
 
     def __init__(self, config: TrackConfig | None = None, noise: Noise | None = None) -> None:
         self._config = config or TrackConfig()
         self._filters = BoxFilters(noise)
-        self._ids: I64 = np.empty(0, np.int64)
-        self._classes: I32 = np.empty(0, np.int32)
-        self._scores: F32 = np.empty(0, np.float32)
-        self._hits: I64 = np.empty(0, np.int64)
-        self._born: F64 = np.empty(0)
-        self._seen: F64 = np.empty(0)
+        self._rows: NDArray[Any] = np.zeros(0, _ROW)
         self._next_id = 1
-        self._t: float | None = None
-        self._missed_steps: I64 = np.empty(0, np.int64)
+        self._t = -np.inf
+        self._previous = -np.inf
 
-    def update(self, detections: Detections, t: float) -> Tracks:
-        """See ``pipeline.Tracker``."""
-        t = t if self._t is None else max(t, self._t)
-        self._filters.predict(0.0 if self._t is None else t - self._t)
-        self._t = t
+    def update(self, detections: Detections, t: float, size: tuple[int, int] | None = None) -> Tracks:
+        """Advance to ``t`` (seconds) with that frame's detections and report the confirmed tracks, ordered by id.
+
+        With ``size``, (width, height) of the frame in pixels, an unseen track ends when its centre leaves the frame.
+        """
+        t = max(t, self._t)
+        if self._t > -np.inf:
+            self._filters.predict(t - self._t)
+        self._previous, self._t = self._t, t
         usable = np.flatnonzero(detections.scores >= self._config.low_score)
-        scores, classes = detections.scores[usable], detections.classes[usable]
-        boxes = detections.boxes[usable].astype(np.float64)
-        measured = to_axes(boxes)
+        labels, scores = detections.classes[usable], detections.scores[usable]
+        measured = to_axes(detections.boxes[usable])
         high = scores >= self._config.high_score
-        rows, columns = self._associate(measured, boxes, classes, high)
-        self._filters.update(rows, measured[columns])
-        self._seen[rows] = t
-        self._scores[rows] = scores[columns]
-        self._hits[rows] += high[columns]
-        free = high.copy()
-        free[columns] = False
-        self._confirm(rows, t)
-        born = np.flatnonzero(free)
-        if len(born):
-            self._append(measured[born], scores[born], classes[born], t)
-        self._drop(t)
-        return self._report(t, detections.labels)
+        doubt = np.square(CONFIDENT / np.clip(scores, 0.05, CONFIDENT).astype(np.float64))[:, None]
 
-    def _associate(self, measured: F64, boxes: F64, classes: I32, high: Bools) -> tuple[Rows, Rows]:
-        if not len(self._ids) or not len(measured):
-            none = np.empty(0, np.intp)
-            return none, none
-        cost = self._cost(measured, boxes)
-        forbid_other_classes(cost, self._classes, classes)
-        strong, weak = np.flatnonzero(high), np.flatnonzero(~high)
-        rows, columns = assign(cost[:, strong], GATE)
-        columns = strong[columns]
-        left = self._ids > 0
-        left[rows] = False
-        rest = np.flatnonzero(left)
-        if len(rest) and len(weak):
-            rows2, columns2 = assign(cost[np.ix_(rest, weak)], GATE_LOW)
-            rows, columns = np.concatenate([rows, rest[rows2]]), np.concatenate([columns, weak[columns2]])
-        return rows, columns
+        rows, columns = self._associate(measured, labels, doubt, high)
+        self._filters.update(rows, measured[columns], doubt[columns])
+        self._record(rows, scores[columns], high[columns])
+        self._confirm(rows)
+        high[columns] = False
+        self._begin(measured[high], labels[high], scores[high])
+        self._end(size)
+        return self._report(detections.labels)
 
-    def _cost(self, measured: F64, boxes: F64) -> F64:
-        return mahalanobis(self._filters.mean, self._filters.spread(), measured)
+    def _associate(self, measured: F64, labels: I32, doubt: F64, high: Bools) -> tuple[Rows, Rows]:
+        """Rows of tracks and the detections (columns) they get: by likelihood, by overlap, then low scores by likelihood."""
+        if not len(self._rows) or not len(measured):
+            return NONE, NONE
+        filters, known = self._filters, self._rows["id"] > 0
+        cost = surprise(filters.mean, filters.var[0], filters.fresh(), measured, doubt)
+        cost += NEWCOMER * ~known[:, None]
+        other = self._rows["label"][:, None] != labels
+        cost[other] = FORBIDDEN
+        pairs = _Pairs(known, high)
+        pairs.match(np.arange(len(known)), pairs.high(), cost, GATE)
+        rest, strong = pairs.known(), pairs.high()
+        if len(rest) and len(strong):
+            apart = 1 - overlaps(to_boxes(filters.mean[rest]), to_boxes(measured[strong]))[0]
+            apart[other[np.ix_(rest, strong)]] = FORBIDDEN
+            pairs.add(rest, strong, assign(apart, 1 - RESCUE_IOU))
+        pairs.match(pairs.known(), np.flatnonzero(~high), cost, GATE_LOW)
+        return pairs.rows, pairs.columns
 
-    def _confirm(self, rows: Rows, t: float) -> None:
-        ready = rows[(self._ids[rows] == 0) & (self._hits[rows] >= CONFIRM_HITS)]
-        if not len(ready):
+    def _record(self, rows: Rows, scores: F32, high: Bools) -> None:
+        self._rows["seen"][rows] = self._t
+        self._rows["score"][rows] = scores
+        self._rows["hits"][rows] += high
+        self._rows["scores"][rows] += scores * high
+
+    def _confirm(self, rows: Rows) -> None:
+        """Give ids to those of ``rows`` with enough evidence that do not look like somebody's double box."""
+        new = self._rows[rows]
+        ready = (new["id"] == 0) & (new["hits"] >= CONFIRM_HITS) & (new["scores"] >= CONFIRM_SCORES)
+        rows = rows[ready]
+        if not len(rows):
             return
-        others = np.flatnonzero((self._ids > 0) & (self._seen == t))
-        if len(others):
-            shapes = to_boxes(self._filters.mean)
-            inside = overlaps(shapes[ready], shapes[others])[1]
-            inside[self._classes[ready][:, None] != self._classes[others]] = 0
-            doubt = inside.max(axis=1) > INSIDE
-            doubt &= t - self._born[ready] < PATIENCE_S
-            ready = ready[~doubt]
-        self._ids[ready] = np.arange(self._next_id, self._next_id + len(ready))
-        self._next_id += len(ready)
+        others = np.flatnonzero((self._rows["id"] > 0) & (self._rows["seen"] == self._t))
+        shapes = to_boxes(self._filters.mean)
+        inside = overlaps(shapes[rows], shapes[others])[1] > INSIDE
+        inside &= self._rows["label"][rows, None] == self._rows["label"][others]
+        rows = np.sort(rows[~inside.any(axis=1) | (self._t - self._rows["born"][rows] >= DOUBLE_S)])
+        self._rows["id"][rows] = np.arange(self._next_id, self._next_id + len(rows))
+        self._next_id += len(rows)
 
-    def _append(self, measured: F64, scores: F32, classes: I32, t: float) -> None:
-        n = len(measured)
+    def _begin(self, measured: F64, labels: I32, scores: F32) -> None:
+        if not len(measured):
+            return
+        new = np.zeros(len(measured), _ROW)
+        new["label"], new["score"], new["hits"], new["scores"] = labels, scores, 1, scores
+        new["born"] = new["seen"] = self._t
+        self._rows = np.concatenate([self._rows, new])
         self._filters.append(measured)
-        self._ids = np.concatenate([self._ids, np.zeros(n, np.int64)])
-        self._classes = np.concatenate([self._classes, classes])
-        self._scores = np.concatenate([self._scores, scores])
-        self._hits = np.concatenate([self._hits, np.ones(n, np.int64)])
-        self._born = np.concatenate([self._born, np.full(n, t)])
-        self._seen = np.concatenate([self._seen, np.full(n, t)])
 
-    def _drop(self, t: float) -> None:
-        limit = np.where(self._ids > 0, self._config.max_lost_s, TENTATIVE_S)
-        keep = t - self._seen <= limit
-        if keep.all():
-            return
-        self._filters.keep(keep)
-        for name in ("_ids", "_classes", "_scores", "_hits", "_born", "_seen"):
-            setattr(self, name, getattr(self, name)[keep])
+    def _end(self, size: tuple[int, int] | None) -> None:
+        """Forget the tracks that were not seen for too long, and unseen ones that walked out of the frame."""
+        unseen = self._t - self._rows["seen"]
+        known = self._rows["id"] > 0
+        keep = np.where(known, unseen <= self._config.max_lost_s, unseen <= TENTATIVE_S)
+        keep |= ~known & (self._rows["seen"] == self._previous)
+        if size is not None:
+            centre = self._filters.mean[:, :2].copy()
+            centre[:, 1] += self._filters.mean[:, 3] * 0.5
+            keep &= (unseen == 0) | ((centre >= 0) & (centre <= size)).all(axis=1)
+        if not keep.all():
+            self._rows = self._rows[keep]
+            self._filters.keep(keep)
 
-    def _report(self, t: float, labels: tuple[str, ...]) -> Tracks:
-        unseen = t - self._seen
-        rows = np.flatnonzero((self._ids > 0) & (unseen <= self._config.max_predicted_s))
-        rows = rows[np.argsort(self._ids[rows])]
+    def _report(self, labels: tuple[str, ...]) -> Tracks:
+        unseen = self._t - self._rows["seen"]
+        shown = np.flatnonzero((self._rows["id"] > 0) & (unseen <= self._config.max_predicted_s))
+        shown = shown[np.argsort(self._rows["id"][shown])]
+        rows = self._rows[shown]
         return Tracks(
-            self._ids[rows],
-            to_boxes(self._filters.mean[rows]).astype(np.float32),
-            self._scores[rows],
-            self._classes[rows],
-            unseen[rows] > 0,
-            labels,
+            ids=rows["id"].copy(),
+            boxes=to_boxes(self._filters.mean[shown]).astype(np.float32),
+            scores=rows["score"].copy(),
+            classes=rows["label"].copy(),
+            predicted=unseen[shown] > 0,
+            labels=labels,
         )
+
+
+class _Pairs:
+    """The matches of one frame as they grow: what is still free of the known tracks and of the high scores."""
+
+    def __init__(self, known: Bools, high: Bools) -> None:
+        self._known, self._high = known.copy(), high.copy()
+        self.rows, self.columns = NONE, NONE
+
+    def known(self) -> Rows:
+        """Confirmed tracks without a detection."""
+        return np.flatnonzero(self._known)
+
+    def high(self) -> Rows:
+        """Detections with high scores without a track."""
+        return np.flatnonzero(self._high)
+
+    def match(self, rows: Rows, columns: Rows, cost: F64, limit: float) -> None:
+        """Assign within a part of ``cost``."""
+        if len(rows) and len(columns):
+            self.add(rows, columns, assign(cost[np.ix_(rows, columns)], limit))
+
+    def add(self, rows: Rows, columns: Rows, found: tuple[Rows, Rows]) -> None:
+        """Take over matches given as indices into ``rows`` and ``columns``."""
+        rows, columns = rows[found[0]], columns[found[1]]
+        self._known[rows] = self._high[columns] = False
+        self.rows, self.columns = np.concatenate([self.rows, rows]), np.concatenate([self.columns, columns])
