@@ -56,7 +56,7 @@ def load(path: Path) -> Config:
     faults += _secret_files(tree, effective)
     faults += [
         Fault(tree.mark(place), place, text)
-        for place, text in findings(tree.data, "EDGE_AGENT_HTTP_TOKEN" in os.environ)
+        for place, text in findings(tree.data, bool(os.environ.get("EDGE_AGENT_HTTP_TOKEN")))
     ]
     config: Config | None = None
     try:
