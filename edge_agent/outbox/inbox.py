@@ -1,0 +1,190 @@
+"""What waits for the writer thread: messages, acknowledgements, refusals. Bounded, and nobody who brings something waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from edge_agent.errors import OutboxCorrupt
+from edge_agent.outbox.messages import Priority
+from edge_agent.outbox.store import Refusal
+from edge_agent.types import Event, Output
+
+BATCH = 500
+"""Most messages in one transaction: bounds how long a commit takes."""
+_ACK_S = 0.2  # deletions may wait: a crash before them means one more delivery of the same id, nothing else
+
+
+def priority_of(item: Output) -> Priority:
+    """Events before metrics."""
+    return Priority.EVENT if isinstance(item, Event) else Priority.METRIC
+
+
+class Inbox:
+    """Thread-safe. Messages are FIFO within a priority; when full, the least important and oldest goes and is counted."""
+
+    def __init__(self, capacity: int, commit_s: float) -> None:
+        self._capacity, self._commit_s = capacity, commit_s
+        self._condition = threading.Condition()
+        self._sleeping = False
+        self._flushing = 0
+        self._size = 0
+        self._oldest = 0.0
+        self._waiting: dict[Priority, deque[Output]] = {p: deque() for p in Priority}
+        self._overflow = dict.fromkeys(Priority, 0)
+        self._given = dict.fromkeys(Priority, 0)
+        self._settled = dict.fromkeys(Priority, 0)
+        self._done: dict[int, None] = {}
+        self._refused: dict[int, Refusal] = {}
+        self._damage: OutboxCorrupt | None = None
+        self.stop_at: float | None = None
+        """Monotonic time at which the writer must end; None while it need not."""
+
+    def __len__(self) -> int:
+        return self._size
+
+    # Whoever brings something
+
+    def put(self, items: Sequence[Output]) -> None:
+        """Take all; O(1) for each."""
+        with self._condition:
+            first = not self._size
+            if first:
+                self._oldest = time.monotonic()
+            for item in items:
+                priority = priority_of(item)
+                self._waiting[priority].append(item)
+                self._given[priority] += 1
+                self._size += 1
+                if self._size > self._capacity:
+                    self._drop()
+            if first or self._size >= BATCH:
+                self._condition.notify_all()
+
+    def _drop(self) -> None:
+        worst = max(p for p in Priority if self._waiting[p])
+        self._waiting[worst].popleft()
+        self._overflow[worst] += 1
+        self._settled[worst] += 1
+        self._size -= 1
+
+    def acknowledge(self, rows: Sequence[int]) -> None:
+        """These rows were delivered."""
+        with self._condition:
+            self._done.update(dict.fromkeys(rows))
+            if self._sleeping or len(self._done) >= BATCH:
+                self._condition.notify_all()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """This row will never be taken."""
+        with self._condition:
+            self._refused[refusal.row.row] = refusal
+            self._condition.notify_all()
+
+    def report_damage(self, error: OutboxCorrupt) -> None:
+        """A reader found the database damaged."""
+        with self._condition:
+            self._damage = error
+            self._condition.notify_all()
+
+    def stop(self, deadline_s: float) -> None:
+        """The writer is to store what waits and end."""
+        with self._condition:
+            self.stop_at = time.monotonic() + deadline_s
+            self._condition.notify_all()
+
+    def gone(self) -> set[int]:
+        """Rows that came to an end but may still be in the database."""
+        with self._condition:
+            return self._done.keys() | self._refused.keys()
+
+    def wait_settled(self, timeout_s: float) -> bool:
+        """Until everything that was put before this call is settled."""
+        with self._condition:
+            target = dict(self._given)
+            self._flushing += 1
+            self._condition.notify_all()
+            try:
+                return self._condition.wait_for(lambda: all(self._settled[p] >= target[p] for p in Priority), timeout_s)
+            finally:
+                self._flushing -= 1
+
+    # The writer
+
+    def gather(self, idle_s: float) -> None:
+        """Wait for work, at most ``idle_s``; then a little longer, for more that can share the commit."""
+        with self._condition:
+            self._sleeping = True
+            self._condition.wait_for(self.busy, idle_s)
+            self._sleeping = False
+            acks_due = time.monotonic() + _ACK_S
+            while self.busy() and not self._urgent():
+                due = self._oldest + self._commit_s if self._size else acks_due
+                if (left := due - time.monotonic()) <= 0:
+                    return
+                self._condition.wait(left)
+
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._size or self._done or self._refused or self._damage or self.stop_at is not None)
+
+    def _urgent(self) -> bool:
+        full = max(self._size, len(self._done)) >= BATCH
+        return bool(full or self._flushing or self._damage or self.stop_at is not None)
+
+    def pause(self, seconds: float) -> None:
+        """Wait before another try; not beyond the time to stop."""
+        with self._condition:
+            if self.stop_at is not None:
+                seconds = min(seconds, self.stop_at - time.monotonic())
+            until = time.monotonic() + seconds
+            while (left := until - time.monotonic()) > 0 and self.stop_at is None:
+                self._condition.wait(left)
+            if (left := until - time.monotonic()) > 0:
+                self._condition.wait_for(lambda: False, min(left, 0.05))
+
+    def take(self) -> list[Output]:
+        """Up to a batch, most important first."""
+        with self._condition:
+            taken: list[Output] = []
+            for waiting in self._waiting.values():
+                while waiting and len(taken) < BATCH:
+                    taken.append(waiting.popleft())
+            self._size -= len(taken)
+            self._oldest = time.monotonic()
+            return taken
+
+    def take_overflow(self) -> dict[Priority, int]:
+        """Dropped since the last call."""
+        with self._condition:
+            lost, self._overflow = self._overflow, dict.fromkeys(Priority, 0)
+            return {p: n for p, n in lost.items() if n}
+
+    def take_damage(self) -> OutboxCorrupt | None:
+        """What a reader found, once."""
+        with self._condition:
+            damage, self._damage = self._damage, None
+            return damage
+
+    def ended(self) -> tuple[list[int], list[Refusal]]:
+        """Up to a few batches of rows to delete and to bury; they stay in ``gone`` until ``forget``."""
+        with self._condition:
+            return list(self._done)[: 4 * BATCH], list(self._refused.values())[:BATCH]
+
+    def forget(self, done: Sequence[int], refused: Sequence[Refusal]) -> None:
+        """These are out of the database."""
+        with self._condition:
+            for row in done:
+                del self._done[row]
+            for refusal in refused:
+                del self._refused[refusal.row.row]
+
+    def settle(self, items: Sequence[Output]) -> None:
+        """These messages came to an end: committed, or given up."""
+        with self._condition:
+            for item in items:
+                self._settled[priority_of(item)] += 1
+            if self._flushing:
+                self._condition.notify_all()

@@ -1,0 +1,74 @@
+"""What was lost and not yet told: stored with the database, so that a gap in ``sequence`` is always explained in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_agent.outbox.messages import Priority, sequence_text
+
+MAX_RANGES = 200
+"""As many go into one report; when there are more, the report is made at once."""
+
+
+@dataclass(slots=True)
+class Losses:
+    """Messages lost since the last report: counts by priority and by reason, sequence ranges (first, last) of the events."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    ranges: list[list[int]] = field(default_factory=list)
+    total: dict[str, int] = field(default_factory=lambda: {p.plural: 0 for p in Priority})
+    """Since the process began, by priority."""
+
+    def __bool__(self) -> bool:
+        return bool(self.reasons)
+
+    def add(self, priority: Priority, reason: str, count: int = 1, sequences: Iterable[int] = ()) -> None:
+        """Count ``count`` messages; those that had a sequence number name it."""
+        self.counts[priority.plural] = self.counts.get(priority.plural, 0) + count
+        self.reasons[reason] = self.reasons.get(reason, 0) + count
+        self.total[priority.plural] += count
+        self.cover((n, n) for n in sequences)
+
+    def cover(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Add sequence ranges, joining those that touch or overlap."""
+        for first, last in ranges:
+            if self.ranges and self.ranges[-1][0] <= first <= self.ranges[-1][1] + 1:  # the usual case: in order
+                self.ranges[-1][1] = max(last, self.ranges[-1][1])
+            else:
+                self.ranges.append([first, last])
+                self._join()
+
+    def _join(self) -> None:
+        joined: list[list[int]] = []
+        for first, last in sorted(self.ranges):
+            if joined and first <= joined[-1][1] + 1:
+                joined[-1][1] = max(joined[-1][1], last)
+            else:
+                joined.append([first, last])
+        self.ranges = joined
+
+    def data(self) -> dict[str, Any]:
+        """All of it as JSON; ``restore`` takes it back."""
+        return {
+            **{p.plural: self.counts.get(p.plural, 0) for p in Priority},
+            "reasons": dict(self.reasons),
+            "sequences": [[sequence_text(first), sequence_text(last)] for first, last in self.ranges],
+        }
+
+    def report(self) -> dict[str, Any]:
+        """The ``data`` of the event that tells it, and begin anew; ranges beyond the bound stay for the next report."""
+        data, later = self.data(), self.ranges[MAX_RANGES:]
+        data["sequences"] = data["sequences"][:MAX_RANGES]
+        self.counts, self.reasons, self.ranges = {}, {"continued": 0} if later else {}, later
+        return data
+
+    def restore(self, data: dict[str, Any]) -> None:
+        """Take up again what was stored, or a report that was itself lost before it was delivered."""
+        self.cover((int(first), int(last)) for first, last in data["sequences"])
+        for priority in Priority:
+            self.counts[priority.plural] = self.counts.get(priority.plural, 0) + int(data.get(priority.plural, 0))
+        for reason, count in data["reasons"].items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + int(count)

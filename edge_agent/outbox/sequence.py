@@ -1,0 +1,49 @@
+"""A small file beside the database that remembers which sequence numbers may have been used, should the database be lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edge_agent.errors import OutboxError
+
+BLOCK = 1000
+
+
+class SequenceRecord:
+    """Numbers are reserved in blocks, so that one small durable write covers a thousand events. One thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reserved: int | None = None
+
+    @property
+    def reserved(self) -> int:
+        """No number above this was ever used. 0 without a (readable) file."""
+        if self._reserved is None:
+            try:
+                self._reserved = int(self._path.read_text("ascii")[:20])
+            except (OSError, ValueError):
+                self._reserved = 0
+        return self._reserved
+
+    def reserve(self, sequence: int) -> None:
+        """Make sure that ``sequence`` is covered, on disk. Raises OutboxError."""
+        if sequence <= self.reserved:
+            return
+        upper = sequence + BLOCK
+        temporary = self._path.with_name(self._path.name + ".new")
+        try:
+            with temporary.open("w", encoding="ascii") as file:
+                file.write(str(upper))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise OutboxError(f"cannot write {self._path.name}: {error.strerror}") from error
+        self._reserved = upper

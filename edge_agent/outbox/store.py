@@ -1,0 +1,363 @@
+"""The transactions of the outbox. One thread owns a ``Store``; everything about threads is in ``outbox.py``."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edge_agent.errors import OutboxError
+from edge_agent.outbox.clock import AgeClock
+from edge_agent.outbox.ledger import Losses
+from edge_agent.outbox.messages import ROW_BITS, Draft, Priority, Row, sequence_text
+from edge_agent.outbox.schema import PAGE, connect, size_on_disk, translated
+from edge_agent.outbox.sequence import BLOCK, SequenceRecord
+from edge_agent.types import DEVICE, Event, rfc3339
+
+DROPS = "outbox_drops"
+DEAD = "dead_letter"
+MAX_DEAD_LETTERS = 1000
+_CHUNK = 64
+_FREE_PAGES = 256  # a free megabyte is kept for the next backlog; rewriting the file for less wears flash out
+
+
+class Episode(NamedTuple):
+    """One that was started and has not ended. Times are POSIX seconds, ``data`` JSON of the last event."""
+
+    episode: str
+    camera: str
+    use_case: str
+    what: str
+    started: float
+    updated: float
+    data: str
+
+
+class Refusal(NamedTuple):
+    """The other side will never take this row."""
+
+    row: Row
+    code: int
+    reason: str
+
+
+class Committed(NamedTuple):
+    """One message as it was stored; ``doc`` is the complete CloudEvent for an event, None for anything else."""
+
+    row: Row
+    doc: dict[str, Any] | None
+
+
+@dataclass(slots=True)
+class Counters:
+    """The running totals; stored in ``meta`` with every transaction, so that they can never disagree with the rows."""
+
+    number: int = 0
+    """Last row number given, over all priorities."""
+    sequence: int = 0
+    depth: dict[Priority, int] = field(default_factory=lambda: dict.fromkeys(Priority, 0))
+
+    def copy(self) -> Counters:
+        """For a transaction that may not come to be."""
+        return replace(self, depth=dict(self.depth))
+
+
+def span(priority: Priority) -> tuple[int, int]:
+    """The row ids of a priority: first (inclusive) and last (exclusive)."""
+    return priority << ROW_BITS, (priority + 1) << ROW_BITS
+
+
+class Store:
+    """SQLite behind the writer thread. Every method may raise OutboxError (later, again) or OutboxCorrupt.
+
+    ``make_report`` turns a kind (``outbox_drops``, ``dead_letter``) and its data into the event that tells it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        age: AgeClock,
+        make_report: Callable[[str, dict[str, Any]], Draft],
+        *,
+        max_bytes: int,
+        max_age_s: float,
+    ) -> None:
+        self._path, self._age, self._make_report, self._max_age_s = path, age, make_report, max_age_s
+        self._wal_pages = max(16, min(1000, max_bytes // 8 // PAGE))
+        self._max_pages = max(24, max_bytes // PAGE - 2 * self._wal_pages)
+        self._record = SequenceRecord(path.with_name(path.name + ".sequence"))
+        self._cx: sqlite3.Connection | None = None
+        self.counters = Counters()
+        self.losses = {DROPS: Losses(), DEAD: Losses()}
+        self.skipped: tuple[int, int] | None = None
+        """Sequence numbers jumped over at ``open`` because the database had been lost or was an old copy."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._cx is not None
+
+    @property
+    def _open_cx(self) -> sqlite3.Connection:
+        if self._cx is None:
+            raise OutboxError("the database is not open")
+        return self._cx
+
+    def open(self) -> None:
+        """Connect and take up the counters; after a loss of the database go on above every number ever used."""
+        cx = connect(self._path, self._wal_pages)
+        try:
+            with translated("read the counters"):
+                meta: dict[str, Any] = dict(cx.execute("SELECT key, value FROM meta"))
+        except BaseException:
+            cx.close()
+            raise
+        first_time = not self.counters.number
+        counters = Counters(
+            number=max(self.counters.number, int(meta.get("number", 0))),
+            sequence=max(self.counters.sequence, int(meta.get("sequence", 0))),
+            depth={p: int(meta.get(f"depth.{p.plural}", 0)) for p in Priority},
+        )
+        if first_time:
+            self._check_sequence(counters)
+            self._age.resume(float(meta.get("age", 0.0)), meta.get("wall"))
+            for kind, data in json.loads(meta.get("losses", "{}")).items():
+                self.losses[kind].restore(data)
+        self._cx, self.counters = cx, counters
+
+    def _check_sequence(self, counters: Counters) -> None:
+        """A database that lags the record by more than it can is new, or an old copy: its numbers may have been used."""
+        reserved = self._record.reserved
+        if reserved > counters.sequence + 2 * BLOCK or (reserved and not counters.sequence):
+            self.skipped = (counters.sequence + 1, reserved)
+            counters.sequence = reserved
+
+    def close(self) -> None:
+        """Let go of the file; SQLite folds the log into the database."""
+        cx, self._cx = self._cx, None
+        if cx is not None:
+            with translated("close"):
+                cx.close()
+
+    def commit(
+        self,
+        drafts: Sequence[Draft],
+        done: Collection[int] = (),
+        refused: Sequence[Refusal] = (),
+        *,
+        clock_ok: bool,
+        utc: float,
+        tell: Collection[str] = (),
+    ) -> list[Committed]:
+        """One transaction: store ``drafts``, forget ``done``, bury ``refused``, keep the bounds, report losses of the kinds ``tell``.
+
+        All of it, or an exception.
+        """
+        cx, counters, losses = self._open_cx, self.counters.copy(), copy.deepcopy(self.losses)
+        self._record.reserve(counters.sequence + len(drafts) + len(tell))
+        with translated("commit"):
+            try:
+                cx.execute("BEGIN IMMEDIATE")
+                stored = [self._insert(cx, draft, counters, clock_ok) for draft in drafts]
+                self._forget(cx, done, counters)
+                self._bury(cx, refused, counters, utc)
+                self._drop_old(cx, counters)
+                self._drop_surplus(cx, counters)
+                reports = [self._make_report(kind, self.losses[kind].report()) for kind in tell if self.losses[kind]]
+                stored += [self._insert(cx, draft, counters, clock_ok) for draft in reports]
+                self._save(cx, counters)
+                cx.execute("COMMIT")
+            except BaseException:
+                self.losses = losses
+                if cx.in_transaction:
+                    cx.execute("ROLLBACK")
+                raise
+        self.counters = counters
+        return stored
+
+    def adopt(self, rows: Iterable[Row], episodes: Iterable[Episode]) -> int:
+        """Take in what was recovered from a damaged database, under the same row ids; how many rows."""
+        cx, counters, taken = self._open_cx, self.counters.copy(), 0
+        highest = 0
+        with translated("take in what was recovered"):
+            cx.execute("BEGIN IMMEDIATE")
+            try:
+                for row in rows:
+                    values = (row.row, row.sequence, self._age.now(), row.topic, row.payload)
+                    taken += (new := cx.execute("INSERT OR IGNORE INTO message VALUES (?,?,?,?,?)", values).rowcount)
+                    counters.depth[row.priority] += new
+                    counters.number = max(counters.number, row.row & (1 << ROW_BITS) - 1)
+                    highest = max(highest, row.sequence or 0)
+                cx.executemany("INSERT OR IGNORE INTO episode VALUES (?,?,?,?,?,?,?)", episodes)
+                counters.sequence = max(counters.sequence, highest)
+                self._save(cx, counters)
+                cx.execute("COMMIT")
+            except BaseException:
+                if cx.in_transaction:
+                    cx.execute("ROLLBACK")
+                raise
+        self.counters = counters
+        return taken
+
+    def _insert(self, cx: sqlite3.Connection, draft: Draft, counters: Counters, clock_ok: bool) -> Committed:
+        counters.number += 1
+        counters.depth[draft.priority] += 1
+        row_id, sequence = (draft.priority << ROW_BITS) + counters.number, None
+        if draft.event is not None:
+            counters.sequence = sequence = counters.sequence + 1
+            self._note_episode(cx, draft.event, draft.doc)
+        row = Row(row_id, sequence, draft.topic, draft.payload(sequence, clock_ok))
+        cx.execute(
+            "INSERT INTO message VALUES (?,?,?,?,?)", (row_id, sequence, self._age.now(), row.topic, row.payload)
+        )
+        if sequence is None:
+            return Committed(row, None)
+        return Committed(row, {**draft.doc, "sequence": sequence_text(sequence), "clockok": clock_ok})
+
+    @staticmethod
+    def _note_episode(cx: sqlite3.Connection, event: Event, doc: dict[str, Any]) -> None:
+        if event.phase == "ended":
+            cx.execute("DELETE FROM episode WHERE episode=?", (event.episode,))
+        elif event.phase is not None:
+            cx.execute(
+                "INSERT INTO episode VALUES (?,?,?,?,?,?,?)"
+                " ON CONFLICT (episode) DO UPDATE SET updated=max(updated, excluded.updated), data=excluded.data",
+                (
+                    event.episode,
+                    event.camera,
+                    event.use_case,
+                    event.what,
+                    event.utc,
+                    event.utc,
+                    json.dumps(doc["data"]),
+                ),
+            )
+
+    def _forget(self, cx: sqlite3.Connection, rows: Iterable[int], counters: Counters) -> None:
+        """Delete; a row that a bound has already dropped is not counted twice."""
+        by_priority: dict[Priority, list[tuple[int]]] = {}
+        for row in rows:
+            by_priority.setdefault(Priority(row >> ROW_BITS), []).append((row,))
+        for priority, ids in by_priority.items():
+            counters.depth[priority] -= cx.executemany("DELETE FROM message WHERE row=?", ids).rowcount
+
+    def _bury(self, cx: sqlite3.Connection, refused: Sequence[Refusal], counters: Counters, utc: float) -> None:
+        for row, code, reason in refused:
+            self._forget(cx, [row.row], counters)
+            cx.execute(
+                "INSERT OR REPLACE INTO dead_letter VALUES (?,?,?,?,?,?,?)",
+                (row.row, row.sequence, rfc3339(utc), code, reason, row.topic, row.payload),
+            )
+            if not row.topic.startswith(_REPORTS):  # the report of a refused report would be refused too, for ever
+                self.losses[DEAD].add(row.priority, reason, sequences=_known([row.sequence]))
+        if refused:
+            cx.execute(
+                "DELETE FROM dead_letter WHERE row NOT IN (SELECT row FROM dead_letter ORDER BY refused DESC LIMIT ?)",
+                (MAX_DEAD_LETTERS,),
+            )
+
+    def _drop_old(self, cx: sqlite3.Connection, counters: Counters) -> None:
+        limit = self._age.now() - self._max_age_s
+        for priority in Priority:
+            while counters.depth[priority]:
+                head = self._head(cx, priority)
+                old = [row for row, born in head if born < limit]
+                self._drop(cx, priority, old, "max_age_days", counters)
+                if not old or len(old) < len(head):
+                    break
+
+    def _drop_surplus(self, cx: sqlite3.Connection, counters: Counters) -> None:
+        """Down to 95 % of the budget, so that a full outbox does not drop at each commit."""
+        if self._used_pages(cx) <= self._max_pages:
+            return
+        cx.execute(
+            "DELETE FROM dead_letter WHERE row IN (SELECT row FROM dead_letter ORDER BY refused LIMIT ?)",
+            (MAX_DEAD_LETTERS,),
+        )
+        while self._used_pages(cx) > self._max_pages * 0.95:
+            worst = next((p for p in reversed(Priority) if counters.depth[p] > 0), None)
+            if worst is None:
+                return
+            head = [row for row, _ in self._head(cx, worst)]
+            if not head:  # the counter and the rows disagree: believe the rows
+                counters.depth[worst] = 0
+            self._drop(cx, worst, head, "max_mb", counters)
+
+    @staticmethod
+    def _head(cx: sqlite3.Connection, priority: Priority) -> list[tuple[Row, float]]:
+        found = cx.execute(
+            "SELECT row, sequence, topic, payload, born FROM message WHERE row>=? AND row<? ORDER BY row LIMIT ?",
+            (*span(priority), _CHUNK),
+        )
+        return [(Row(row, sequence, topic, payload), born) for row, sequence, topic, payload, born in found]
+
+    def _drop(
+        self, cx: sqlite3.Connection, priority: Priority, rows: Sequence[Row], reason: str, counters: Counters
+    ) -> None:
+        if not rows:
+            return
+        self._forget(cx, [row.row for row in rows], counters)
+        for row in rows:
+            if row.topic.startswith(_REPORTS):  # what it explained must still be explained
+                with contextlib.suppress(ValueError, KeyError):  # recovered from a damaged file
+                    self.losses[row.topic.rpartition("/")[2]].restore(json.loads(row.payload)["data"])
+        self.losses[DROPS].add(priority, reason, len(rows), _known(row.sequence for row in rows))
+
+    def _used_pages(self, cx: sqlite3.Connection) -> int:
+        return _pragma(cx, "page_count") - _pragma(cx, "freelist_count")
+
+    def _save(self, cx: sqlite3.Connection, counters: Counters) -> None:
+        age, wall = self._age.mark()
+        losses = {kind: losses.data() for kind, losses in self.losses.items() if losses}
+        values: dict[str, Any] = {"number": counters.number, "sequence": counters.sequence, "age": age, "wall": wall}
+        values |= {f"depth.{p.plural}": n for p, n in counters.depth.items()} | {"losses": json.dumps(losses)}
+        cx.executemany("INSERT OR REPLACE INTO meta VALUES (?,?)", values.items())
+
+    def shrink(self) -> bool:
+        """Give free space back to the file system, a piece at a time; True while there is more to give."""
+        cx = self._open_cx
+        with translated("shrink"):
+            if _pragma(cx, "freelist_count") <= _FREE_PAGES:
+                return False
+            cx.execute(f"PRAGMA incremental_vacuum({8 * _FREE_PAGES})").fetchall()
+            if _pragma(cx, "freelist_count") > _FREE_PAGES:
+                return True
+            cx.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return False
+
+    def oldest(self) -> float | None:
+        """The age clock at the birth of the oldest message; None when empty."""
+        with translated("read the oldest"):
+            born = [
+                self._open_cx.execute(
+                    "SELECT born FROM message WHERE row>=? AND row<? ORDER BY row LIMIT 1", span(p)
+                ).fetchone()
+                for p in Priority
+                if self.counters.depth[p] > 0
+            ]
+        return min((b[0] for b in born if b), default=None)
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return size_on_disk(self._path)
+
+    def episodes(self) -> list[Episode]:
+        """Every open episode."""
+        with translated("read the open episodes"):
+            return [Episode(*row) for row in self._open_cx.execute("SELECT * FROM episode ORDER BY started")]
+
+
+_REPORTS = (f"events/{DEVICE}/{DROPS}", f"events/{DEVICE}/{DEAD}")
+
+
+def _known(sequences: Iterable[int | None]) -> list[int]:
+    return [sequence for sequence in sequences if sequence is not None]
+
+
+def _pragma(cx: sqlite3.Connection, name: str) -> int:
+    return int(cx.execute(f"PRAGMA {name}").fetchone()[0])

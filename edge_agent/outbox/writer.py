@@ -1,0 +1,277 @@
+"""The one thread that writes the outbox."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edge_agent.config import OutboxConfig
+from edge_agent.errors import EdgeAgentError, OutboxCorrupt, OutboxError
+from edge_agent.outbox.clock import AgeClock
+from edge_agent.outbox.inbox import Inbox, priority_of
+from edge_agent.outbox.messages import Draft, Priority, draft, sequence_text
+from edge_agent.outbox.reader import Reader
+from edge_agent.outbox.recover import move_aside, readable_episodes, readable_rows
+from edge_agent.outbox.stat import OutboxStat
+from edge_agent.outbox.store import DEAD, DROPS, Committed, Episode, Store
+from edge_agent.types import DEVICE, Event, NewId, Output
+
+log = logging.getLogger(__name__)
+
+_IDLE_S = 2.0
+_AGE_CHECK_S = 60.0
+_RETRY_S = (0.1, 2.0)
+
+
+class Writer:
+    """Takes from the ``Inbox``, commits to the ``Store``, tells the ``Reader`` and whoever listens. No exception leaves the thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: OutboxConfig,
+        inbox: Inbox,
+        reader: Reader,
+        *,
+        names: dict[str, str],
+        clock_ok: Callable[[], bool],
+        new_id: NewId,
+        wall: Callable[[], float],
+        report_every_s: float,
+    ) -> None:
+        self._path, self._inbox, self._reader, self._names = path, inbox, reader, names
+        self._clock_ok, self._new_id, self._wall, self._report_every_s = clock_ok, new_id, wall, report_every_s
+        self.age = AgeClock(clock_ok, wall)
+        self._store = Store(
+            path, self.age, self._report, max_bytes=int(config.max_mb * 2**20), max_age_s=config.max_age_days * 86400
+        )
+        self._batch: list[tuple[Output, Draft]] = []
+        self._accepted = {p.plural: 0 for p in Priority}
+        self._oldest: float | None = None
+        self._begun = False
+        self._failure: Exception | None = None
+        self._next_report = {DROPS: 0.0, DEAD: 0.0}
+        self._next_age_check = 0.0
+        self.version = 0
+        self.listeners: list[Callable[[], None]] = []
+        self.followers: list[Callable[[dict[str, Any]], None]] = []
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+
+    def stat(self) -> OutboxStat:
+        """From any thread: reads what the writer last left."""
+        counters, oldest, failure = self._store.counters, self._oldest, self._failure
+        return OutboxStat(
+            state="degraded" if failure else "ok",
+            reason=str(failure) if failure else "",
+            depth={p.plural: n for p, n in counters.depth.items()},
+            queued=len(self._inbox) + len(self._batch),
+            bytes=self._store.size(),
+            oldest_age_s=None if oldest is None else max(0.0, self.age.now() - oldest),
+            accepted=dict(self._accepted),
+            dropped=dict(self._store.losses[DROPS].total),
+            refused=dict(self._store.losses[DEAD].total),
+            sequence=counters.sequence,
+        )
+
+    def _run(self) -> None:
+        pause = _RETRY_S[0]
+        while True:
+            if self._begun:
+                self._inbox.gather(0.0 if self._batch else _IDLE_S)
+            failure = self._try()
+            self._note(failure)
+            self.ready.set()
+            if self._finished(failure):
+                break
+            if failure is None:
+                pause = _RETRY_S[0]
+            else:
+                self._inbox.pause(pause)
+                pause = min(2 * pause, _RETRY_S[1])
+        with contextlib.suppress(OutboxError):
+            self._store.close()
+
+    def _try(self) -> Exception | None:
+        try:
+            damage = self._inbox.take_damage()
+            if damage is not None:
+                raise damage
+            self._step()
+        except OutboxCorrupt as error:
+            return self._replace(error)
+        except EdgeAgentError as error:
+            self._let_go()
+            return error
+        except Exception as error:  # a fault of ours must not end the one thread that keeps events
+            log.exception("outbox: unexpected fault")
+            self._let_go()
+            return error
+        return None
+
+    def _let_go(self) -> None:
+        """Open anew at the next try: a file system that was read-only or gone needs that."""
+        with contextlib.suppress(OutboxError):
+            self._store.close()
+
+    def _note(self, failure: Exception | None) -> None:
+        if failure is not None and str(failure) != str(self._failure):
+            log.error("outbox degraded, %d messages wait in memory: %s", len(self._inbox) + len(self._batch), failure)
+        elif failure is None and self._failure is not None:
+            log.warning("outbox works again")
+        self._failure = failure
+
+    def _finished(self, failure: Exception | None) -> bool:
+        if self._inbox.stop_at is None:
+            return False
+        left = len(self._inbox) + len(self._batch)
+        if time.monotonic() >= self._inbox.stop_at:
+            if left:
+                log.error("outbox: %d messages could not be stored before the stop: %s", left, failure)
+            return True
+        return failure is None and not left and not any(self._inbox.ended())
+
+    # One round
+
+    def _step(self) -> None:
+        if not self._store.is_open:
+            self._store.open()
+        if not self._begun:
+            self._begin()
+        if self._failure is not None:  # room first: after a full disk only a deletion may succeed
+            self._commit([], give_back=True)
+        if not self._batch:
+            self._batch = self._drafts(self._inbox.take())
+        self._count_overflow()
+        now = time.monotonic()
+        if self._batch or any(self._inbox.ended()) or self._reports_due(now) or now >= self._next_age_check:
+            self._next_age_check = now + _AGE_CHECK_S
+            self._commit([made for _, made in self._batch], give_back=True)
+        elif self._store.shrink():
+            log.debug("outbox: gave space back")
+
+    def _begin(self) -> None:
+        """End what a crash left open, say what was lost: in one transaction, before anything new."""
+        utc = self._wall()
+        events = [self._end(episode) for episode in self._store.episodes()]
+        if self._store.skipped:
+            told = {
+                "reason": "the database was lost or replaced",
+                "before_sequence": sequence_text(self._store.skipped[1] + 1),
+            }
+            events.append(self._device_event("outbox_recreated", told, utc))
+        with contextlib.suppress(ValueError):
+            self._reader.load()
+        if events:
+            log.warning("outbox: %d episodes left open by a crash are ended", sum(e.camera != DEVICE for e in events))
+            self._commit([draft(event, **self._names) for event in events])
+        self._begun, self._store.skipped = True, None
+
+    def _end(self, left: Episode) -> Event:
+        """Ended at the last time it is known to have been open."""
+        data = json.loads(left.data)
+        known = data.get("duration_s")
+        duration = max(left.updated - left.started, float(known) if isinstance(known, int | float) else 0.0)
+        data |= {"duration_s": round(duration, 3), "reason": "agent_restart"}
+        utc = max(left.updated, left.started + duration)
+        return Event(
+            self._new_id(self._wall()), left.camera, left.use_case, left.what, "ended", left.episode, utc, data
+        )
+
+    def _device_event(self, what: str, data: dict[str, Any], utc: float) -> Event:
+        new_id = self._new_id(utc)
+        return Event(new_id, DEVICE, "device", what, None, new_id, utc, data)
+
+    def _report(self, kind: str, data: dict[str, Any]) -> Draft:
+        log.warning("outbox: %s: %s", kind.replace("_", " "), data["reasons"])
+        return draft(self._device_event(kind, data, self._wall()), **self._names)
+
+    def _drafts(self, items: list[Output]) -> list[tuple[Output, Draft]]:
+        made = [(item, self._draft(item)) for item in items]
+        return [(item, ready) for item, ready in made if ready is not None]
+
+    def _draft(self, item: Output) -> Draft | None:
+        try:
+            return draft(item, **self._names)
+        except OutboxError as error:
+            log.error("outbox: dropped: %s", error)
+            self._store.losses[DROPS].add(priority_of(item), "invalid")
+            self._inbox.settle([item])
+            return None
+
+    def _count_overflow(self) -> None:
+        for priority, count in self._inbox.take_overflow().items():
+            self._store.losses[DROPS].add(priority, "queue", count)
+
+    def _reports_due(self, now: float) -> list[str]:
+        return [kind for kind, at in self._next_report.items() if now >= at and self._store.losses[kind]]
+
+    def _commit(self, drafts: list[Draft], *, give_back: bool = False) -> None:
+        now = time.monotonic()
+        done, refused = self._inbox.ended() if give_back else ([], [])
+        stored = self._store.commit(
+            drafts,
+            done,
+            refused,
+            clock_ok=self._clock_ok(),
+            utc=self._wall(),
+            tell=[kind for kind, at in self._next_report.items() if now >= at] if self._begun else [],
+        )
+        if give_back and drafts:  # at once: whatever fails from here on must not store them twice
+            settled, self._batch = self._batch, []
+            self._inbox.settle([item for item, _ in settled])
+        self._inbox.forget(done, refused)
+        self._oldest = self._store.oldest()
+        self._announce(stored, now)
+
+    def _announce(self, stored: list[Committed], now: float) -> None:
+        for row, doc in stored:
+            self._accepted[row.priority.plural] += 1
+            if doc is None:
+                continue
+            what = row.topic.rpartition("/")[2]
+            if what in self._next_report and row.topic == f"events/{DEVICE}/{what}":
+                self._next_report[what] = now + self._report_every_s
+            self._reader.remember(row, doc)
+            for follower in self.followers:
+                _call(follower, doc)
+        if stored:
+            self.version += 1
+            for listener in self.listeners:
+                _call(listener)
+
+    def _replace(self, damage: OutboxCorrupt) -> Exception | None:
+        """Move a damaged database aside, begin a new one with what could be read; None when that worked."""
+        log.error("outbox damaged, a new one is begun: %s", damage)
+        try:
+            self._let_go()
+            self._reader.close()
+            moved = move_aside(self._path)
+            self._store.open()
+            taken = self._store.adopt(readable_rows(moved), readable_episodes(moved))
+            self._store.skipped = None
+            told = {
+                "reason": str(damage),
+                "moved_to": moved.name,
+                "recovered": taken,
+                "before_sequence": sequence_text(self._store.counters.sequence + 1),
+            }
+            self._commit([draft(self._device_event("outbox_recreated", told, self._wall()), **self._names)])
+        except EdgeAgentError as error:
+            self._let_go()
+            return error
+        log.warning("outbox: %d messages recovered from %s", taken, moved.name)
+        return None
+
+
+def _call(callback: Callable[..., None], *values: Any) -> None:
+    try:
+        callback(*values)
+    except Exception:
+        log.exception("outbox: a listener failed")
