@@ -1,0 +1,128 @@
+"""Constant-velocity Kalman filters on the floor, and what is known of each person's height; struct-of-arrays.
+
+The process noise is white acceleration in continuous time (Bar-Shalom, Li, Kirubarajan, Estimation with Applications
+to Tracking and Navigation, 2001, §6.2.2): two steps of dt/2 are one step of dt, so any frame rate behaves alike, and
+walking straight on is followed without lag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.types import F64, I64, Bools
+from edge_agent.usecases.geometry import inverse2
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """How people move: standard deviations for each axis of the floor."""
+
+    velocity_mps: float = 1.0
+    """Of the unknown velocity of somebody new: people walk 1.3 m/s in any direction."""
+    wander: float = 0.5
+    """By how much (m/s) a velocity changes within one second: from walking to standing takes two or three."""
+    gate: float = 3.0
+    """A measurement farther off than this many σ is a blunder: its σ grows until it is this far off."""
+
+
+class GroundFilters:
+    """Filters of many tracks. ``ids`` sorted; ``xy``, ``velocity`` (N,2); ``pp``, ``pv``, ``vv`` (N,2,2) their covariance.
+
+    ``tall`` and ``tall_var`` (N,) are the learned height in metres and its variance; ``t`` (N,) the time a row stands at.
+    """
+
+    def __init__(self, motion: Motion | None = None) -> None:
+        self.motion = motion or Motion()
+        self.ids: I64 = np.empty(0, np.int64)
+        self.t: F64 = np.empty(0)
+        self.seen: F64 = np.empty(0)
+        self.xy: F64 = np.empty((0, 2))
+        self.velocity: F64 = np.empty((0, 2))
+        self.pp: F64 = np.empty((0, 2, 2))
+        self.pv: F64 = np.empty((0, 2, 2))
+        self.vv: F64 = np.empty((0, 2, 2))
+        self.tall: F64 = np.empty(0)
+        self.tall_var: F64 = np.empty(0)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, ids: I64) -> Rows:
+        """Row of each id, -1 where there is none."""
+        if len(ids) == len(self.ids) and (ids == self.ids).all():
+            return np.arange(len(ids))
+        if not len(self.ids):
+            return np.full(len(ids), -1)
+        rows = np.searchsorted(self.ids, ids)
+        rows[rows == len(self.ids)] = 0
+        return np.where(self.ids[rows] == ids, rows, -1)
+
+    def predict(self, rows: Rows, t: float) -> None:
+        """Bring ``rows`` (unique) to time ``t``, seconds."""
+        dt = t - self.t[rows]
+        if not dt.any():
+            return
+        self.t[rows] = t
+        self.xy[rows] += dt[:, None] * self.velocity[rows]
+        dt = dt[:, None, None]
+        pv, vv = self.pv[rows], self.vv[rows]
+        noise = self.motion.wander**2 * np.eye(2)
+        step = dt * vv
+        self.pp[rows] += dt * (pv + pv.transpose(0, 2, 1) + step) + dt**3 / 3 * noise
+        self.pv[rows] = pv + step + dt * dt / 2 * noise
+        self.vv[rows] = vv + dt * noise
+
+    def update(self, rows: Rows, measured: F64, cov: F64) -> None:
+        """Correct ``rows`` (unique, at the time of the measurement) by positions (n,2) with covariance (n,2,2)."""
+        if not len(rows):
+            return
+        self.seen[rows] = self.t[rows]
+        pp, pv = self.pp[rows], self.pv[rows]
+        off = measured - self.xy[rows]
+        total = inverse2(pp + cov)
+        surprise = np.einsum("ni,nij,nj->n", off, total, off) / self.motion.gate**2
+        if (surprise > 1).any():
+            total = inverse2(pp + cov * np.maximum(surprise, 1)[:, None, None])
+        gain, gain_v = pp @ total, pv.transpose(0, 2, 1) @ total
+        self.xy[rows] += np.einsum("nij,nj->ni", gain, off)
+        self.velocity[rows] += np.einsum("nij,nj->ni", gain_v, off)
+        self.pp[rows] = pp - gain @ pp
+        self.pv[rows] = pv - gain @ pv
+        self.vv[rows] -= gain_v @ pv
+
+    def learn_height(self, rows: Rows, height: F64, var: float, least: float) -> None:
+        """Correct the height of ``rows`` by observed ones (n,), metres; the variance stays at ``least`` or above."""
+        now = self.tall_var[rows]
+        gain = now / (now + var)
+        self.tall[rows] += gain * (height - self.tall[rows])
+        self.tall_var[rows] = np.maximum(now * (1 - gain), least)
+
+    def append(self, ids: I64, t: float, xy: F64, cov: F64, *, tall: float, tall_var: float) -> None:
+        """Begin tracks at positions (n,2) with covariance (n,2,2)."""
+        n = len(ids)
+        still = np.zeros((n, 2))
+        new = {
+            "ids": ids,
+            "t": np.full(n, t),
+            "seen": np.full(n, t),
+            "xy": xy,
+            "velocity": still,
+            "pp": cov,
+            "pv": np.zeros((n, 2, 2)),
+            "vv": np.tile(self.motion.velocity_mps**2 * np.eye(2), (n, 1, 1)),
+            "tall": np.full(n, tall),
+            "tall_var": np.full(n, tall_var),
+        }
+        order = np.argsort(np.concatenate([self.ids, ids]), kind="stable")
+        for name, values in new.items():
+            setattr(self, name, np.concatenate([getattr(self, name), values])[order])
+
+    def keep(self, mask: Bools) -> None:
+        """Forget the rows that are not in ``mask``."""
+        for name in ("ids", "t", "seen", "xy", "velocity", "pp", "pv", "vv", "tall", "tall_var"):
+            setattr(self, name, getattr(self, name)[mask])
