@@ -101,12 +101,12 @@ class _FeedHandler(logging.Handler):
         if record.levelno >= logging.WARNING:
             self.kept.append(record)
         style = "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else "dim"
-        line = Text(time.strftime("%H:%M:%S ", time.localtime(record.created)), style="dim")
+        line = Text().append(time.strftime("%H:%M:%S ", time.localtime(record.created)), "dim")
         self._lines.append(line.append(printable(record.getMessage()), style))
 
 
 def _event_line(event: CloudEvent) -> Text:
-    line = Text(time.strftime("%H:%M:%S "), style="dim")
+    line = Text().append(time.strftime("%H:%M:%S "), "dim")
     camera = camera_of(event)
     if camera:
         line.append(f"{camera} ", "bold cyan")
@@ -140,11 +140,13 @@ def _header(status: AgentStatus) -> Table:
     grid = Table.grid(expand=True)
     grid.add_column(ratio=1, no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
-    name = Text(" edge-agent", "bold").append(f" {status.version}", "dim")
+    name = Text().append(" edge-agent", "bold").append(f" {status.version}", "dim")
     name.append(f"  {printable(status.site)}/{printable(status.device)}")
     if status.safe_mode:
         name.append("  SAFE MODE", "bold red")
-    grid.add_row(name, Text(f"● {health}", _COLOURS[health]).append(f"  up {seconds(status.uptime_s)} ", "dim"))
+    grid.add_row(
+        name, Text().append(f"● {health}", _COLOURS[health]).append(f"  up {seconds(status.uptime_s)} ", "dim")
+    )
     return grid
 
 
@@ -170,7 +172,7 @@ def _cameras(cameras: tuple[CameraStatus, ...], more: int) -> Table:
 
 
 def _camera_state(camera: CameraStatus) -> Text:
-    text = Text(camera.state, _COLOURS.get(camera.state, "default"))
+    text = Text().append(camera.state, _COLOURS.get(camera.state, "default"))
     return text.append(f" {printable(camera.view, 8)}", "yellow") if camera.view not in {"", "ok"} else text
 
 
@@ -182,7 +184,8 @@ def _progress(camera: CameraStatus) -> RenderableType | None:
     grid = Table.grid(expand=True, padding=(0, 1))
     grid.add_column(ratio=1)
     grid.add_column(justify="right", no_wrap=True)
-    grid.add_row(ProgressBar(total=camera.length, completed=done), f"{done}/{camera.length} frames")
+    bar = ProgressBar(camera.length, done, complete_style="green", finished_style="green")
+    grid.add_row(bar, f"{done}/{camera.length} frames")
     return grid
 
 
@@ -209,8 +212,8 @@ def _broker(status: AgentStatus) -> Text:
     if not mqtt.enabled:
         return Text("off", "dim")
     if mqtt.connected:
-        return Text("connected", "green").append(f" {printable(mqtt.address)}", "dim")
-    text = Text("not connected", "yellow").append(f" {printable(mqtt.address)}, events are kept", "dim")
+        return Text().append("connected", "green").append(f" {printable(mqtt.address)}", "dim")
+    text = Text().append("not connected", "yellow").append(f" {printable(mqtt.address)}, events are kept", "dim")
     return text.append(f" ({printable(mqtt.last_error, 60)})", "dim") if mqtt.last_error else text
 
 

@@ -86,7 +86,10 @@ def _data_routes(app: FastAPI, sources: Sources) -> None:
         """CloudEvents 1.0. To go on reading, give the `time` of the last one as `since` and skip ids already seen."""
         if since is not None and since.tzinfo is None:
             raise HTTPException(422, "since needs a time zone, for example 2026-01-31T12:00:00Z")
-        start = None if since is None else rfc3339(since.timestamp())
+        try:
+            start = None if since is None else rfc3339(since.timestamp())
+        except (ValueError, OverflowError) as error:
+            raise HTTPException(422, "since lies outside the years 1 to 9999 of UTC") from error
         return sources.recent_events(start, limit)[:limit]
 
     @app.get("/api/v1/models", tags=["models"], summary="The models on this box")

@@ -55,6 +55,8 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *_HEADERS, (b"content-security-policy", policy)]
+                if message["status"] == 500:  # uvicorn drops the connection after an exception: the client must know
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         await self._app(scope, receive, send_guarded)
