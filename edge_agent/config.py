@@ -30,6 +30,8 @@ from edge_agent.errors import ConfigError
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 """A name that is safe in a topic, a file name and a URL."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(gt=0, le=100_000)]
+"""Of a picture, in pixels."""
 Point = tuple[float, float]
 
 
@@ -66,9 +68,7 @@ Lens = Annotated[
 class GroundConfig(Strict):
     """The ground plane of one camera."""
 
-    image_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = Field(
-        description="[width, height] of the picture the pixels were measured in"
-    )
+    image_size: tuple[Side, Side] = Field(description="[width, height] of the picture the pixels were measured in")
     points: list[GroundPoint] = Field(min_length=4, max_length=1000, description="at least four, spread over the floor")
     lens: Lens = Field("auto", description="`auto` estimates k1 from the points where they carry enough evidence")
     max_error_m: float = Field(0.5, gt=0, description="refuse the points when their RMS reprojection error is larger")

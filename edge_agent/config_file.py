@@ -40,14 +40,8 @@ def load(path: Path) -> Config:
     Raises ConfigError with every problem of the file (100 at most), in the order of its lines.
     """
     tree = read_tree(_read(path))
-    ended = bool(tree.faults) and tree.data is None
-    if tree.data is None and not ended:
-        tree.faults.append(Fault((1, 1), (), "the file is empty; at least `cameras:` is needed"))
-    elif tree.data is not None and not isinstance(tree.data, dict):
-        tree.faults.append(Fault((1, 1), (), "must be a mapping of sections such as `cameras:` and `mqtt:`"))
     if not isinstance(tree.data, dict):
-        raise _refusal(path, tree.faults)
-
+        raise _refusal(path, tree.faults or [_not_sections(tree.data)])
     faults = list(tree.faults)
     _fill_empty_sections(tree.data)
     effective = json.loads(json.dumps(tree.data))
@@ -114,6 +108,12 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}:{line}:1: not UTF-8 text"]) from None
+
+
+def _not_sections(data: Any) -> Fault:
+    if data is None:
+        return Fault((1, 1), (), "the file is empty; at least `cameras:` is needed")
+    return Fault((1, 1), (), "must be a mapping of sections such as `cameras:` and `mqtt:`")
 
 
 def _refusal(path: Path, faults: list[Fault]) -> ConfigError:

@@ -185,6 +185,7 @@ def test_messages(name: str) -> None:
         ("site: !!python/object/apply:os.system [id]\n" + CAMERA, "c.yaml:1:7: site: tags are not allowed"),
         ("a: b\x01\n", "c.yaml:1:5: the character U+0001 is not allowed"),
         ("a: 1\n---\nb: 1\n", "c.yaml:2:1: not valid YAML"),
+        ("cameras:\n  - {id: a, source: 0, ground: {image_size: [1" + "0" * 400 + ", 1]}}\n", "image_size"),
         ("site: " + "9" * 5000 + "\n" + CAMERA, "c.yaml:1:7: site: not a value that YAML can hold"),
     ],
 )
