@@ -46,9 +46,9 @@ lint: .venv/.dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/lint-imports --no-cache >.venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
 	@echo "ruff, mypy --strict and the import contracts: clean"
 
-bench: .venv/.dev ## measure on this box (benchmarks/README.md)
+bench: .venv/.dev ## measure the whole agent on this box, against the bare model and the plain loop (more: benchmarks/)
 	@scripts/fetch_pedestrian_video.sh
-	@for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+	@$(BIN)/python -m benchmarks.pipeline
 
 lock: .venv/.dev ## resolve requirements/*.txt anew (hashes for every Python and platform)
 	@scripts/lock.sh $(BIN)/uv

@@ -246,7 +246,7 @@ class Config(Strict):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$",
         description="NAME or NAME@VERSION",
     )
-    cameras: list[CameraConfig] = Field(min_length=1, max_length=64, description="1 to 64 of them")
+    cameras: list[CameraConfig] = Field(min_length=1, max_length=64, description="cameras and files, 1 to 64")
     detect: DetectConfig = DetectConfig()
     track: TrackConfig = TrackConfig()
     use_cases: UseCasesConfig = UseCasesConfig()

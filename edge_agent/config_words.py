@@ -123,7 +123,7 @@ def _allowed(path: KeyPath, item: Mapping[str, Any], value: Any, what: str) -> s
         "less_than_equal": "must be at most {le:g}",
         "string_too_short": "must not be empty",
         "string_too_long": "must be at most {max_length} characters",
-        "too_long": "must have at most {max_length} elements",
+        "too_long": "must have at most {max_length} of them",
     }
     if kind in simple:
         return simple[kind].format(**context) + what
@@ -132,8 +132,8 @@ def _allowed(path: KeyPath, item: Mapping[str, Any], value: Any, what: str) -> s
         section = _model(path)
         mapping = f", or a mapping of {', '.join(section.model_fields)}" if section else ""
         return f"allowed: {', '.join(options)}{mapping}{closest(value, options) or what}"
-    if kind in ("too_short", "missing"):
-        return f"must have at least {context['min_length']} elements{what}"
+    if kind == "too_short":
+        return f"must have at least {context['min_length']} of them{what}"
     if kind == "string_pattern_mismatch":
         pattern = str(context["pattern"])
         return f"must be {_SLUG}" if "{0,62}" in pattern else "must be NAME or NAME@VERSION, without spaces"

@@ -101,7 +101,7 @@ BROKEN = {
             "c.yaml:7:22: cameras[0].zones.out[1][0]: given 1.5; must be at most 1",
             "c.yaml:10:13: cameras[0].ground.lens: given 'fisheye'; allowed: auto, or a mapping of k1, k2 (`auto` estimates k1 "
             "from the points where they carry enough evidence)",
-            "c.yaml:12:9: cameras[0].ground.points: given a list of 1; must have at least 4 elements (at least four, spread over "
+            "c.yaml:12:9: cameras[0].ground.points: given a list of 1; must have at least 4 of them (at least four, spread over "
             "the floor)",
             "c.yaml:12:19: cameras[0].ground.points[0].pixel: given [900, 1], outside the picture of 768 × 576 pixels that "
             "image_size names",
@@ -160,7 +160,7 @@ BROKEN = {
     "a list": ("- a\n", ["c.yaml:1:1: must be a mapping of sections such as `cameras:` and `mqtt:`"]),
     "no cameras": (
         "cameras: []\n",
-        ["c.yaml:1:10: cameras: given a list of 0; must have at least 1 elements (1 to 64 of them)"],
+        ["c.yaml:1:10: cameras: given a list of 0; must have at least 1 of them (cameras and files, 1 to 64)"],
     ),
 }
 
