@@ -31,6 +31,7 @@ class VideoFile:
         self._path = path
         self._limit = RateLimit(camera.max_fps)
         self._capture: Any = None
+        self._broken: type[Exception] = OSError
         self._start = 0.0
         self._first_ms: float | None = None
         self._last_t = 0.0
@@ -42,10 +43,12 @@ class VideoFile:
     def open(self) -> None:
         """Open and find a decoder. Raises SourceNotFound."""
         cv2 = load_cv2()
+        self._broken = cv2.error
         if not self._path.is_file() or not os.access(self._path, os.R_OK):
             raise SourceNotFound(f"camera {self._camera.id}: not a readable file: {self._path}")
         # Frame threading costs memory for each thread and takes the cores from inference, which needs them more.
-        self._capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, _FILE_THREADS])
+        threads = [cv2.CAP_PROP_N_THREADS, _FILE_THREADS] if hasattr(cv2, "CAP_PROP_N_THREADS") else []
+        self._capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG, threads)
         if not self._capture.isOpened() or not self._capture.grab():
             self.close()
             raise SourceNotFound(
@@ -58,7 +61,15 @@ class VideoFile:
         self._start = start_utc(self._camera.start)
 
     def read(self) -> Frame | None:
-        """The next frame, None at the end."""
+        """The next frame, None at the end. Raises SourceNotFound where OpenCV gives up on damaged data."""
+        try:
+            return self._next()
+        except self._broken as error:
+            raise SourceNotFound(
+                f"camera {self._camera.id}: {self._path}: cannot decode frame {self._index}: {error}"
+            ) from error
+
+    def _next(self) -> Frame | None:
         # The first picture was grabbed by `open`, to prove that the file can be decoded.
         while self._index == 0 or self._capture.grab():
             index, t = self._index, self._time()
@@ -97,7 +108,11 @@ class VideoFile:
 
 
 class LiveVideo:
-    """An RTSP or HTTP stream, or a V4L2 camera. ``t`` is monotonic time since the camera's first frame."""
+    """An RTSP or HTTP stream, or a V4L2 camera. ``t`` is monotonic time since the camera's first frame.
+
+    A stream that changes its resolution without reconnecting goes on in the size it was opened with: OpenCV scales the
+    pictures and has no property that tells. Zones are fractions, so they stay true.
+    """
 
     live = True
 
@@ -108,10 +123,12 @@ class LiveVideo:
         self._device = device
         self._limit = RateLimit(camera.max_fps)
         self._capture: Any = None
+        self._broken: type[Exception] = OSError
 
     def open(self) -> None:
         """Connect within about ``OPEN_TIMEOUT_S``. Raises SourceLost."""
         cv2 = load_cv2()
+        self._broken = cv2.error
         self.progress = time.monotonic()
         name = self._camera.source
         os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _LIVE_OPTIONS)
@@ -128,7 +145,13 @@ class LiveVideo:
         self.progress = time.monotonic()
 
     def read(self) -> Frame | None:
-        """The next frame. Raises SourceLost when the stream ended or stalled; never returns None."""
+        """The next frame. Raises SourceLost when the stream ended, stalled or cannot be decoded; never returns None."""
+        try:
+            return self._next()
+        except self._broken as error:
+            raise SourceLost(f"cannot decode: {error}") from error
+
+    def _next(self) -> Frame:
         while True:
             began = time.monotonic()
             ok = self._capture.grab()
@@ -160,8 +183,7 @@ def load_cv2() -> Any:
         import cv2
     except ImportError as error:
         raise HardwareError("OpenCV is missing: install edge-agent[opencv], or the system's python3-opencv") from error
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(
-            cv2.utils.logging.LOG_LEVEL_ERROR
-        )  # what it warns of on standard error becomes a state and a reason here
+    if "OPENCV_LOG_LEVEL" not in os.environ and hasattr(cv2.utils, "logging"):
+        # What it warns of on standard error becomes a state and a reason here.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     return cv2

@@ -17,10 +17,10 @@ from edge_agent.types import U8, CameraChange, Frame
 View: TypeAlias = Literal["ok", "black", "frozen", "covered"]
 
 LOOK_EVERY_S = 1.0
-BAD_AFTER_S = 12.0
-OK_AFTER_S = 4.0
-_SIZE = (64, 48)
-_BLACK_LEVEL = 20
+# A still scene from an encoder with a long group of pictures may repeat itself bit by bit for a good while.
+HOLD_S: dict[View, float] = {"ok": 4.0, "black": 12.0, "covered": 12.0, "frozen": 24.0}
+_GRID, _SIZE = (256, 192), (64, 48)
+_BLACK_LEVEL, _BLACK_SHARE = 20, 0.99
 _EDGE_LEVEL = 6
 _COVERED_ENTER, _COVERED_LEAVE = 0.01, 0.02
 _REASONS: dict[View, str] = {
@@ -51,17 +51,18 @@ class ViewHealth:
         seen = self._look(frame.image)
         if seen != self._candidate:
             self._candidate, self._since = seen, frame.t
-        if seen == self.view or frame.t - self._since < (OK_AFTER_S if seen == "ok" else BAD_AFTER_S):
+        if seen == self.view or frame.t - self._since < HOLD_S[seen]:
             return None
         previous, self.view = self.view, seen
         return CameraChange(self._camera, "camera_view", seen, _REASONS[seen], frame.utc, previous)
 
     def _look(self, image: U8) -> View:
-        step = max(1, image.shape[0] // 180)
-        grid = np.ascontiguousarray(image[::step, ::step])
+        import cv2
+
+        grid = cv2.resize(image, _GRID, interpolation=cv2.INTER_NEAREST)
         frozen = self._same(grid, image)
-        small = _thumbnail(grid)
-        if np.percentile(small, 99) < _BLACK_LEVEL:
+        small = cv2.resize(cv2.cvtColor(grid, cv2.COLOR_BGR2GRAY), _SIZE, interpolation=cv2.INTER_AREA)
+        if np.mean(small < _BLACK_LEVEL) > _BLACK_SHARE:
             return "black"
         if frozen:
             return "frozen"
@@ -83,10 +84,3 @@ def edge_fraction(small: U8) -> float:
     down = np.abs(np.diff(inner, axis=0))[:, :-1]
     right = np.abs(np.diff(inner, axis=1))[:-1]
     return float(np.mean(np.maximum(down, right) > _EDGE_LEVEL))
-
-
-def _thumbnail(grid: U8) -> U8:
-    import cv2
-
-    small = cv2.resize(grid, _SIZE, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
