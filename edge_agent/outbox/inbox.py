@@ -80,7 +80,7 @@ class Inbox:
     def refuse(self, refusal: Refusal) -> None:
         """This row will never be taken."""
         with self._condition:
-            self._refused[refusal.row.row] = refusal
+            self._refused[refusal.row] = refusal
             self._condition.notify_all()
 
     def report_damage(self, error: OutboxCorrupt) -> None:
@@ -179,7 +179,7 @@ class Inbox:
             for row in done:
                 del self._done[row]
             for refusal in refused:
-                del self._refused[refusal.row.row]
+                del self._refused[refusal.row]
 
     def settle(self, items: Sequence[Output]) -> None:
         """These messages came to an end: committed, or given up."""

@@ -116,6 +116,6 @@ class Outbox:
         """These were delivered and may go. Does not block."""
         self._inbox.acknowledge(rows)
 
-    def refuse(self, row: Row, code: int, reason: str) -> None:
+    def refuse(self, row: int, code: int, reason: str) -> None:
         """This one will never be taken: to the dead letters, and announced. Does not block."""
         self._inbox.refuse(Refusal(row, code, reason))

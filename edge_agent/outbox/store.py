@@ -39,9 +39,9 @@ class Episode(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The other side will never take this row."""
+    """The other side will never take this row. ``code`` is the MQTT reason code."""
 
-    row: Row
+    row: int
     code: int
     reason: str
 
@@ -247,12 +247,14 @@ class Store:
             counters.depth[priority] -= cx.executemany("DELETE FROM message WHERE row=?", ids).rowcount
 
     def _bury(self, cx: sqlite3.Connection, refused: Sequence[Refusal], counters: Counters, utc: float) -> None:
-        for row, code, reason in refused:
-            self._forget(cx, [row.row], counters)
-            cx.execute(
-                "INSERT OR REPLACE INTO dead_letter VALUES (?,?,?,?,?,?,?)",
-                (row.row, row.sequence, rfc3339(utc), code, reason, row.topic, row.payload),
-            )
+        for row_id, code, reason in refused:
+            found = cx.execute("SELECT row, sequence, topic, payload FROM message WHERE row=?", (row_id,)).fetchone()
+            if found is None:
+                continue
+            row = Row(*found)
+            self._forget(cx, [row_id], counters)
+            values = (row_id, row.sequence, rfc3339(utc), code, reason, row.topic, row.payload)
+            cx.execute("INSERT OR REPLACE INTO dead_letter VALUES (?,?,?,?,?,?,?)", values)
             if not row.topic.startswith(_REPORTS):  # the report of a refused report would be refused too, for ever
                 self.losses[DEAD].add(row.priority, reason, sequences=_known([row.sequence]))
         if refused:
@@ -324,7 +326,8 @@ class Store:
         with translated("shrink"):
             if _pragma(cx, "freelist_count") <= _FREE_PAGES:
                 return False
-            cx.execute(f"PRAGMA incremental_vacuum({8 * _FREE_PAGES})").fetchall()
+            # One page comes free with each step of this statement, and ``execute`` makes only the first.
+            cx.executescript(f"PRAGMA incremental_vacuum({8 * _FREE_PAGES})")
             if _pragma(cx, "freelist_count") > _FREE_PAGES:
                 return True
             cx.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

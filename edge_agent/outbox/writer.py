@@ -103,6 +103,7 @@ class Writer:
             damage = self._inbox.take_damage()
             if damage is not None:
                 raise damage
+            self._count_overflow()
             self._step()
         except OutboxCorrupt as error:
             return self._replace(error)
@@ -148,13 +149,12 @@ class Writer:
             self._commit([], give_back=True)
         if not self._batch:
             self._batch = self._drafts(self._inbox.take())
-        self._count_overflow()
         now = time.monotonic()
         if self._batch or any(self._inbox.ended()) or self._reports_due(now) or now >= self._next_age_check:
             self._next_age_check = now + _AGE_CHECK_S
             self._commit([made for _, made in self._batch], give_back=True)
-        elif self._store.shrink():
-            log.debug("outbox: gave space back")
+        else:
+            self._store.shrink()
 
     def _begin(self) -> None:
         """End what a crash left open, say what was lost: in one transaction, before anything new."""

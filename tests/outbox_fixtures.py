@@ -1,0 +1,69 @@
+"""Makers of outboxes, events and metrics for the tests of store and sinks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edge_agent.config import OutboxConfig
+from edge_agent.outbox import Outbox
+from edge_agent.types import Event, Metric, Phase, uuid7_factory
+
+new_id = uuid7_factory()
+UTC = 1_700_000_000.0
+
+
+def make_event(
+    n: int = 0,
+    phase: Phase | None = None,
+    episode: str = "",
+    camera: str = "door",
+    utc: float | None = None,
+    **data: Any,
+) -> Event:
+    """One of social distancing, numbered in its data."""
+    ident = new_id(UTC)
+    when = UTC + n if utc is None else utc
+    return Event(ident, camera, "social_distancing", "violation", phase, episode or ident, when, {"n": n, **data})
+
+
+def make_metric(n: int = 0, camera: str = "door") -> Metric:
+    return Metric(camera, "social_distancing", UTC + 60 * n, 60.0, 58.5, {"people": n})
+
+
+def make_outbox(
+    path: Path, *, clock_ok: bool = True, wall: Any = time.time, report_every_s: float = 60.0, **config: Any
+) -> Outbox:
+    return Outbox(
+        path,
+        OutboxConfig(**{"commit_ms": 5, **config}),
+        site="site",
+        device="box",
+        boot_id="boot-1",
+        clock_ok=lambda: clock_ok,
+        new_id=new_id,
+        wall=wall,
+        report_every_s=report_every_s,
+    )
+
+
+@contextmanager
+def running(path: Path, **options: Any) -> Iterator[Outbox]:
+    """Started, and stopped at the end."""
+    outbox = make_outbox(path, **options)
+    outbox.start()
+    try:
+        yield outbox
+    finally:
+        outbox.stop(5.0)
+
+
+def rows(outbox: Outbox, priority: int = 0) -> list[Any]:
+    """Everything of a priority."""
+    found: list[Any] = []
+    while page := outbox.read(priority, found[-1].row if found else 0, 100):
+        found += page
+    return found
