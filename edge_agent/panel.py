@@ -74,10 +74,13 @@ class LivePanel:
     def __exit__(self, *_: object) -> None:
         self._closing.set()
         self._thread.join(2.0)
+        self._restore()
+
+    def _restore(self) -> None:
         self._live.stop()
         logging.getLogger().handlers[:] = self._handlers
-        for record in self._handler.kept:
-            logging.getLogger().handle(record)
+        while self._handler.kept:
+            logging.getLogger().handle(self._handler.kept.popleft())
 
     def _draw(self) -> None:
         try:
@@ -85,6 +88,7 @@ class LivePanel:
                 self._live.update(screen(self._status(), list(self._feed), self._console.size), refresh=True)
                 self._closing.wait(1 / _HZ)
         except Exception:  # the entry point of a thread: the agent goes on without its panel
+            self._restore()
             log.exception("the live panel failed")
 
 

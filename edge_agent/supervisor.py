@@ -111,10 +111,10 @@ class Supervisor:
         An error of ours that is not ``retriable`` is not tried again. ``run`` returning is the end of its work.
         """
         worker = _Worker(name, run, essential, deadline_s, restart)
-        with self._lock:
-            self._workers.append(worker)
         worker.thread = threading.Thread(target=self._enter, args=(worker,), name=name, daemon=True)
-        worker.thread.start()
+        with self._lock:  # a thread that is listed has been started: it can be joined
+            worker.thread.start()
+            self._workers.append(worker)
 
     def states(self) -> tuple[WorkerStatus, ...]:
         """All workers in the order they were spawned."""

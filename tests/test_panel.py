@@ -251,3 +251,21 @@ def test_tally_and_summary() -> None:
     assert "1 messages dropped" in text
     assert len(text.splitlines()) < 24
     assert Summary(0, 0.0).fps == 0.0
+
+
+def test_a_panel_that_fails_gives_the_terminal_and_the_log_back() -> None:
+    root = logging.getLogger()
+    before = root.handlers[:]
+    written = io.StringIO()
+    root.handlers[:] = [logging.StreamHandler(written)]
+    out = io.StringIO()
+
+    def broken() -> Any:
+        raise ZeroDivisionError
+
+    try:
+        with LivePanel(broken, Console(file=out, force_terminal=True, width=80, height=24)):
+            until(lambda: "the live panel failed" in written.getvalue())
+            assert "\x1b[?1049l" in out.getvalue()
+    finally:
+        root.handlers[:] = before
