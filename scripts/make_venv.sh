@@ -10,11 +10,8 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     apt_line="apt-get install -y python3-venv"
     if [ "$(id -u)" -eq 0 ] && [ "$python" = /usr/bin/python3 ] && command -v apt-get >/dev/null; then
         echo "installing the missing venv module: $apt_line"
-        export DEBIAN_FRONTEND=noninteractive
-        apt-get -qq install -y python3-venv </dev/null >/dev/null 2>&1 || {
-            apt-get -qq update
-            apt-get -qq install -y python3-venv </dev/null >/dev/null
-        }
+        install() { DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y python3-venv </dev/null 2>&1; }
+        log=$(install) || { apt-get -qq update && log=$(install); } || { echo "$log" >&2; exit 1; }
     else
         echo "$python has no venv module. Install it and try again:  sudo $apt_line" >&2
         exit 1
