@@ -57,8 +57,9 @@ def fit_ground(config: GroundConfig, where: str = "ground") -> GroundPlane:
     errors = _errors(to_plane, points, metres)
     if not np.sqrt(np.mean(errors**2)) <= config.max_error_m:
         raise ConfigError([_disagreement(config, errors, points, metres, where)])
-    from_plane, up = vertical(np.linalg.inv(to_plane))
-    inverse: F64 = np.linalg.inv(from_plane)
+    start: F64 = np.asarray(np.linalg.inv(to_plane), np.float64)
+    from_plane, up = vertical(start)
+    inverse: F64 = np.asarray(np.linalg.inv(from_plane), np.float64)
     return GroundPlane(config.image_size, inverse, from_plane, up, k1, k2, errors)
 
 

@@ -191,7 +191,7 @@ def near_pairs(tracks: Tracks, ground: Ground, limit_m: float = PAIR_LIMIT_M) ->
     cov = ground.cov[first] + ground.cov[second]
     way = apart / np.maximum(distance, 1e-9)[:, None]
     variance = np.einsum("ni,nij,nj->n", way, cov, way)
-    return Pairs(tracks.ids[first], tracks.ids[second], distance, np.sqrt(variance))
+    return Pairs(tracks.ids[first], tracks.ids[second], distance, np.sqrt(np.maximum(variance, 0)))
 
 
 @functools.lru_cache(maxsize=256)

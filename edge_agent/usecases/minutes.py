@@ -1,0 +1,135 @@
+"""Aggregates per minute of UTC: what was seen, weighted by the time it was seen for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_agent.types import Metric
+
+_CLOCK_STEP_S = 1.0
+"""UTC that differs from the monotonic clock by more has been set; the minute begun is closed then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one frame shows; it holds until the next frame."""
+
+    levels: Mapping[str, float] = field(default_factory=dict)
+    """Averaged over time, and the highest of them; occupancies of zones are named ``zone/<name>``."""
+    distance_min_m: float | None = None
+    distance_mean_m: float | None = None
+
+
+@dataclass(slots=True)
+class _Minute:
+    start: float
+    observed_s: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    highest: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    distance_min_m: float | None = None
+    distance_s: float = 0.0
+    distance_m_s: float = 0.0
+
+
+class Minutes:
+    """Collects one camera's minutes. ``gap_s``: frames farther apart than this leave the time between unobserved."""
+
+    def __init__(self, camera: str, use_case: str, gap_s: float, interval_s: float = 60.0) -> None:
+        self._camera, self._use_case, self._gap_s, self._interval_s = camera, use_case, gap_s, interval_s
+        self._held = Sample()
+        self._t: float | None = None
+        self._utc = 0.0
+        self._minute: _Minute | None = None
+
+    def advance(self, t: float, utc: float) -> list[Metric]:
+        """Let what was held last time hold until now; returns the minutes that are over."""
+        done: list[Metric] = []
+        if self._t is None or self._minute is None:
+            self._minute = _Minute(self._floor(utc))
+        else:
+            passed = max(t - self._t, 0.0)
+            moved = utc - self._utc
+            if passed <= self._gap_s:
+                left, at = passed, self._utc
+                while left > 0:
+                    part = left
+                    if abs(moved - passed) <= _CLOCK_STEP_S:
+                        part = min(left, max(self._minute.start + self._interval_s - at, 0.0))
+                    self._add(self._minute, part)
+                    left, at = left - part, at + part
+                    if left > 1e-9:
+                        done += self._turn(self._minute.start + self._interval_s)
+                    else:
+                        break
+            if self._floor(utc) != self._minute.start:
+                done += self._turn(self._floor(utc))
+        self._t, self._utc = t, utc
+        return done
+
+    def hold(self, sample: Sample) -> None:
+        """What is seen from now on."""
+        self._held = sample
+        if self._minute is not None:
+            for name, level in sample.levels.items():
+                self._minute.highest[name] = max(level, self._minute.highest.get(name, 0.0))
+            low = sample.distance_min_m
+            if low is not None and (self._minute.distance_min_m is None or low < self._minute.distance_min_m):
+                self._minute.distance_min_m = low
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Something happened in this minute."""
+        if self._minute is not None:
+            self._minute.counts[name] = self._minute.counts.get(name, 0) + by
+
+    def close(self) -> list[Metric]:
+        """The minute begun."""
+        minute, self._minute, self._t = self._minute, None, None
+        return self._metric(minute) if minute else []
+
+    def _floor(self, utc: float) -> float:
+        return utc - utc % self._interval_s
+
+    def _add(self, minute: _Minute, dt: float) -> None:
+        minute.observed_s += dt
+        for name, level in self._held.levels.items():
+            minute.seconds[name] = minute.seconds.get(name, 0.0) + level * dt
+        if self._held.distance_mean_m is not None:
+            minute.distance_s += dt
+            minute.distance_m_s += self._held.distance_mean_m * dt
+
+    def _turn(self, start: float) -> list[Metric]:
+        done = self._metric(self._minute) if self._minute else []
+        self._minute = _Minute(start)
+        self.hold(self._held)
+        return done
+
+    def _metric(self, minute: _Minute) -> list[Metric]:
+        if minute.observed_s <= 0 and not minute.counts:
+            return []
+        observed = minute.observed_s
+
+        def mean(name: str) -> float:
+            return round(minute.seconds.get(name, 0.0) / observed, 3) if observed > 0 else 0.0
+
+        data: dict[str, Any] = {
+            "people_mean": mean("people"),
+            "people_max": int(minute.highest.get("people", 0)),
+            "pairs_mean": mean("pairs"),
+            "pairs_max": int(minute.highest.get("pairs", 0)),
+            "violations": minute.counts.get("violations", 0),
+            "violation_s": round(minute.seconds.get("violations", 0.0), 3),
+            "violations_without_exemption": minute.counts.get("violations_without_exemption", 0),
+            "violation_s_without_exemption": round(minute.seconds.get("violations_without_exemption", 0.0), 3),
+            "min_distance_m": None if minute.distance_min_m is None else round(minute.distance_min_m, 3),
+            "mean_distance_m": round(minute.distance_m_s / minute.distance_s, 3) if minute.distance_s else None,
+            "occupancy": {
+                name.removeprefix("zone/"): {"mean": mean(name), "max": int(highest)}
+                for name, highest in minute.highest.items()
+                if name.startswith("zone/")
+            },
+            "events_held_back": minute.counts.get("events_held_back", 0),
+        }
+        return [Metric(self._camera, self._use_case, minute.start, self._interval_s, round(observed, 3), data)]

@@ -1,0 +1,80 @@
+"""Named polygons in fractions of the frame, and who stands in them.
+
+The anchor of a person is the foot point, the bottom centre of the box, exactly where it is: nothing is clipped to
+the zone or the frame first, so feet outside are outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edge_agent.errors import ConfigError
+from edge_agent.types import F32, F64, Bools
+
+_BORDER = 1e-3
+"""A corner on the frame's border is meant to reach it: boxes that end there end on the border itself, to a fraction of a pixel."""
+
+
+class Zones:
+    """The zones of one camera; immutable. Raises ConfigError for polygons that cross themselves or have no area."""
+
+    def __init__(self, zones: Mapping[str, Sequence[tuple[float, float]]], where: str = "zones") -> None:
+        self.names = tuple(zones)
+        problems = []
+        begins, ends, starts = [], [], [0]
+        for name, corners in zones.items():
+            polygon = np.array(corners, np.float64).reshape(-1, 2)
+            if fault := _fault(polygon):
+                problems.append(f"{where}.{name}: {fault}")
+            polygon = np.where(polygon <= 0, polygon - _BORDER, np.where(polygon >= 1, polygon + _BORDER, polygon))
+            begins.append(polygon)
+            ends.append(np.roll(polygon, -1, axis=0))
+            starts.append(starts[-1] + len(polygon))
+        if problems:
+            raise ConfigError(problems)
+        self._begin = np.concatenate(begins) if begins else np.empty((0, 2))
+        self._end = np.concatenate(ends) if ends else np.empty((0, 2))
+        self._starts = np.array(starts[:-1], np.intp)
+
+    def inside(self, points: F64) -> Bools:
+        """(Z,N): whether each of (N,2) points, fractions of the frame, lies in each zone, in the order of ``names``.
+
+        Even-odd rule; the left and upper edges belong to a zone, the right and lower ones do not (W. R. Franklin, PNPOLY).
+        """
+        if not self.names or not len(points):
+            return np.zeros((len(self.names), len(points)), bool)
+        x, y = points[:, 0], points[:, 1]
+        (x1, y1), (x2, y2) = self._begin.T[:, :, None], self._end.T[:, :, None]
+        spans = (y1 <= y) != (y2 <= y)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            crosses = spans & (x < (x2 - x1) * ((y - y1) / (y2 - y1)) + x1)
+        inside: Bools = np.add.reduceat(crosses, self._starts, axis=0, dtype=np.int64) % 2 == 1
+        return inside
+
+
+def foot_fractions(boxes: F32, size: tuple[int, int]) -> F64:
+    """(N,2) foot points of (N,4) boxes as fractions of a frame of ``size`` (width, height)."""
+    foot = np.empty((len(boxes), 2))
+    foot[:, 0] = (boxes[:, 0] + boxes[:, 2]) / (2 * size[0])
+    foot[:, 1] = boxes[:, 3] / size[1]
+    return foot
+
+
+def _fault(polygon: F64) -> str | None:
+    n = len(polygon)
+    if n < 3:
+        return f"has {n} corners, at least 3 are needed"
+    a, b = polygon, np.roll(polygon, -1, axis=0)
+    d = b - a
+    # side[i, j]: on which side of edge i the corner j is
+    side = d[:, None, 0] * (a[None, :, 1] - a[:, None, 1]) - d[:, None, 1] * (a[None, :, 0] - a[:, None, 0])
+    parts = side * np.roll(side, -1, axis=1) < 0
+    crossing = np.argwhere(np.triu(parts & parts.T, 1))
+    if len(crossing):
+        i, j = crossing[0]
+        return f"edges {i + 1} and {j + 1} cross; list the corners in order around the zone"
+    if abs(np.sum(a[:, 0] * b[:, 1] - b[:, 0] * a[:, 1])) < 1e-9:
+        return "has no area"
+    return None
