@@ -79,6 +79,7 @@ class ChainStats:
     latency_s: float = 0.0
     people: int = 0
     people_max: int = 0
+    first_done: float | None = None
     last_done: float | None = None
     last_error: str = ""
     _window: list[float] = field(default_factory=list)
@@ -86,6 +87,7 @@ class ChainStats:
     def done(self, now: float, captured: float, people: int) -> None:
         """Count a processed frame; ``now`` and ``captured`` are monotonic seconds."""
         self.frames += 1
+        self.first_done = self.first_done or now
         self.last_done = now
         self.latency_s += 0.1 * (now - captured - self.latency_s) if self.frames > 1 else now - captured
         self.people, self.people_max = people, max(people, self.people_max)
@@ -94,6 +96,10 @@ class ChainStats:
         if len(window) > 1 and (now - window[0] >= 2.0 or len(window) >= 256):
             self.fps = (len(window) - 1) / (now - window[0]) if now > window[0] else 0.0
             del window[:-1]
+
+    def recent_fps(self, now: float) -> float:
+        """Processed frames per second; 0 once none came for five seconds."""
+        return 0.0 if self.last_done is None or now - self.last_done > 5.0 else self.fps
 
 
 class CameraChain:

@@ -121,6 +121,8 @@ class RecordedFrame:
     index: int
     t: float
     detections: Detections
+    position: int
+    """Bytes of the file up to its end, for progress."""
 
 
 def read_record(path: Path, labels: tuple[str, ...] = ()) -> tuple[Header, Iterator[RecordedFrame]]:
@@ -130,7 +132,7 @@ def read_record(path: Path, labels: tuple[str, ...] = ()) -> tuple[Header, Itera
     """
     lines = _lines(path)
     try:
-        first = next(lines)[1]
+        first = next(lines)[2]
     except StopIteration:
         raise UsageError(f"{path}: empty, a record begins with a header line") from None
     try:
@@ -152,10 +154,10 @@ def read_record(path: Path, labels: tuple[str, ...] = ()) -> tuple[Header, Itera
     return header, _frames(path, lines, list(labels))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     try:
         with path.open("rb") as file:
-            number = 0
+            number = position = 0
             while text := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if len(text) > MAX_LINE_BYTES:
@@ -168,14 +170,15 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise UsageError(f"{path}:{number}: no JSON: {error}") from error
                 if not isinstance(value, dict):
                     raise UsageError(f"{path}:{number}: a JSON object is expected, not {type(value).__name__}")
-                yield number, value
+                position += len(text)
+                yield number, position, value
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
-def _frames(path: Path, lines: Iterator[tuple[int, dict[str, Any]]], labels: list[str]) -> Iterator[RecordedFrame]:
+def _frames(path: Path, lines: Iterator[tuple[int, int, dict[str, Any]]], labels: list[str]) -> Iterator[RecordedFrame]:
     last = float("-inf")
-    for number, line in lines:
+    for number, position, line in lines:
         try:
             found = line["detections"]
             for item in found:
@@ -187,7 +190,7 @@ def _frames(path: Path, lines: Iterator[tuple[int, dict[str, Any]]], labels: lis
                 np.array([labels.index(item["label"]) for item in found], np.int32),
                 tuple(labels),
             )
-            frame = RecordedFrame(str(line["camera"]), int(line["frame"]), float(line["t"]), detections)
+            frame = RecordedFrame(str(line["camera"]), int(line["frame"]), float(line["t"]), detections, position)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{path}:{number}: no frame line ({type(error).__name__}: {error})") from error
         if not last <= frame.t < float("inf"):

@@ -215,6 +215,14 @@ def rfc3339(utc: float) -> str:
     return datetime.fromtimestamp(utc, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def parse_rfc3339(text: str) -> float:
+    """POSIX seconds of an RFC 3339 time with a zone. Raises ValueError."""
+    parsed = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    if parsed.tzinfo is None:
+        raise ValueError(f"{text!r} needs a time zone, for example 2026-01-31T12:00:00Z")
+    return parsed.timestamp()
+
+
 class Beat(Protocol):
     """A worker's sign of life. *Stuck* is being between ``begin`` and ``end`` for longer than the deadline; waiting outside is healthy.
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_agent.detect.decoders.yolov8 import decode
 from edge_agent.detect.manifest import InputSpec
-from edge_agent.detect.nms import iou_matrix, nms
+from edge_agent.detect.nms import nms
 from edge_agent.detect.preprocess import Letterbox, Preprocessor
 from edge_agent.types import F32
 
@@ -65,6 +65,15 @@ def test_the_tensor_is_one_buffer_used_again() -> None:
     assert preprocess(image)[0] is preprocess(image)[0]
 
 
+def iou_of(a: F32, b: F32) -> float:
+    """The definition, in plain Python."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    inter = max(float(width), 0.0) * max(float(height), 0.0)
+    area = [float(x[2] - x[0]) * float(x[3] - x[1]) for x in (a, b)]
+    return inter / (sum(area) - inter)
+
+
 def boxes_of(data: st.DataObject, n: int) -> F32:
     corner = st.tuples(st.floats(0, 500), st.floats(0, 500), st.floats(1, 200), st.floats(1, 200))
     rows = data.draw(st.lists(corner, min_size=n, max_size=n))
@@ -79,28 +88,14 @@ def test_suppression_keeps_the_best_and_leaves_no_overlap(n: int, iou: float, li
     keep = nms(boxes, scores, classes, iou, limit)
     assert len(keep) == len(set(keep.tolist())) <= limit
     assert (np.diff(scores[keep]) <= 0).all()
-    overlaps = iou_matrix(boxes, boxes)
     kept = set(keep.tolist())
-    for a in kept:
-        for b in kept - {a}:
-            assert classes[a] != classes[b] or overlaps[a, b] <= iou
+    for x in kept:
+        for y in kept - {x}:
+            assert classes[x] != classes[y] or iou_of(boxes[x], boxes[y]) <= iou + 1e-4
     if len(keep) < limit:  # whatever went has a better or equal kept box of its class over it
         for lost in set(range(n)) - kept:
-            over = [
-                k for k in kept if classes[k] == classes[lost] and overlaps[k, lost] > iou and scores[k] >= scores[lost]
-            ]
-            assert over
-
-
-def test_suppression_agrees_with_opencv() -> None:
-    rng = np.random.default_rng(5)
-    low = rng.uniform(0, 300, (200, 2)).astype(np.float32)
-    boxes = np.concatenate((low, low + rng.uniform(20, 90, (200, 2)).astype(np.float32)), axis=1)
-    scores = rng.permutation(np.linspace(0.1, 0.9, 200)).astype(np.float32)
-    rects = [(float(x1), float(y1), float(x2 - x1), float(y2 - y1)) for x1, y1, x2, y2 in boxes]
-    theirs = cv2.dnn.NMSBoxes(rects, scores.tolist(), 0.05, 0.5)
-    ours = nms(boxes, scores, np.zeros(200, np.int32), 0.5, 300)
-    assert ours.tolist() == np.asarray(theirs).ravel().tolist()
+            rivals = [k for k in kept if classes[k] == classes[lost] and scores[k] >= scores[lost]]
+            assert any(iou_of(boxes[k], boxes[lost]) > iou - 1e-4 for k in rivals)
 
 
 @pytest.mark.parametrize("classes", [1, 3])

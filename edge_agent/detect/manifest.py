@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,3 +137,12 @@ def find_model(reference: str, models_dir: Path) -> Model:
         there = sorted(f"{p.parent.parent.name}@{p.parent.name}" for p in models_dir.glob("*/*/manifest.yaml"))
         raise ModelError(f"model {reference!r} is not in {models_dir} (there: {', '.join(there) or 'none'})")
     return load_model(models_dir / name / (version or versions[-1]))
+
+
+def list_models(models_dir: Path) -> list[Manifest]:
+    """Every readable manifest, by name and version. One that is broken is left out: its use would say why."""
+    found = []
+    for path in models_dir.glob("*/*/manifest.yaml"):
+        with contextlib.suppress(ModelError):
+            found.append(load_model(path.parent).manifest)
+    return sorted(found, key=lambda m: (m.name, _version_key(m.version)))

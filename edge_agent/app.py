@@ -1,0 +1,354 @@
+"""The composition root: a configuration becomes running objects, in one place, and stops in one order. No logic."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_agent import __version__
+from edge_agent.capture.worker import CaptureWorker, make_slot
+from edge_agent.config import CameraConfig, Config
+from edge_agent.detect.detector import ModelDetector
+from edge_agent.detect.manifest import Model, find_model, list_models
+from edge_agent.errors import UsageError
+from edge_agent.health.heartbeat import HeartbeatBuilder
+from edge_agent.health.host import HostProbe, clock_synchronised
+from edge_agent.health.rest import RestServer
+from edge_agent.health.sd_notify import Notifier
+from edge_agent.health.status import AgentStatus, ModelStatus
+from edge_agent.outbox import Outbox
+from edge_agent.pipeline import CameraChain, CameraLane, DetectionPool, FrameResult
+from edge_agent.record import RecordWriter
+from edge_agent.report import state_line
+from edge_agent.sinks.mqtt import MqttSink
+from edge_agent.snapshot import snapshot_jpeg
+from edge_agent.status_board import camera_status, mqtt_status, outbox_status
+from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
+from edge_agent.track import MultiObjectTracker
+from edge_agent.types import DEVICE, Beat, CameraChange, Event, NewId, Output, parse_rfc3339, uuid7_factory
+from edge_agent.usecases import FloorProjector, build_use_cases
+
+log = logging.getLogger(__name__)
+
+Emit = Callable[[Sequence[Output]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line says about one run, over the configuration."""
+
+    source: str | None = None
+    model: str | None = None
+    realtime: bool = False
+    max_frames: int | None = None
+    record: Path | None = None
+    mqtt: bool = True
+
+
+def build_chain(
+    config: Config,
+    camera: CameraConfig,
+    *,
+    new_id: NewId,
+    emit: Emit,
+    on_result: Callable[[FrameResult], None] | None = None,
+) -> CameraChain:
+    """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
+    return CameraChain(
+        camera.id,
+        tracker=MultiObjectTracker(config.track),
+        ground=FloorProjector(camera),
+        use_cases=build_use_cases(config.use_cases, camera, new_id),
+        emit=emit,
+        on_result=on_result,
+    )
+
+
+@contextlib.contextmanager
+def state_lock(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder for this process: two agents on one outbox would give one sequence number twice."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        file = (state_dir / "lock").open("w")
+    except OSError as error:
+        raise UsageError(f"state_dir {state_dir}: {error.strerror}; name a folder that can be written to") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"state_dir {state_dir} is in use by another agent; stop it, or give this one its own"
+            ) from error
+        yield
+
+
+class RelayBeat:
+    """Stands for the beat that the supervisor gives a worker when it starts it."""
+
+    target: Beat | None = None
+
+    def begin(self) -> None:
+        """See ``Beat``."""
+        if self.target is not None:
+            self.target.begin()
+
+    def end(self) -> None:
+        """See ``Beat``."""
+        if self.target is not None:
+            self.target.end()
+
+
+class CameraUnit:
+    """All objects of one camera."""
+
+    def __init__(self, agent: Agent, config: CameraConfig, ready: threading.Condition) -> None:
+        self.config = config
+        self.beat = RelayBeat()
+        self.slot = make_slot(config, agent.options.realtime, ready, agent.stop)
+        self.capture = CaptureWorker(
+            config,
+            self.slot,
+            agent.camera_changed,
+            agent.stop,
+            realtime=agent.options.realtime,
+            max_frames=agent.options.max_frames,
+            beat=self.beat,
+        )
+        self.last: FrameResult | None = None
+        self.recorder: RecordWriter | None = None
+        keep = agent.options.record is not None or agent.config.privacy.images
+        on_result = self._result if keep else None
+        self._keep_image = agent.config.privacy.images
+        self.chain = build_chain(agent.config, config, new_id=agent.new_id, emit=agent.outbox.put, on_result=on_result)
+        self.lane = CameraLane(self.slot, self.chain)
+
+    def run_capture(self, beat: Beat) -> None:
+        """The capture thread's body."""
+        self.beat.target = beat
+        self.capture.run()
+
+    def _result(self, result: FrameResult) -> None:
+        if self.recorder is not None:
+            self.recorder.write(result)
+        if self._keep_image:
+            self.last = result
+
+
+def _with_options(config: Config, options: RunOptions) -> Config:
+    """The command line wins over the file, for this run."""
+    changes: dict[str, Any] = {}
+    if options.model is not None:
+        changes["model"] = options.model
+    if options.source is not None:
+        first, *others = config.cameras
+        changes["cameras"] = [first.model_copy(update={"source": options.source}), *others]
+    return config.model_copy(update=changes)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class Agent:
+    """One daemon. The constructor raises for what is wrong before anything runs; ``run`` blocks until the end."""
+
+    def __init__(self, config: Config, options: RunOptions) -> None:
+        self.config = config = _with_options(config, options)
+        self.options = options
+        self.stop = threading.Event()
+        self.started = time.monotonic()
+        self.boot_id = uuid.uuid4().hex
+        self.new_id = uuid7_factory()
+        self.last_error = ""
+        self.names: dict[str, str] = {"site": config.site, "device": config.device or "device", "boot_id": self.boot_id}
+        self.model: Model = find_model(config.model, config.models_dir)
+        self.outbox = Outbox(
+            config.state_dir / "outbox.db",
+            config.outbox,
+            **self.names,
+            clock_ok=lambda: clock_synchronised() is not False,
+            new_id=self.new_id,
+        )
+        ready = threading.Condition()
+        self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
+        for unit in self.cameras:
+            unit.capture.prepare()
+        self.detector = ModelDetector(self.model, config.detect)
+        workers = config.detect.workers or _cores()
+        self.workers = workers if self.detector.backend.parallel else 1
+        self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
+        self.mqtt: MqttSink | None = None
+        if config.mqtt.enabled and options.mqtt:
+            self.mqtt = MqttSink(
+                config.mqtt,
+                self.outbox,
+                **self.names,
+                version=__version__,
+                on_alarm=lambda event: self.outbox.put([event]),
+            )
+        self.rest: RestServer | None = None
+        if config.http.enabled:
+            shot = self.snapshot if config.privacy.images else None
+            self.rest = RestServer(config.http, self.status, self.recent_events, self.models, shot)
+        self.supervisor = Supervisor(self.stop)
+        self._host = HostProbe(config.state_dir)
+        self._heartbeat = HeartbeatBuilder()
+        self._digest = config.digest()
+        self._next_beat = 0.0
+        self._last_words = b""
+        self._notifier = Notifier()
+
+    # ---- running
+
+    def run(self, tick: Callable[[], None], *, last_words: bytes = b"", interval_s: float = 0.25) -> int:
+        """Run until the sources end, a signal comes or a worker is lost; the exit code.
+
+        ``tick`` is called from this thread about every ``interval_s``; ``last_words`` go to the terminal when a second
+        signal ends the process at once.
+        """
+        self._last_words = last_words
+        with state_lock(self.config.state_dir):
+            self._open_records()
+            try:
+                self._start()
+                self.supervisor.wait(lambda: self._tick(tick), interval_s)
+            finally:
+                self._stop()
+        if self.supervisor.failure is not None:
+            log.error("%s", self.supervisor.failure)
+            return self.supervisor.failure.exit_code
+        return 0
+
+    def _start(self) -> None:
+        self.supervisor.install_signals(self._last_words)
+        self.outbox.start()
+        if self.mqtt is not None:
+            self.mqtt.start()
+        if self.rest is not None:
+            self.rest.start()
+        for unit in self.cameras:
+            self.supervisor.spawn(
+                f"capture:{unit.config.id}",
+                unit.run_capture,
+                # A file is the run's purpose; a live camera that is gone is a state, never the end of the process.
+                essential=not unit.capture.live,
+                deadline_s=30.0,
+                restart=unit.capture.live,
+            )
+        for number in range(self.workers):
+            self.supervisor.spawn(f"detect:{number}", self.pool.work, essential=True, deadline_s=30.0, restart=True)
+        self._notifier.ready("running")
+
+    def _tick(self, tick: Callable[[], None]) -> None:
+        self._notifier.watchdog(self.supervisor.check())
+        now = time.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + self.config.mqtt.heartbeat_s
+            status = self.status()
+            self._notifier.status(state_line(status))
+            if self.mqtt is not None:
+                self.mqtt.publish_now("heartbeat", self._heartbeat.build(status, time.time()), retain=False)
+        tick()
+        if all(worker.state == "done" for worker in self.supervisor.states()):
+            self.stop.set()
+
+    def _stop(self) -> None:
+        self._notifier.stopping("stopping")
+        self.stop.set()
+        steps = [
+            StopStep("capture", lambda: self.supervisor.join("capture:", 2.0), 2.0),
+            StopStep("detection", lambda: self.supervisor.join("detect:", 2.0), 2.0),
+            StopStep("use cases", self._close_chains, 1.0),
+            StopStep("outbox", lambda: self.outbox.flush(1.5), 1.5),
+        ]
+        if self.mqtt is not None:
+            steps.append(StopStep("mqtt", lambda mqtt=self.mqtt: mqtt.stop(1.5), 2.0))  # type: ignore[misc]
+        steps.append(StopStep("outbox close", lambda: self.outbox.stop(0.5), 0.7))
+        if self.rest is not None:
+            steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.5), 0.6))  # type: ignore[misc]
+        run_stop_steps(steps)
+
+    def _close_chains(self) -> None:
+        for unit in self.cameras:
+            ended = unit.capture.stats.state == "ended"
+            unit.chain.close("end_of_file" if ended else "shutdown")
+            if unit.recorder is not None:
+                unit.recorder.close()
+
+    def _open_records(self) -> None:
+        if (path := self.options.record) is None:
+            return
+        name = f"{self.model.manifest.name}@{self.model.manifest.version}"
+        for unit in self.cameras:
+            own = path if len(self.cameras) == 1 else path.with_suffix(f".{unit.config.id}{path.suffix}")
+            fps = unit.config.fps or getattr(unit.capture, "nominal_fps", 0.0)
+            unit.recorder = RecordWriter(own, fps=fps, config_hash=self._digest, model=name)
+
+    # ---- what others ask of it
+
+    def camera_changed(self, change: CameraChange) -> None:
+        """A camera's state or view changed: an event about the box."""
+        data = {"camera": change.camera, "state": change.value, "previous": change.previous, "reason": change.reason}
+        ident = self.new_id(change.utc)
+        self.outbox.put([Event(ident, DEVICE, "device", change.what, None, ident, change.utc, data)])
+
+    def status(self) -> AgentStatus:
+        """The state of the moment; callable from any thread, cheap."""
+        manifest = self.model.manifest
+        model = f"{manifest.name}@{manifest.version}"
+        cameras = tuple(camera_status(unit.capture, unit.chain, model) for unit in self.cameras)
+        errors = [camera.last_error for camera in cameras if camera.last_error]
+        return AgentStatus(
+            site=self.config.site,
+            device=self.names["device"],
+            version=__version__,
+            boot_id=self.boot_id,
+            config_hash=self._digest,
+            uptime_s=time.monotonic() - self.started,
+            cameras=cameras,
+            workers=self.supervisor.states(),
+            outbox=outbox_status(self.outbox.stat()),
+            mqtt=mqtt_status(self.config.mqtt, self.mqtt),
+            model=ModelStatus(
+                name=manifest.name,
+                version=manifest.version,
+                sha256=self.model.file_for(self.config.detect.backend).sha256,
+                backend=f"{self.config.detect.backend} ({self.detector.backend.device})",
+                active=True,
+            ),
+            host=self._host.sample(),
+            last_error=errors[-1] if errors else "",
+            http=self.rest.url if self.rest is not None else "",
+        )
+
+    def recent_events(self, since: str | None, limit: int) -> list[dict[str, Any]]:
+        """For REST; ``since`` is RFC 3339 UTC."""
+        return self.outbox.recent(0.0 if since is None else parse_rfc3339(since), limit)
+
+    def models(self) -> list[dict[str, Any]]:
+        """For REST: the models there are, and which is at work."""
+        return [
+            {
+                "name": manifest.name,
+                "version": manifest.version,
+                "family": manifest.family,
+                "labels": list(manifest.labels),
+                "licence": manifest.licence,
+                "active": manifest == self.model.manifest,
+            }
+            for manifest in list_models(self.config.models_dir)
+        ]
+
+    def snapshot(self, camera: str) -> bytes | None:
+        """For REST, only where pictures are allowed."""
+        last = next((unit.last for unit in self.cameras if unit.config.id == camera), None)
+        return None if last is None else snapshot_jpeg(last, hide_persons=self.config.privacy.pixelate)
