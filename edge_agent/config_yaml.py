@@ -139,9 +139,10 @@ def _members(loader: Any, node: yaml.MappingNode, path: KeyPath, tree: Tree) -> 
             tree.faults.append(Fault(mark, path, "a key must be plain text"))
             continue
         name = str(key.value)  # as written: `on` and `1` are names here, not a truth value and a number
+        place = (*path, name)
         if name in seen:
-            tree.faults.append(Fault(mark, (*path, name), f"given twice, first in line {seen[name]}; keep one"))
+            tree.faults.append(Fault(mark, place, f"given twice, first in line {seen[name]}; keep one"))
             continue
         seen[name] = mark[0]
-        tree.keys[(*path, name)] = mark
-        yield name, _build(loader, child, (*path, name), tree)
+        tree.keys[place] = mark
+        yield name, _build(loader, child, place, tree)
