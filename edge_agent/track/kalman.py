@@ -38,7 +38,7 @@ class Noise:
     """Of a confidently detected box."""
     velocity: Axes = (0.6, 0.3, 0.1, 0.1)
     """Of the unknown velocity of a new track, per second: a pedestrian walks 0.8 heights in a second."""
-    wander: Axes = (0.15, 0.1, 0.05, 0.05)
+    wander: Axes = (0.15, 0.1, 0.1, 0.1)
     """By how much the velocity changes within one second, per second."""
     memory_s: Axes = (60.0, 60.0, 0.5, 0.5)
     """Correlation time of the velocity."""

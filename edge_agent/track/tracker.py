@@ -33,14 +33,21 @@ CONFIRM_SCORES = 1.0
 """A track is confirmed by this many boxes with high scores, whose scores add up to this."""
 TENTATIVE_S = 0.25
 """A track that is not confirmed ends when unseen for longer than this and for more than one frame."""
+FAINT = 1.5
+"""A track with low scores only ends after this many ``max_lost_s``: something else may lie there and look like a person."""
 INSIDE = 0.5
 """A newcomer sharing more than this of the smaller box with a known person may be a double box …"""
 DOUBLE_S = 1.5
 """… and is believed when it has lasted for this long: detectors' double boxes do not."""
 
 _ROW = np.dtype(
-    [("id", "i8"), ("label", "i4"), ("score", "f4"), ("hits", "i4"), ("scores", "f4"), ("born", "f8"), ("seen", "f8")]
+    {
+        "names": ["id", "label", "score", "hits", "scores", "born", "seen", "sure", "now"],
+        "formats": ["i8", "i4", "f4", "i4", "f4", "f8", "f8", "f8", "?"],
+    }
 )
+"""What is known of a track beside its filter: id (0 until confirmed), class and last score; number and sum of high
+scores; times of the first box, the last box and the last high score; whether it has a box in this frame."""
 
 
 class MultiObjectTracker:
@@ -58,11 +65,8 @@ class MultiObjectTracker:
         self._t = -np.inf
         self._previous = -np.inf
 
-    def update(self, detections: Detections, t: float, size: tuple[int, int] | None = None) -> Tracks:
-        """Advance to ``t`` (seconds) with that frame's detections and report the confirmed tracks, ordered by id.
-
-        With ``size``, (width, height) of the frame in pixels, an unseen track ends when its centre leaves the frame.
-        """
+    def update(self, detections: Detections, t: float) -> Tracks:
+        """Advance to ``t`` (seconds) with that frame's detections and report the confirmed tracks, ordered by id."""
         t = max(t, self._t)
         if self._t > -np.inf:
             self._filters.predict(t - self._t)
@@ -79,31 +83,40 @@ class MultiObjectTracker:
         self._confirm(rows)
         high[columns] = False
         self._begin(measured[high], labels[high], scores[high])
-        self._end(size)
+        self._end()
         return self._report(detections.labels)
 
     def _associate(self, measured: F64, labels: I32, doubt: F64, high: Bools) -> tuple[Rows, Rows]:
-        """Rows of tracks and the detections (columns) they get: by likelihood, by overlap, then low scores by likelihood."""
+        """Rows of tracks and the detections (columns) they get: high scores by likelihood, by overlap, then low scores."""
         if not len(self._rows) or not len(measured):
             return NONE, NONE
-        filters, known = self._filters, self._rows["id"] > 0
+        filters, known, high, weak = self._filters, self._rows["id"] > 0, high.copy(), np.flatnonzero(~high)
         cost = surprise(filters.mean, filters.var[0], filters.fresh(), measured, doubt)
         cost += NEWCOMER * ~known[:, None]
         other = self._rows["label"][:, None] != labels
         cost[other] = FORBIDDEN
-        pairs = _Pairs(known, high)
-        pairs.match(np.arange(len(known)), pairs.high(), cost, GATE)
-        rest, strong = pairs.known(), pairs.high()
+        every, strong = np.arange(len(known)), np.flatnonzero(high)
+        first = _choose(cost, every, strong, GATE)
+        known[first[0]] = high[first[1]] = False
+
+        rest, strong = np.flatnonzero(known), np.flatnonzero(high)
         if len(rest) and len(strong):
-            apart = 1 - overlaps(to_boxes(filters.mean[rest]), to_boxes(measured[strong]))[0]
-            apart[other[np.ix_(rest, strong)]] = FORBIDDEN
-            pairs.add(rest, strong, assign(apart, 1 - RESCUE_IOU))
-        pairs.match(pairs.known(), np.flatnonzero(~high), cost, GATE_LOW)
-        return pairs.rows, pairs.columns
+            apart = np.full_like(cost, FORBIDDEN)
+            apart[np.ix_(rest, strong)] = 1 - overlaps(to_boxes(filters.mean[rest]), to_boxes(measured[strong]))[0]
+            apart[other] = FORBIDDEN
+            second = _choose(apart, rest, strong, 1 - RESCUE_IOU)
+        else:
+            second = NONE, NONE
+        known[second[0]] = False
+        third = _choose(cost, np.flatnonzero(known), weak, GATE_LOW)
+        return np.concatenate([first[0], second[0], third[0]]), np.concatenate([first[1], second[1], third[1]])
 
     def _record(self, rows: Rows, scores: F32, high: Bools) -> None:
+        self._rows["now"] = False
+        self._rows["now"][rows] = True
         self._rows["seen"][rows] = self._t
         self._rows["score"][rows] = scores
+        self._rows["sure"][rows[high]] = self._t
         self._rows["hits"][rows] += high
         self._rows["scores"][rows] += scores * high
 
@@ -114,7 +127,7 @@ class MultiObjectTracker:
         rows = rows[ready]
         if not len(rows):
             return
-        others = np.flatnonzero((self._rows["id"] > 0) & (self._rows["seen"] == self._t))
+        others = np.flatnonzero((self._rows["id"] > 0) & self._rows["now"])
         shapes = to_boxes(self._filters.mean)
         inside = overlaps(shapes[rows], shapes[others])[1] > INSIDE
         inside &= self._rows["label"][rows, None] == self._rows["label"][others]
@@ -127,20 +140,18 @@ class MultiObjectTracker:
             return
         new = np.zeros(len(measured), _ROW)
         new["label"], new["score"], new["hits"], new["scores"] = labels, scores, 1, scores
-        new["born"] = new["seen"] = self._t
+        new["now"] = True
+        new["born"] = new["seen"] = new["sure"] = self._t
         self._rows = np.concatenate([self._rows, new])
         self._filters.append(measured)
 
-    def _end(self, size: tuple[int, int] | None) -> None:
-        """Forget the tracks that were not seen for too long, and unseen ones that walked out of the frame."""
-        unseen = self._t - self._rows["seen"]
-        known = self._rows["id"] > 0
-        keep = np.where(known, unseen <= self._config.max_lost_s, unseen <= TENTATIVE_S)
+    def _end(self) -> None:
+        """Forget the tracks that were not seen for too long."""
+        unseen, known = self._t - self._rows["seen"], self._rows["id"] > 0
+        patience = self._config.max_lost_s
+        keep = np.where(known, unseen <= patience, unseen <= TENTATIVE_S)
+        keep &= self._t - self._rows["sure"] <= FAINT * patience
         keep |= ~known & (self._rows["seen"] == self._previous)
-        if size is not None:
-            centre = self._filters.mean[:, :2].copy()
-            centre[:, 1] += self._filters.mean[:, 3] * 0.5
-            keep &= (unseen == 0) | ((centre >= 0) & (centre <= size)).all(axis=1)
         if not keep.all():
             self._rows = self._rows[keep]
             self._filters.keep(keep)
@@ -155,33 +166,12 @@ class MultiObjectTracker:
             boxes=to_boxes(self._filters.mean[shown]).astype(np.float32),
             scores=rows["score"].copy(),
             classes=rows["label"].copy(),
-            predicted=unseen[shown] > 0,
+            predicted=~rows["now"],
             labels=labels,
         )
 
 
-class _Pairs:
-    """The matches of one frame as they grow: what is still free of the known tracks and of the high scores."""
-
-    def __init__(self, known: Bools, high: Bools) -> None:
-        self._known, self._high = known.copy(), high.copy()
-        self.rows, self.columns = NONE, NONE
-
-    def known(self) -> Rows:
-        """Confirmed tracks without a detection."""
-        return np.flatnonzero(self._known)
-
-    def high(self) -> Rows:
-        """Detections with high scores without a track."""
-        return np.flatnonzero(self._high)
-
-    def match(self, rows: Rows, columns: Rows, cost: F64, limit: float) -> None:
-        """Assign within a part of ``cost``."""
-        if len(rows) and len(columns):
-            self.add(rows, columns, assign(cost[np.ix_(rows, columns)], limit))
-
-    def add(self, rows: Rows, columns: Rows, found: tuple[Rows, Rows]) -> None:
-        """Take over matches given as indices into ``rows`` and ``columns``."""
-        rows, columns = rows[found[0]], columns[found[1]]
-        self._known[rows] = self._high[columns] = False
-        self.rows, self.columns = np.concatenate([self.rows, rows]), np.concatenate([self.columns, columns])
+def _choose(cost: F64, rows: Rows, columns: Rows, limit: float) -> tuple[Rows, Rows]:
+    """The assignment within a part of ``cost``, in the indices of the whole."""
+    found = assign(cost[np.ix_(rows, columns)], limit)
+    return rows[found[0]], columns[found[1]]
