@@ -6,14 +6,16 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from edge_agent.capture import opencv, reader, worker
+from edge_agent.capture.source import open_source
 from edge_agent.config import CameraConfig
 from edge_agent.errors import WorkerDied
 from tests.capture_helpers import Rig, wait_until
-from tests.rtsp import RtspServer, SilentServer
+from tests.rtsp import RtspServer, SilentServer, free_port
 
 pytestmark = pytest.mark.slow
 NOTICED_S = 5.0
@@ -174,3 +176,22 @@ def test_a_device_that_is_missing_is_retried() -> None:
     with Rig(camera("/dev/video-none")) as rig:
         rig.wait_value("reconnecting", NOTICED_S)
         assert rig.error is None
+
+
+def test_many_refused_attempts_leave_nothing_behind() -> None:
+    """What a camera that is away for days does to the process, without its back-off."""
+    url = camera(f"rtsp://127.0.0.1:{free_port()}/cam")
+
+    def attempts(count: int) -> tuple[int, int, float]:
+        for _ in range(count):
+            one = reader.Reader("cam", open_source(url), lambda frame: None)
+            one.start()
+            one.join(20)
+            assert one.error is not None
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return threading.active_count(), descriptors(), pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    threads, fds, rss_mb = attempts(50)
+    threads_after, fds_after, rss_after_mb = attempts(400)
+    assert (threads_after, fds_after) == (threads, fds)
+    assert rss_after_mb - rss_mb < 4.0

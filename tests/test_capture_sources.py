@@ -123,6 +123,7 @@ def test_every_frame_of_a_file_comes_through_a_slow_consumer(tmp_path: Path) -> 
     assert [f[0] for f in rig.frames] == list(range(30))
     assert rig.values() == ["delivering", "ended"]
     assert rig.slot.exhausted and rig.worker.dropped == 0
+    assert rig.worker.length == 30 and rig.worker.nominal_fps == 10.0
     assert rig.worker.stats.frames == 30 and rig.worker.stats.size == (96, 64)
     assert rig.beat.begun == rig.beat.ended > 30
 

@@ -31,7 +31,8 @@ class ImageFolder:
         self.progress = time.monotonic()
         self._camera = camera
         self._folder = folder
-        self._fps = camera.fps or _DEFAULT_FPS
+        self.length: int | None = None
+        self.fps = camera.fps or _DEFAULT_FPS
         self._limit = RateLimit(camera.max_fps)
         self._paths: list[Path] = []
         self._index = 0
@@ -48,6 +49,7 @@ class ImageFolder:
             raise SourceNotFound(f"{where}: holds no pictures ({', '.join(sorted(_SUFFIXES))})")
         if _decode(self._paths[0]) is None:
             raise SourceNotFound(f"{where}: cannot decode {self._paths[0].name}")
+        self.length = len(self._paths)
         self._start = start_utc(self._camera.start)
 
     def read(self) -> Frame | None:
@@ -55,7 +57,7 @@ class ImageFolder:
         while self._index < len(self._paths):
             index, path = self._index, self._paths[self._index]
             self._index += 1
-            t = index / self._fps
+            t = index / self.fps
             if not self._limit.passes(t):
                 continue
             image = _decode(path)

@@ -27,6 +27,8 @@ class VideoFile:
 
     def __init__(self, camera: CameraConfig, path: Path) -> None:
         self.progress = time.monotonic()
+        self.length: int | None = None
+        self.fps = 0.0
         self._camera = camera
         self._path = path
         self._limit = RateLimit(camera.max_fps)
@@ -35,9 +37,7 @@ class VideoFile:
         self._start = 0.0
         self._first_ms: float | None = None
         self._last_t = 0.0
-        self._period = 0.0
         self._pos_msec = 0
-        self._expected = 0
         self._index = 0
 
     def open(self) -> None:
@@ -54,10 +54,11 @@ class VideoFile:
             raise SourceNotFound(
                 f"camera {self._camera.id}: cannot decode {self._path}: not a video FFmpeg understands, or damaged"
             )
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self._period = 1.0 / (self._camera.fps or (fps if 0 < fps < 1000 else 25.0))
+        fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps = self._camera.fps or (fps if 0 < fps < 1000 else 25.0)
         self._pos_msec = cv2.CAP_PROP_POS_MSEC
-        self._expected = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.length = count if count > 0 else None
         self._start = start_utc(self._camera.start)
 
     def read(self) -> Frame | None:
@@ -81,13 +82,9 @@ class VideoFile:
             self.progress = time.monotonic()
             if ok:
                 return Frame(self._camera.id, index, t, self._start + t, image)
-        if self._index < 0.9 * self._expected:
+        if self.length is not None and self._index < 0.9 * self.length:
             _log.warning(
-                "camera %s: %s ends after %d of about %d frames",
-                self._camera.id,
-                self._path,
-                self._index,
-                self._expected,
+                "camera %s: %s ends after %d of about %d frames", self._camera.id, self._path, self._index, self.length
             )
         return None
 
@@ -99,7 +96,7 @@ class VideoFile:
             self._first_ms = ms
         t = (ms - self._first_ms) / 1000.0
         # Some containers repeat a time stamp or step back; time must rise.
-        return t if self._index == 0 or t > self._last_t else self._last_t + self._period
+        return t if self._index == 0 or t > self._last_t else self._last_t + 1.0 / self.fps
 
     def close(self) -> None:
         """Release the decoder."""
@@ -118,6 +115,8 @@ class LiveVideo:
 
     def __init__(self, camera: CameraConfig, clock: LiveClock, device: bool) -> None:
         self.progress = time.monotonic()
+        self.length: int | None = None
+        self.fps = 0.0
         self._camera = camera
         self._clock = clock
         self._device = device

@@ -39,6 +39,11 @@ class FrameSource(Protocol):
     progress: float
     """Monotonic seconds of the last sign of life: made, open begun, opened, picture received. Any thread may read it."""
 
+    length: int | None
+    """Frames in a file, as far as its container tells, known once it is open; None for a live source."""
+    fps: float
+    """Frames per second a file is marked or configured with, known once it is open; 0 for a live source."""
+
     def open(self) -> None:
         """Connect. Raises SourceNotFound (a file: no such thing, cannot be decoded) or SourceLost (live: refused, timed out)."""
 

@@ -118,6 +118,16 @@ class CaptureWorker:
         """Frames that no detection worker took in time."""
         return self.slot.dropped
 
+    @property
+    def length(self) -> int | None:
+        """Frames in the file, as far as it tells; known after ``prepare``. None for a live camera."""
+        return self._file.length if self._file is not None else None
+
+    @property
+    def nominal_fps(self) -> float:
+        """The file's frame rate, marked or configured; known after ``prepare``. 0 for a live camera."""
+        return self._file.fps if self._file is not None else 0.0
+
     def prepare(self) -> None:
         """Open a file, so that a wrong one is known before anything starts; of a live camera nothing is asked.
 

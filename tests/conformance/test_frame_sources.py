@@ -76,6 +76,7 @@ def test_frames_are_as_the_seam_says(case: Case) -> None:
         frames = read(source, COUNT)
     finally:
         source.close()
+    assert (source.length, source.fps) == ((None, 0.0) if case.live else (COUNT, 10.0))
     assert len(frames) == COUNT
     assert [f.index for f in frames] == list(range(COUNT))
     assert frames[0].t == 0.0
