@@ -19,14 +19,14 @@ from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.config import CameraConfig, Config
 from edge_agent.detect.detector import ModelDetector
 from edge_agent.detect.manifest import Model, find_model, list_models
-from edge_agent.errors import UsageError
+from edge_agent.errors import ConfigError, UsageError
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
 from edge_agent.health.sd_notify import Notifier
 from edge_agent.health.status import AgentStatus, ModelStatus
 from edge_agent.outbox import Outbox
-from edge_agent.pipeline import CameraChain, CameraLane, DetectionPool, FrameResult
+from edge_agent.pipeline import CameraChain, CameraLane, DetectionPool, FrameResult, UseCase
 from edge_agent.record import RecordWriter
 from edge_agent.report import state_line
 from edge_agent.sinks.mqtt import MqttSink
@@ -35,7 +35,8 @@ from edge_agent.status_board import camera_status, mqtt_status, outbox_status
 from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
 from edge_agent.track import MultiObjectTracker
 from edge_agent.types import DEVICE, Beat, CameraChange, Event, NewId, Output, parse_rfc3339, uuid7_factory
-from edge_agent.usecases import FloorProjector, build_use_cases
+from edge_agent.usecases.ground import CameraGround
+from edge_agent.usecases.social_distancing import SocialDistancing
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +64,19 @@ def build_chain(
     on_result: Callable[[FrameResult], None] | None = None,
 ) -> CameraChain:
     """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
+    use_cases: list[UseCase] = []
+    distancing = config.use_cases.social_distancing
+    if (
+        distancing is not None
+        and distancing.enabled
+        and (distancing.cameras is None or camera.id in distancing.cameras)
+    ):
+        use_cases.append(SocialDistancing(distancing, camera, new_id))
     return CameraChain(
         camera.id,
         tracker=MultiObjectTracker(config.track),
-        ground=FloorProjector(camera),
-        use_cases=build_use_cases(config.use_cases, camera, new_id),
+        ground=CameraGround(camera, distancing.label) if distancing is not None else CameraGround(camera),
+        use_cases=use_cases,
         emit=emit,
         on_result=on_result,
     )
@@ -169,12 +178,14 @@ class Agent:
         self.boot_id = uuid.uuid4().hex
         self.new_id = uuid7_factory()
         self.last_error = ""
-        self.names: dict[str, str] = {"site": config.site, "device": config.device or "device", "boot_id": self.boot_id}
+        self.device = config.device or "device"
         self.model: Model = find_model(config.model, config.models_dir)
         self.outbox = Outbox(
             config.state_dir / "outbox.db",
             config.outbox,
-            **self.names,
+            site=config.site,
+            device=self.device,
+            boot_id=self.boot_id,
             clock_ok=lambda: clock_synchronised() is not False,
             new_id=self.new_id,
         )
@@ -191,7 +202,9 @@ class Agent:
             self.mqtt = MqttSink(
                 config.mqtt,
                 self.outbox,
-                **self.names,
+                site=config.site,
+                device=self.device,
+                boot_id=self.boot_id,
                 version=__version__,
                 on_alarm=lambda event: self.outbox.put([event]),
             )
@@ -290,7 +303,7 @@ class Agent:
         name = f"{self.model.manifest.name}@{self.model.manifest.version}"
         for unit in self.cameras:
             own = path if len(self.cameras) == 1 else path.with_suffix(f".{unit.config.id}{path.suffix}")
-            fps = unit.config.fps or getattr(unit.capture, "nominal_fps", 0.0)
+            fps: float = unit.config.fps or getattr(unit.capture, "nominal_fps", 0.0)
             unit.recorder = RecordWriter(own, fps=fps, config_hash=self._digest, model=name)
 
     # ---- what others ask of it
@@ -309,7 +322,7 @@ class Agent:
         errors = [camera.last_error for camera in cameras if camera.last_error]
         return AgentStatus(
             site=self.config.site,
-            device=self.names["device"],
+            device=self.device,
             version=__version__,
             boot_id=self.boot_id,
             config_hash=self._digest,
@@ -352,3 +365,28 @@ class Agent:
         """For REST, only where pictures are allowed."""
         last = next((unit.last for unit in self.cameras if unit.config.id == camera), None)
         return None if last is None else snapshot_jpeg(last, hide_persons=self.config.privacy.pixelate)
+
+
+def check(config: Config) -> list[str]:
+    """Build what can be built of a configuration without starting anything; facts worth knowing. Raises as a start would."""
+    model = find_model(config.model, config.models_dir).manifest
+    facts = [
+        f"model {model.name}@{model.version}: {', '.join(model.labels[:5])}, input {model.input.size[0]}x{model.input.size[1]}"
+    ]
+    problems: list[str] = []
+    for index, camera in enumerate(config.cameras):
+        try:
+            plane = CameraGround(camera.model_copy()).plane
+            build_chain(config, camera, new_id=uuid7_factory(), emit=lambda _: None)
+        except ConfigError as error:
+            problems += [problem.replace(f"cameras.{camera.id}.", f"cameras[{index}].") for problem in error.problems]
+            continue
+        if plane is None:
+            facts.append(f"camera {camera.id}: no ground plane, distances are estimates from person height")
+        else:
+            facts.append(
+                f"camera {camera.id}: ground plane from {len(plane.errors_m)} points, RMS error {plane.rms_m:.3f} m"
+            )
+    if problems:
+        raise ConfigError(problems)
+    return facts

@@ -121,15 +121,17 @@ class MqttSink:
             if self._thread.is_alive():
                 log.warning("mqtt: still inside a connection attempt at stop")
 
-    def publish_now(self, topic: str, payload: dict[str, Any], retain: bool) -> bool:
+    def publish_now(self, topic: str, payload: dict[str, Any] | bytes, retain: bool) -> bool:
         """Send ahead of any backlog; ``topic`` is below the device's root. Latest only: one that was not sent yet is replaced.
 
         False, and nothing is kept, while not connected.
         """
         if not self._connected:
             return False
+        if not isinstance(payload, bytes):
+            payload = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
         with self._direct_lock:
-            self._direct[topic] = (json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode(), retain)
+            self._direct[topic] = (payload, retain)
         self._wake.set()
         return True
 
