@@ -111,6 +111,11 @@ class GroundPlane:
         """Undistorted lens coordinates (N,2) to frame pixels."""
         return distort(points, self.k1, self.k2) * self._unit + self._centre
 
+    def pixels_down(self, steps: F64) -> F64:
+        """Small steps (N,2) in lens coordinates as pixels down the frame (N,); the lens' distortion is neglected."""
+        down: F64 = steps[:, 1] * self._unit[1]
+        return down
+
     def to_ground(self, pixels: F64) -> F64:
         """(N,2) frame pixels to metres; NaN at and above the horizon."""
         return self.project(pixels)[0]

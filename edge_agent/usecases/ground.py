@@ -1,10 +1,14 @@
 """Puts tracks on the floor: foot point -> metres, smoothed, with an uncertainty; and the pairs near each other.
 
-Hidden feet. Where the feet are not seen (box cut by the lower edge of the frame, or much lower than the track's own
-height or, for a new track, than a person), the head is cut with the plane at the person's height above the floor.
+Hidden feet. The head, cut with the plane at the person's height above the floor, says a second time where somebody
+stands. A whole box gives both, and the mean weighted by their variances is better than either; where the box is too
+short for the track's own height (for a new track: for a person) the feet are probably hidden and the head counts
+alone; cut by the lower edge of the frame they certainly are. The weights are the probabilities of these
+explanations, so nothing flips at a threshold.
+
 That takes the camera's geometry, which ``geometry.vertical`` gets from the homography and the assumption of square
-pixels and a centred principal point. Each track learns its own height from full boxes, so that neither the assumed mean
-height nor that assumption matter once somebody was seen whole.
+pixels and a centred principal point. Each track learns its own height from whole boxes, so that neither the assumed
+mean height nor that assumption matter much once somebody was seen whole.
 """
 
 from __future__ import annotations
@@ -39,12 +43,31 @@ class BoxNoise:
     head: float = 0.035
     tall_m: float = 0.12
     """Of adults about the configured mean, metres, with shoes, hats and the box's margin."""
-    tall_least_m: float = 0.03
+    tall_least_m: float = 0.04
     """Nobody's height is known better: gait and posture."""
-    hidden: float = 3.0
-    """So many σ lower than expected, a box does not reach the feet."""
+    hidden: float = 0.05
+    """Share of boxes that miss the feet, or whose upper end is wrong ..."""
+    hidden_most: float = 0.7
+    """... by at most this part of the height."""
     edge: float = 0.005
     """A box that ends within this part of the frame's height from the lower edge is cut by it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """What is thought of N boxes: probability that they are whole, that the feet are hidden; how far (0 to 1) the foot
+    point moves to where the head says it is; σ of the result in box heights.
+    """
+
+    whole: F64
+    hidden: F64
+    share: F64
+    sigma: F64
+
+    def only(self, persons: Bools, sigma: float) -> _View:
+        """Others than persons keep their foot point."""
+        whole, hidden, share = (np.where(persons, values, 0) for values in (self.whole, self.hidden, self.share))
+        return _View(whole, hidden, share, np.where(persons, self.sigma, sigma))
 
 
 class CameraGround:
@@ -106,37 +129,57 @@ class CameraGround:
         boxes = tracks.boxes.astype(np.float64)
         if plane is None:
             return self._measure_by_height(boxes, size)
-        noise = self._noise
         n = len(boxes)
         ends = np.empty((2 * n, 2))
         ends[:n, 0] = ends[n:, 0] = (boxes[:, 0] + boxes[:, 2]) / 2
         ends[:n, 1], ends[n:, 1] = boxes[:, 3], boxes[:, 1]
         lens = plane.lens(ends)
         foot, head = lens[:n], lens[n:]
-        pixels = boxes[:, 3] - boxes[:, 1]
-        height = plane.height(foot, head)
-
-        old = rows >= 0
-        tall = np.where(old, self._filters.tall[rows], self._height) if len(self._filters) else np.full(n, self._height)
-        var = (
-            np.where(old, self._filters.tall_var[rows], noise.tall_m**2)
-            if len(self._filters)
-            else np.full(n, noise.tall_m**2)
-        )
-        jitter = (noise.foot**2 + noise.head**2) * tall**2
-        cut = boxes[:, 3] >= size[1] * (1 - noise.edge)
-        whole = (boxes[:, 1] > size[1] * noise.edge) & ~cut
-        hidden = (cut | (height < tall - noise.hidden * np.sqrt(var + jitter))) & (boxes[:, 1] > size[1] * noise.edge)
-        if self._label in tracks.labels:
-            hidden &= tracks.classes == tracks.labels.index(self._label)
-        learn = old & whole & ~hidden & ~tracks.predicted & (np.abs(height - tall) < 3 * np.sqrt(var + jitter))
+        pixels = np.maximum(boxes[:, 3] - boxes[:, 1], 1.0)
+        tall, var, doubt = self._filters.heights(rows, self._height, self._noise.tall_m**2)
+        below = plane.foot_below(head, tall)
+        short = plane.pixels_down(below - foot) / pixels
+        view = self._explain(short, np.sqrt(var) / tall, doubt, boxes, size)
+        if self._label not in tracks.labels[:1] or tracks.classes.any():
+            view = view.only(
+                np.array([tracks.labels[c] == self._label for c in tracks.classes], bool), self._noise.foot
+            )
+        learn = (rows >= 0) & (view.whole > 0.5) & ~tracks.predicted
         if learn.any():
-            self._filters.learn_height(rows[learn], height[learn], float(np.mean(jitter)), noise.tall_least_m**2)
-        sigma_foot = np.where(hidden, np.hypot(noise.head, np.sqrt(var) / tall), noise.foot) * pixels
-        if hidden.any():
-            foot = np.where(hidden[:, None], plane.foot_below(head, tall), foot)
-        xy, jacobian = plane.project_lens(foot)
-        return xy, _spread(jacobian, noise.across * pixels, sigma_foot), hidden
+            jitter = (self._noise.foot**2 + self._noise.head**2) * self._height**2
+            height = plane.height(foot[learn], head[learn])
+            self._filters.learn_height(rows[learn], height, jitter, self._noise.tall_least_m**2)
+        self._filters.doubt(rows, view.hidden)
+        share = np.where(view.share > 0, view.share, 0)[:, None]
+        xy, jacobian = plane.project_lens(np.where(share > 0, foot + share * (below - foot), foot))
+        return xy, _spread(jacobian, self._noise.across * pixels, view.sigma * pixels), view.hidden > 0.5
+
+    def _explain(self, short: F64, tall: F64, doubt: F64, boxes: F64, size: tuple[int, int]) -> _View:
+        """Weigh what explains a box that is ``short`` (N,) of the person, in box heights; ``tall`` is σ of the height, relative.
+
+        Three explanations: it is whole and jitters; its lower end is hidden by any amount; its upper end is wrong.
+        """
+        noise = self._noise
+        head = noise.head**2 + tall**2
+        foot = noise.foot**2
+        both = foot + head
+        edge = noise.edge * size[1]
+        cut, beheaded = boxes[:, 3] >= size[1] - edge, boxes[:, 1] <= edge
+        prior = np.minimum(noise.hidden + 0.5 * doubt, 0.9)
+        whole = (1 - prior) * np.exp(-0.5 * short**2 / both) / np.sqrt(2 * np.pi * both)
+        hidden = np.where(short > 0, prior / noise.hidden_most, 0)
+        wrong = np.where(short < 0, noise.hidden / noise.hidden_most, 0)
+        unknown = np.isnan(short) | beheaded
+        whole[cut | unknown], hidden[cut], hidden[unknown] = 0, 1, 0
+        wrong = np.where(unknown, 1, np.where(cut, 0, wrong))
+        total = whole + hidden + wrong + 1e-12
+        whole, hidden, wrong = whole / total, hidden / total, wrong / total
+        fused = foot / both
+        share = whole * fused + hidden
+        short = np.where(unknown, 0, short)
+        variance = whole * (foot * head / both + ((fused - share) * short) ** 2)
+        variance += hidden * (head + ((1 - share) * short) ** 2) + wrong * (foot + (share * short) ** 2)
+        return _View(whole, hidden, share, np.sqrt(variance))
 
     def _measure_by_height(self, boxes: F64, size: tuple[int, int]) -> tuple[F64, F64, Bools]:
         """Without calibration: everybody is as tall as configured and looked at level; x to the right, y away."""

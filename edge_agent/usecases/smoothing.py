@@ -26,6 +26,8 @@ class Motion:
     """Of the unknown velocity of somebody new: people walk 1.3 m/s in any direction."""
     wander: float = 0.5
     """By how much (m/s) a velocity changes within one second: from walking to standing takes two or three."""
+    hidden_s: float = 1.0
+    """How long feet stay hidden, once they are."""
     gate: float = 3.0
     """A measurement farther off than this many σ is a blunder: its σ grows until it is this far off."""
 
@@ -33,7 +35,8 @@ class Motion:
 class GroundFilters:
     """Filters of many tracks. ``ids`` sorted; ``xy``, ``velocity`` (N,2); ``pp``, ``pv``, ``vv`` (N,2,2) their covariance.
 
-    ``tall`` and ``tall_var`` (N,) are the learned height in metres and its variance; ``t`` (N,) the time a row stands at.
+    ``tall`` and ``tall_var`` (N,) are the learned height in metres and its variance; ``t`` (N,) the time a row stands
+    at, ``seen`` (N,) that of its last measurement; ``hidden`` (N,) how probably the feet were hidden then.
     """
 
     def __init__(self, motion: Motion | None = None) -> None:
@@ -48,6 +51,7 @@ class GroundFilters:
         self.vv: F64 = np.empty((0, 2, 2))
         self.tall: F64 = np.empty(0)
         self.tall_var: F64 = np.empty(0)
+        self.hidden: F64 = np.empty(0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,6 +99,20 @@ class GroundFilters:
         self.pv[rows] = pv - gain @ pv
         self.vv[rows] -= gain_v @ pv
 
+    def heights(self, rows: Rows, tall: float, var: float) -> tuple[F64, F64, F64]:
+        """Height, its variance and the lasting part of the doubt in the feet of ``rows``; the given ones where a row is -1."""
+        n = len(rows)
+        if not len(self.ids):
+            return np.full(n, tall), np.full(n, var), np.zeros(n)
+        old = rows >= 0
+        doubt = self.hidden[rows] * np.exp(-np.maximum(self.t[rows] - self.seen[rows], 0) / self.motion.hidden_s)
+        return np.where(old, self.tall[rows], tall), np.where(old, self.tall_var[rows], var), np.where(old, doubt, 0)
+
+    def doubt(self, rows: Rows, hidden: F64) -> None:
+        """Remember how probably the feet of ``rows`` are hidden; -1 is passed over."""
+        old = rows >= 0
+        self.hidden[rows[old]] = hidden[old]
+
     def learn_height(self, rows: Rows, height: F64, var: float, least: float) -> None:
         """Correct the height of ``rows`` by observed ones (n,), metres; the variance stays at ``least`` or above."""
         now = self.tall_var[rows]
@@ -117,6 +135,7 @@ class GroundFilters:
             "vv": np.tile(self.motion.velocity_mps**2 * np.eye(2), (n, 1, 1)),
             "tall": np.full(n, tall),
             "tall_var": np.full(n, tall_var),
+            "hidden": np.zeros(n),
         }
         order = np.argsort(np.concatenate([self.ids, ids]), kind="stable")
         for name, values in new.items():
@@ -124,5 +143,5 @@ class GroundFilters:
 
     def keep(self, mask: Bools) -> None:
         """Forget the rows that are not in ``mask``."""
-        for name in ("ids", "t", "seen", "xy", "velocity", "pp", "pv", "vv", "tall", "tall_var"):
+        for name in ("ids", "t", "seen", "xy", "velocity", "pp", "pv", "vv", "tall", "tall_var", "hidden"):
             setattr(self, name, getattr(self, name)[mask])
