@@ -80,7 +80,8 @@ class Tracks:
 
     ``ids`` (N,) int64, never reused within a run of one camera; ``boxes`` (N,4) float32 xyxy (filtered); ``scores`` (N,)
     float32 of the last detection; ``classes`` (N,) int32 into ``labels``; ``predicted`` (N,) bool: not seen in this
-    frame, position from the motion model.
+    frame, position from the motion model. ``measured`` (N,4) float32 xyxy, where the tracker gives them: the detections as
+    they are (predicted rows: any), for whoever filters again in other coordinates.
     """
 
     ids: I64
@@ -89,9 +90,12 @@ class Tracks:
     classes: I32
     predicted: Bools
     labels: tuple[str, ...]
+    measured: F32 | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
+        if self.measured is not None and self.measured.shape != (n, 4):
+            raise ValueError(f"{n} ids, measured boxes {self.measured.shape}: do not belong together")
         if self.boxes.shape != (n, 4) or not len(self.scores) == len(self.classes) == len(self.predicted) == n:
             raise ValueError(f"{n} ids, boxes {self.boxes.shape}, {len(self.scores)} scores: do not belong together")
 

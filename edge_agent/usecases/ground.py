@@ -126,7 +126,8 @@ class CameraGround:
     def _measure(self, tracks: Tracks, rows: Rows, size: tuple[int, int]) -> tuple[F64, F64, Bools]:
         """Positions (N,2), covariances (N,2,2), feet hidden (N,) of the boxes alone."""
         plane = self._plane(size)
-        boxes = tracks.boxes.astype(np.float64)
+        # Filtering what the tracker has filtered would lag, and smear the moment at which feet become hidden.
+        boxes = (tracks.boxes if tracks.measured is None else tracks.measured).astype(np.float64)
         if plane is None:
             return self._measure_by_height(boxes, size)
         n = len(boxes)
