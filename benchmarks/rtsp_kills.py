@@ -85,11 +85,9 @@ class Run:
         self.last_bad = 0.0
         camera = CameraConfig(id="bench", source=self.server.url)
         slot = make_slot(camera, False, self.ready, self.stop)
-        self.worker = CaptureWorker(
-            camera, slot, self._changed, self.stop, realtime=False, max_frames=None, beat=NoBeat()
-        )
+        self.worker = CaptureWorker(camera, slot, self._changed, self.stop, realtime=False, max_frames=None)
         self.threads = [
-            threading.Thread(target=self.worker.run, daemon=True),
+            threading.Thread(target=self.worker.run, args=(NoBeat(),), daemon=True),
             threading.Thread(target=self._consume, args=(slot,), daemon=True),
         ]
 

@@ -34,7 +34,7 @@ from edge_agent.snapshot import snapshot_jpeg
 from edge_agent.status_board import camera_status, mqtt_status, outbox_status
 from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
 from edge_agent.track import MultiObjectTracker
-from edge_agent.types import DEVICE, Beat, CameraChange, Event, NewId, Output, parse_rfc3339, uuid7_factory
+from edge_agent.types import DEVICE, CameraChange, Event, NewId, Output, parse_rfc3339, uuid7_factory
 from edge_agent.usecases.ground import CameraGround
 from edge_agent.usecases.social_distancing import SocialDistancing
 
@@ -100,28 +100,11 @@ def state_lock(state_dir: Path) -> Iterator[None]:
         yield
 
 
-class RelayBeat:
-    """Stands for the beat that the supervisor gives a worker when it starts it."""
-
-    target: Beat | None = None
-
-    def begin(self) -> None:
-        """See ``Beat``."""
-        if self.target is not None:
-            self.target.begin()
-
-    def end(self) -> None:
-        """See ``Beat``."""
-        if self.target is not None:
-            self.target.end()
-
-
 class CameraUnit:
     """All objects of one camera."""
 
     def __init__(self, agent: Agent, config: CameraConfig, ready: threading.Condition) -> None:
         self.config = config
-        self.beat = RelayBeat()
         self.slot = make_slot(config, agent.options.realtime, ready, agent.stop)
         self.capture = CaptureWorker(
             config,
@@ -130,7 +113,6 @@ class CameraUnit:
             agent.stop,
             realtime=agent.options.realtime,
             max_frames=agent.options.max_frames,
-            beat=self.beat,
         )
         self.last: FrameResult | None = None
         self.recorder: RecordWriter | None = None
@@ -139,11 +121,6 @@ class CameraUnit:
         self._keep_image = agent.config.privacy.images
         self.chain = build_chain(agent.config, config, new_id=agent.new_id, emit=agent.outbox.put, on_result=on_result)
         self.lane = CameraLane(self.slot, self.chain)
-
-    def run_capture(self, beat: Beat) -> None:
-        """The capture thread's body."""
-        self.beat.target = beat
-        self.capture.run()
 
     def _result(self, result: FrameResult) -> None:
         if self.recorder is not None:
@@ -216,7 +193,7 @@ class Agent:
         self._host = HostProbe(config.state_dir)
         self._heartbeat = HeartbeatBuilder()
         self._digest = config.digest()
-        self._next_beat = 0.0
+        self._next_beat, self._told_connects = 0.0, 0
         self._last_words = b""
         self._notifier = Notifier()
 
@@ -251,9 +228,9 @@ class Agent:
         for unit in self.cameras:
             self.supervisor.spawn(
                 f"capture:{unit.config.id}",
-                unit.run_capture,
-                # A file is the run's purpose; a live camera that is gone is a state, never the end of the process.
-                essential=not unit.capture.live,
+                unit.capture.run,
+                # A live camera that is gone is a state and raises nothing; readers that hang for ever do.
+                essential=True,
                 deadline_s=30.0,
                 restart=unit.capture.live,
             )
@@ -263,23 +240,36 @@ class Agent:
 
     def _tick(self, tick: Callable[[], None]) -> None:
         self._notifier.watchdog(self.supervisor.check())
-        now = time.monotonic()
-        if now >= self._next_beat:
-            self._next_beat = now + self.config.mqtt.heartbeat_s
-            status = self.status()
-            self._notifier.status(state_line(status))
-            if self.mqtt is not None:
-                self.mqtt.publish_now("heartbeat", self._heartbeat.build(status, time.time()), retain=False)
+        self._tell()
         tick()
         if all(worker.state == "done" for worker in self.supervisor.states()):
             self.stop.set()
+
+    def _tell(self) -> None:
+        """Heartbeat at its interval and at once after a connection; the retained model state after each connection."""
+        now = time.monotonic()
+        connects = self.mqtt.state().connects if self.mqtt is not None else 0
+        if now < self._next_beat and connects == self._told_connects:
+            return
+        self._next_beat = now + self.config.mqtt.heartbeat_s
+        status = self.status()
+        self._notifier.status(state_line(status))
+        if self.mqtt is None or not self.mqtt.publish_now(
+            "heartbeat", self._heartbeat.build(status, time.time()), retain=False
+        ):
+            return
+        if connects != self._told_connects:
+            self._told_connects = connects
+            model = status.model
+            active = {"name": model.name, "version": model.version, "sha256": model.sha256, "backend": model.backend}
+            self.mqtt.publish_now("model", {"active": active, "previous": None, "state": "confirmed"}, retain=True)
 
     def _stop(self) -> None:
         self._notifier.stopping("stopping")
         self.stop.set()
         steps = [
-            StopStep("capture", lambda: self.supervisor.join("capture:", 2.0), 2.0),
-            StopStep("detection", lambda: self.supervisor.join("detect:", 2.0), 2.0),
+            StopStep("capture", lambda: self.supervisor.join("capture:", 1.8), 2.0),
+            StopStep("detection", lambda: self.supervisor.join("detect:", 1.8), 2.0),
             StopStep("use cases", self._close_chains, 1.0),
             StopStep("outbox", lambda: self.outbox.flush(1.5), 1.5),
         ]
@@ -303,7 +293,7 @@ class Agent:
         name = f"{self.model.manifest.name}@{self.model.manifest.version}"
         for unit in self.cameras:
             own = path if len(self.cameras) == 1 else path.with_suffix(f".{unit.config.id}{path.suffix}")
-            fps: float = unit.config.fps or getattr(unit.capture, "nominal_fps", 0.0)
+            fps = unit.capture.nominal_fps
             unit.recorder = RecordWriter(own, fps=fps, config_hash=self._digest, model=name)
 
     # ---- what others ask of it

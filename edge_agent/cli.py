@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,13 @@ def _run(args: argparse.Namespace) -> int:
         record=args.record,
         mqtt=not args.no_mqtt,
     )
-    return run_with_display(Agent(config, options), as_json=args.json)
+    code = run_with_display(Agent(config, options), as_json=args.json)
+    if threading.active_count() > 1:
+        # A thread hangs in native code (a dead camera, a driver): tearing the interpreter down under it may hang as well.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 # ---- check and schema

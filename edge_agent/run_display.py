@@ -28,7 +28,7 @@ def run_with_display(agent: Agent, *, as_json: bool) -> int:
     console = Console(stderr=as_json)
     tally = Tally()
     agent.outbox.on_event(tally.on_event)
-    if console.is_terminal and not as_json:
+    if console.is_terminal and not console.is_dumb_terminal and not as_json:
         with LivePanel(agent.status, console) as panel:
             agent.outbox.on_event(panel.on_event)
             code = agent.run(lambda: None, last_words=RESTORE_TERMINAL)

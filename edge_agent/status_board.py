@@ -31,7 +31,7 @@ def camera_status(capture: CaptureWorker, chain: CameraChain, model: str) -> Cam
         size=seen.size,
         model=model,
         last_error=seen.last_error or done.last_error,
-        length=getattr(capture, "length", None),
+        length=capture.length,
     )
 
 

@@ -54,14 +54,14 @@ class Rig:
         self.frames: list[tuple[int, float, float, tuple[int, int]]] = []
         self.error: BaseException | None = None
         self.worker = CaptureWorker(
-            camera, self.slot, self.changes.append, self.stop, realtime=realtime, max_frames=max_frames, beat=self.beat
+            camera, self.slot, self.changes.append, self.stop, realtime=realtime, max_frames=max_frames
         )
         self._consume_s = consume_s
         self._threads = [threading.Thread(target=self._run), threading.Thread(target=self._consume)]
 
     def _run(self) -> None:
         try:
-            self.worker.run()
+            self.worker.run(self.beat)
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.error = error
             self.slot.close()

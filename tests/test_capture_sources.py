@@ -151,7 +151,7 @@ def test_realtime_keeps_the_files_pace_and_drops_what_comes_too_late(tmp_path: P
 
 def test_stop_ends_a_file_whose_frames_nobody_takes(tmp_path: Path) -> None:
     rig = Rig(camera(write_video(tmp_path / "v.avi", 30)))
-    capture = threading.Thread(target=rig.worker.run)
+    capture = threading.Thread(target=rig.worker.run, args=(rig.beat,))
     capture.start()
     capture.join(0.3)
     assert capture.is_alive()

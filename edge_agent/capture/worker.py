@@ -84,7 +84,7 @@ class CaptureWorker:
     """Feeds one slot from one camera until the end of the file, ``max_frames``, or ``stop``; then it closes the slot.
 
     ``on_change`` is called from this camera's capture threads (one at a time is not promised): it must be quick and
-    thread-safe. ``beat`` is used by the thread of ``run`` only.
+    thread-safe.
     """
 
     def __init__(
@@ -96,7 +96,6 @@ class CaptureWorker:
         *,
         realtime: bool,
         max_frames: int | None,
-        beat: Beat,
     ) -> None:
         self.camera = camera
         self.slot = slot
@@ -106,12 +105,12 @@ class CaptureWorker:
         self._stop = stop
         self._realtime = realtime
         self._max_frames = max_frames
-        self._beat = beat
         self._view = ViewHealth(camera.id)
         self._file: FrameSource | None = None
         self._clock = LiveClock()
         self._known_size: tuple[int, int] | None = None
         self._left_behind: Reader | None = None
+        self._beat: Beat
 
     @property
     def dropped(self) -> int:
@@ -139,11 +138,12 @@ class CaptureWorker:
             source.open()
             self._file = source
 
-    def run(self) -> None:
-        """The thread's body. Raises SourceNotFound (a file) and WorkerDied (readers that hang for ever).
+    def run(self, beat: Beat) -> None:
+        """The thread's body, with its sign of life. Raises SourceNotFound (a file) and WorkerDied (readers that hang for ever).
 
         The errors of a live camera are states, not exceptions.
         """
+        self._beat = beat
         if self.live:
             self._run_live()
         else:
