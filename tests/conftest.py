@@ -6,8 +6,11 @@ import os
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("shared-cores", deadline=None)  # a slow machine is no failure
+hypothesis.settings.load_profile("shared-cores")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before any import of onnxruntime
 for _name in [name for name in os.environ if name.startswith("EDGE_AGENT_")]:
     del os.environ[_name]  # a developer's own settings must not change what is tested
