@@ -90,6 +90,8 @@ class Store:
         self._path, self._age, self._make_report, self._max_age_s = path, age, make_report, max_age_s
         self._wal_pages = max(16, min(1000, max_bytes // 8 // PAGE))
         self._max_pages = max(24, max_bytes // PAGE - 2 * self._wal_pages)
+        self.max_transaction = max(PAGE, max_bytes // 32)
+        """Bytes of messages in one commit; SQLite's log holds all of them a second time."""
         self._record = SequenceRecord(path.with_name(path.name + ".sequence"))
         self._cx: sqlite3.Connection | None = None
         self.counters = Counters()

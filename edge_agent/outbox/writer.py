@@ -95,8 +95,8 @@ class Writer:
             else:
                 self._inbox.pause(pause)
                 pause = min(2 * pause, _RETRY_S[1])
-        with contextlib.suppress(OutboxError):
-            self._store.close()
+        self._reader.close()  # first: the last to close folds the log into the database, and a reader cannot
+        self._let_go()
 
     def _try(self) -> Exception | None:
         try:
@@ -136,7 +136,7 @@ class Writer:
             if left:
                 log.error("outbox: %d messages could not be stored before the stop: %s", left, failure)
             return True
-        return failure is None and not left and not any(self._inbox.ended())
+        return not left and (failure is not None or not any(self._inbox.ended()))
 
     # One round
 
@@ -152,9 +152,20 @@ class Writer:
         now = time.monotonic()
         if self._batch or any(self._inbox.ended()) or self._reports_due(now) or now >= self._next_age_check:
             self._next_age_check = now + _AGE_CHECK_S
-            self._commit([made for _, made in self._batch], give_back=True)
+            self._commit(self._share(), give_back=True)
         else:
             self._store.shrink()
+
+    def _share(self) -> list[Draft]:
+        """What goes into one transaction: all that is in hand, unless the log of it would be large against the budget."""
+        share: list[Draft] = []
+        size = 0
+        for _, made in self._batch:
+            size += len(made.head)
+            if share and size > self._store.max_transaction:
+                break
+            share.append(made)
+        return share
 
     def _begin(self) -> None:
         """End what a crash left open, say what was lost: in one transaction, before anything new."""
@@ -224,7 +235,7 @@ class Writer:
             tell=[kind for kind, at in self._next_report.items() if now >= at] if self._begun else [],
         )
         if give_back and drafts:  # at once: whatever fails from here on must not store them twice
-            settled, self._batch = self._batch, []
+            settled, self._batch = self._batch[: len(drafts)], self._batch[len(drafts) :]
             self._inbox.settle([item for item, _ in settled])
         self._inbox.forget(done, refused)
         self._oldest = self._store.oldest()
