@@ -42,12 +42,12 @@ DOUBLE_S = 1.5
 
 _ROW = np.dtype(
     {
-        "names": ["id", "label", "score", "hits", "scores", "born", "seen", "sure", "now"],
-        "formats": ["i8", "i4", "f4", "i4", "f4", "f8", "f8", "f8", "?"],
+        "names": ["id", "label", "score", "hits", "scores", "born", "seen", "sure", "missed"],
+        "formats": ["i8", "i4", "f4", "i4", "f4", "f8", "f8", "f8", "i4"],
     }
 )
 """What is known of a track beside its filter: id (0 until confirmed), class and last score; number and sum of high
-scores; times of the first box, the last box and the last high score; whether it has a box in this frame."""
+scores; times of the first box, the last box and the last high score; frames without a box since."""
 
 
 class MultiObjectTracker:
@@ -63,14 +63,14 @@ class MultiObjectTracker:
         self._rows: NDArray[Any] = np.zeros(0, _ROW)
         self._next_id = 1
         self._t = -np.inf
-        self._previous = -np.inf
 
     def update(self, detections: Detections, t: float) -> Tracks:
         """Advance to ``t`` (seconds) with that frame's detections and report the confirmed tracks, ordered by id."""
         t = max(t, self._t)
         if self._t > -np.inf:
             self._filters.predict(t - self._t)
-        self._previous, self._t = self._t, t
+        self._t = t
+        self._forget()
         usable = np.flatnonzero(detections.scores >= self._config.low_score)
         labels, scores = detections.classes[usable], detections.scores[usable]
         measured = to_axes(detections.boxes[usable])
@@ -83,8 +83,16 @@ class MultiObjectTracker:
         self._confirm(rows)
         high[columns] = False
         self._begin(measured[high], labels[high], scores[high])
-        self._end()
         return self._report(detections.labels)
+
+    def _forget(self) -> None:
+        """End what has gone unseen, or was seen only faintly, for too long."""
+        unseen, patience = self._t - self._rows["seen"], self._config.max_lost_s
+        keep = (unseen <= patience) & (self._t - self._rows["sure"] <= FAINT * patience)
+        keep &= (self._rows["id"] > 0) | (unseen <= TENTATIVE_S) | (self._rows["missed"] <= 1)
+        if not keep.all():
+            self._rows = self._rows[keep]
+            self._filters.keep(keep)
 
     def _associate(self, measured: F64, labels: I32, doubt: F64, high: Bools) -> tuple[Rows, Rows]:
         """Rows of tracks and the detections (columns) they get: high scores by likelihood, by overlap, then low scores."""
@@ -112,8 +120,8 @@ class MultiObjectTracker:
         return np.concatenate([first[0], second[0], third[0]]), np.concatenate([first[1], second[1], third[1]])
 
     def _record(self, rows: Rows, scores: F32, high: Bools) -> None:
-        self._rows["now"] = False
-        self._rows["now"][rows] = True
+        self._rows["missed"] += 1
+        self._rows["missed"][rows] = 0
         self._rows["seen"][rows] = self._t
         self._rows["score"][rows] = scores
         self._rows["sure"][rows[high]] = self._t
@@ -127,7 +135,7 @@ class MultiObjectTracker:
         rows = rows[ready]
         if not len(rows):
             return
-        others = np.flatnonzero((self._rows["id"] > 0) & self._rows["now"])
+        others = np.flatnonzero((self._rows["id"] > 0) & (self._rows["missed"] == 0))
         shapes = to_boxes(self._filters.mean)
         inside = overlaps(shapes[rows], shapes[others])[1] > INSIDE
         inside &= self._rows["label"][rows, None] == self._rows["label"][others]
@@ -140,21 +148,9 @@ class MultiObjectTracker:
             return
         new = np.zeros(len(measured), _ROW)
         new["label"], new["score"], new["hits"], new["scores"] = labels, scores, 1, scores
-        new["now"] = True
         new["born"] = new["seen"] = new["sure"] = self._t
         self._rows = np.concatenate([self._rows, new])
         self._filters.append(measured)
-
-    def _end(self) -> None:
-        """Forget the tracks that were not seen for too long."""
-        unseen, known = self._t - self._rows["seen"], self._rows["id"] > 0
-        patience = self._config.max_lost_s
-        keep = np.where(known, unseen <= patience, unseen <= TENTATIVE_S)
-        keep &= self._t - self._rows["sure"] <= FAINT * patience
-        keep |= ~known & (self._rows["seen"] == self._previous)
-        if not keep.all():
-            self._rows = self._rows[keep]
-            self._filters.keep(keep)
 
     def _report(self, labels: tuple[str, ...]) -> Tracks:
         unseen = self._t - self._rows["seen"]
@@ -166,7 +162,7 @@ class MultiObjectTracker:
             boxes=to_boxes(self._filters.mean[shown]).astype(np.float32),
             scores=rows["score"].copy(),
             classes=rows["label"].copy(),
-            predicted=~rows["now"],
+            predicted=rows["missed"] > 0,
             labels=labels,
         )
 
