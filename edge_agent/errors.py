@@ -66,6 +66,8 @@ class SourceError(EdgeAgentError):
 class SourceNotFound(SourceError):
     """The source does not exist or cannot be decoded."""
 
+    exit_code = 2
+
 
 class SourceLost(SourceError):
     """A live source refused, stalled, ended or hung."""
