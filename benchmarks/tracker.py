@@ -40,7 +40,7 @@ GRID = {
     "track_activation_threshold": (0.4, 0.5, 0.6),
     "minimum_iou_threshold": (0.1, 0.3),
     "minimum_consecutive_frames": (1, 2),
-    "lost_track_buffer": (30, 60),
+    "lost_track_buffer": (60,),  # two seconds, as ours
 }
 
 Step = Callable[[Detections, float], tuple[I64, F32]]

@@ -28,10 +28,9 @@ RESCUE_IOU = 0.3
 """A box that would begin a track but overlaps this much with a known, unmatched one is that one: it changed its shape."""
 CONFIDENT = 0.7
 """Below this score a box's standard deviations grow as 1/score."""
-CONFIRM_HITS = 2
 CONFIRM_SCORES = 1.0
-"""A track is confirmed by this many boxes with high scores, whose scores add up to this."""
-TENTATIVE_S = 0.25
+"""A second box with a high score confirms a track, once the scores add up to this."""
+TENTATIVE_S = 0.4
 """A track that is not confirmed ends when unseen for longer than this and for more than one frame."""
 FAINT = 1.5
 """A track with low scores only ends after this many ``max_lost_s``: something else may lie there and look like a person."""
@@ -42,12 +41,12 @@ DOUBLE_S = 1.5
 
 _ROW = np.dtype(
     {
-        "names": ["id", "label", "score", "hits", "scores", "born", "seen", "sure", "missed"],
-        "formats": ["i8", "i4", "f4", "i4", "f4", "f8", "f8", "f8", "i4"],
+        "names": ["id", "label", "score", "scores", "born", "seen", "sure", "missed"],
+        "formats": ["i8", "i4", "f4", "f4", "f8", "f8", "f8", "i4"],
     }
 )
-"""What is known of a track beside its filter: id (0 until confirmed), class and last score; number and sum of high
-scores; times of the first box, the last box and the last high score; frames without a box since."""
+"""What is known of a track beside its filter: id (0 until confirmed), class, last score; sum of high scores; times of
+the first box, the last box and the last high score; frames without a box since."""
 
 
 class MultiObjectTracker:
@@ -125,13 +124,12 @@ class MultiObjectTracker:
         self._rows["seen"][rows] = self._t
         self._rows["score"][rows] = scores
         self._rows["sure"][rows[high]] = self._t
-        self._rows["hits"][rows] += high
         self._rows["scores"][rows] += scores * high
 
     def _confirm(self, rows: Rows) -> None:
         """Give ids to those of ``rows`` with enough evidence that do not look like somebody's double box."""
         new = self._rows[rows]
-        ready = (new["id"] == 0) & (new["hits"] >= CONFIRM_HITS) & (new["scores"] >= CONFIRM_SCORES)
+        ready = (new["id"] == 0) & (new["scores"] >= CONFIRM_SCORES)
         rows = rows[ready]
         if not len(rows):
             return
@@ -147,7 +145,7 @@ class MultiObjectTracker:
         if not len(measured):
             return
         new = np.zeros(len(measured), _ROW)
-        new["label"], new["score"], new["hits"], new["scores"] = labels, scores, 1, scores
+        new["label"], new["score"], new["scores"] = labels, scores, scores
         new["born"] = new["seen"] = new["sure"] = self._t
         self._rows = np.concatenate([self._rows, new])
         self._filters.append(measured)
