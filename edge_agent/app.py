@@ -281,9 +281,9 @@ class Agent:
         run_stop_steps(steps)
 
     def _close_chains(self) -> None:
+        asked = self.supervisor.signal is not None or self.supervisor.failure is not None
         for unit in self.cameras:
-            ended = unit.capture.stats.state == "ended"
-            unit.chain.close("end_of_file" if ended else "shutdown")
+            unit.chain.close("shutdown" if asked else "end_of_file")
             if unit.recorder is not None:
                 unit.recorder.close()
 
