@@ -49,7 +49,7 @@ class Mosquitto:
         self._config = folder / "mosquitto.conf"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [f"listener {self.port} 127.0.0.1", "log_type all", "max_queued_messages 0", *extra]
+        lines = [f"listener {self.port} 127.0.0.1", "log_type all", "max_queued_messages 1000000", *extra]
         if os.getuid() == 0:
             lines.append("user root")
         if users:

@@ -234,12 +234,13 @@ class Writer:
             utc=self._wall(),
             tell=[kind for kind, at in self._next_report.items() if now >= at] if self._begun else [],
         )
-        if give_back and drafts:  # at once: whatever fails from here on must not store them twice
+        settled: list[tuple[Output, Draft]] = []
+        if give_back:  # at once: whatever fails from here on must not store them twice
             settled, self._batch = self._batch[: len(drafts)], self._batch[len(drafts) :]
-            self._inbox.settle([item for item, _ in settled])
         self._inbox.forget(done, refused)
-        self._oldest = self._store.oldest()
         self._announce(stored, now)
+        self._inbox.settle([item for item, _ in settled])  # after the announcement: who flushed finds all of it done
+        self._oldest = self._store.oldest()
 
     def _announce(self, stored: list[Committed], now: float) -> None:
         for row, doc in stored:

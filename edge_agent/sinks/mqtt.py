@@ -203,6 +203,7 @@ class MqttSink:
 
     def _begin(self, connection: Connection) -> None:
         since = time.time()
+        connection.subscribe(self._root + "status")  # before our own is published: shows the one that is there
         self._send(connection, None, "status", self._status("online", since), JSON_TYPE, retain=True)
         self._connected, self._since, self._last_error = True, since, ""
         self._connects += 1
@@ -213,6 +214,7 @@ class MqttSink:
         while True:
             self._settle(connection)
             connection.check()
+            self._look_for_rival(connection)
             self._send_direct(connection)
             waiting = self._send_rows(connection, window)
             now = time.monotonic()
@@ -308,9 +310,23 @@ class MqttSink:
         self._last_error = text
         self._since = self._since or time.time()
 
+    def _look_for_rival(self, connection: Connection) -> None:
+        """Once we were connected, the retained status is ours, unless another box has our identity.
+
+        Not every broker says why it ended a connection that was taken over (mosquitto 2.0 does not), but this they all show.
+        """
+        for _, payload in connection.received():
+            try:
+                boot_id = json.loads(payload)["boot_id"]
+            except (ValueError, TypeError, KeyError):
+                continue
+            if self._connects > 1 and boot_id != self._boot_id:
+                self._taken_over("another client published our status")
+
     def _taken_over(self, reason: str) -> None:
         """Another client uses our identity (a cloned card). Told once an hour; the pauses grow, so that the two do not race."""
         self._rival = True
+        self._last_error = f"a second device uses the identity {self._client_id}: {reason}"
         now = time.monotonic()
         if now < self._next_alarm:
             return

@@ -65,6 +65,7 @@ class Connection:
         """Unacknowledged messages that the broker takes at once (MQTT 5 §3.2.2.3.3)."""
         self._max_packet = 268_435_455
         self._acks: deque[tuple[int, int, str]] = deque()
+        self._received: deque[tuple[str, bytes]] = deque(maxlen=100)
         self._answered = threading.Event()
         self._connected = False
         self._lost: SinkError | None = None
@@ -86,6 +87,7 @@ class Connection:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_message = self._on_message
         client.on_socket_open = _no_delay
 
     def open(self, stopping: Callable[[], bool]) -> None:
@@ -119,6 +121,17 @@ class Connection:
             self.check()
             raise SinkUnavailable(paho.error_string(info.rc))
         return info.mid
+
+    def subscribe(self, topic: str) -> None:
+        """Ask for a topic; a broker that denies it is not an error here."""
+        self._client.subscribe(topic, qos=1)
+
+    def received(self) -> list[tuple[str, bytes]]:
+        """Messages since the last call: (topic, payload); only the newest hundred are kept."""
+        taken = []
+        while self._received:
+            taken.append(self._received.popleft())
+        return taken
 
     def acks(self) -> list[tuple[int, int, str]]:
         """PUBACKs since the last call: (packet id, reason code, its name)."""
@@ -178,6 +191,10 @@ class Connection:
     def _on_publish(self, _client: paho.Client, _userdata: Any, mid: int, reason: Any, _properties: Any) -> None:
         # paho holds a lock here that ``publish`` needs: only leave a note, never wait.
         self._acks.append((mid, reason.value, str(reason)))
+        self._wake()
+
+    def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
+        self._received.append((message.topic, bytes(message.payload)))
         self._wake()
 
 

@@ -1,0 +1,126 @@
+"""A tap between agent and broker: passes bytes, writes down every PUBLISH of every connection, cuts, or refuses MQTT 5."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Published:
+    """One PUBLISH from the agent."""
+
+    topic: str
+    dup: bool
+    payload: bytes
+
+
+@dataclass
+class Wire:
+    """One connection: protocol level of its CONNECT, and what was published on it, in order."""
+
+    level: int = 0
+    published: list[Published] = field(default_factory=list)
+    peak_unacknowledged: int = 0
+    _unacknowledged: int = 0
+
+
+class Tap:
+    """``refuse_five`` answers an MQTT 5 CONNECT as an old broker does; ``hang_up_on_five`` closes instead."""
+
+    def __init__(self, target: int, *, refuse_five: bool = False, hang_up_on_five: bool = False) -> None:
+        self.wires: list[Wire] = []
+        self._target, self._refuse, self._hang_up = target, refuse_five, hang_up_on_five
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        wire = Wire()
+        self._sockets.append(client)
+        with contextlib.suppress(OSError, ConnectionError), client:
+            first = read_packet(client)
+            wire.level = first[1][6]  # length, "MQTT", level
+            self.wires.append(wire)
+            if wire.level == 5 and self._refuse:
+                client.sendall(bytes([0x20, 2, 0, 1]))
+                return
+            if wire.level == 5 and self._hang_up:
+                return
+            with socket.create_connection(("127.0.0.1", self._target)) as broker:
+                self._sockets.append(broker)
+                broker.sendall(first[2])
+                threading.Thread(target=self._back, args=(broker, client, wire), daemon=True).start()
+                while True:
+                    kind, body, raw = read_packet(client)
+                    if kind >> 4 == 3:
+                        wire.published.append(decode_publish(kind, body, wire.level))
+                        wire._unacknowledged += 1
+                        wire.peak_unacknowledged = max(wire.peak_unacknowledged, wire._unacknowledged)
+                    broker.sendall(raw)
+
+    @staticmethod
+    def _back(broker: socket.socket, client: socket.socket, wire: Wire) -> None:
+        with contextlib.suppress(OSError, ConnectionError):
+            while True:
+                kind, _, raw = read_packet(broker)
+                if kind >> 4 == 4:
+                    wire._unacknowledged -= 1
+                client.sendall(raw)
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Break every connection there is."""
+        cutting, self._sockets = self._sockets, []
+        for sock in cutting:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+
+def read_packet(sock: socket.socket) -> tuple[int, bytes, bytes]:
+    """(first byte, body, all bytes) of one control packet (MQTT 5 §2.1)."""
+    head = _exactly(sock, 1)
+    length, shift = 0, 0
+    while True:
+        byte = _exactly(sock, 1)
+        head += byte
+        length |= (byte[0] & 0x7F) << shift
+        shift += 7
+        if not byte[0] & 0x80:
+            break
+    body = _exactly(sock, length)
+    return head[0], body, head + body
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        if not (more := sock.recv(size - len(data))):
+            raise ConnectionError
+        data += more
+    return data
+
+
+def decode_publish(kind: int, body: bytes, level: int) -> Published:
+    """Topic and payload of a QoS 1 PUBLISH (§3.3)."""
+    end = 2 + int.from_bytes(body[:2], "big")
+    topic, rest = body[2:end].decode(), body[end + 2 :]
+    if level == 5:
+        rest = rest[1 + rest[0] :]
+    return Published(topic, bool(kind & 0x08), rest)
