@@ -45,9 +45,12 @@ def fit_ground(config: GroundConfig, where: str = "ground") -> GroundPlane:
     lens = (pixels - size / 2) / (np.hypot(*size) / 2)
     k1, k2 = _lens(config, lens, metres)
     points = undistort(lens, k1, k2)
+    if (lost := np.flatnonzero(np.isnan(points[:, 0]))).size:
+        text = f"point {lost[0] + 1} lies beyond the radius to which k1 = {k1:g}, k2 = {k2:g} describe a lens"
+        raise ConfigError([f"{where}.lens: {text}"])
     to_plane = _refine(points, metres, _dlt(points, metres))
     weights = points @ to_plane[2, :2] + to_plane[2, 2]
-    if np.isnan(points).any() or not (np.all(weights > 0) or np.all(weights < 0)):
+    if not (np.all(weights > 0) or np.all(weights < 0)):
         raise ConfigError(
             [
                 f"{where}.points: no camera sees one floor like this, the horizon runs between the points; are two swapped?"

@@ -31,21 +31,19 @@ def undistort(points: F64, k1: float, k2: float) -> F64:
     if k1 == 0 and k2 == 0:
         return points
     given = np.sqrt(np.einsum("ni,ni->n", points, points))
-    radius = given
+    radius = given - k1 * given**3
     for _ in range(_NEWTON_STEPS):
         square = radius * radius
         # Clipped below: near the fold a full step would jump over it.
         slope = np.maximum(1 + square * (3 * k1 + 5 * k2 * square), 0.05)
         step = (radius * (1 + square * (k1 + k2 * square)) - given) / slope
         radius = np.minimum(np.maximum(radius - step, 0), _MAX_RADIUS)
-        if (np.abs(step) < 1e-10).all():
+        if not (np.abs(step) > 1e-9).any():
             break
     square = radius * radius
-    gain = 1 / (1 + square * (k1 + k2 * square))
-    lost = ~(np.abs(step) < 1e-6) | (1 + square * (3 * k1 + 5 * k2 * square) <= 0)
-    if lost.any():
-        gain[lost] = np.nan
-    undistorted: F64 = points * gain[:, None]
+    bent = 1 + square * (k1 + k2 * square)
+    good = (np.abs(step) < 1e-6) & (1 + square * (3 * k1 + 5 * k2 * square) > 0)
+    undistorted: F64 = points / np.where(good, bent, np.nan)[:, None]
     return undistorted
 
 
@@ -87,11 +85,13 @@ class GroundPlane:
     """Pixels of the frame for each pixel of the picture that was calibrated."""
     _unit: F64 = field(init=False, repr=False)
     _centre: F64 = field(init=False, repr=False)
+    _wild: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         width, height = (self.image_size[i] / self.scale[i] for i in (0, 1))
         object.__setattr__(self, "_unit", np.array(self.scale) * (np.hypot(width, height) / 2))
         object.__setattr__(self, "_centre", np.array(self.image_size) / 2)
+        object.__setattr__(self, "_wild", (MAX_M_PER_PIXEL / min(self.scale)) ** 2)
 
     @property
     def rms_m(self) -> float:
@@ -137,14 +137,13 @@ class GroundPlane:
     def project_lens(self, points: F64) -> tuple[F64, F64]:
         """As ``project``, from undistorted lens coordinates; the Jacobian is still by frame pixels."""
         image = points @ self.to_plane[:, :2].T + self.to_plane[:, 2]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            depth = np.where(image[:, 2] > 0, image[:, 2], np.nan)
-            metres = image[:, :2] / depth[:, None]
-            jacobian = (self.to_plane[:2, :2] - metres[:, :, None] * self.to_plane[2, :2]) / depth[:, None, None]
-            if self.k1 or self.k2:
-                jacobian = jacobian @ inverse2(self._bending(points))
-            jacobian = jacobian / self._unit
-            wild = ~(np.einsum("nij,nij->n", jacobian, jacobian) < (MAX_M_PER_PIXEL / min(self.scale)) ** 2)
+        depth = np.where(image[:, 2] > 0, image[:, 2], np.nan)
+        metres = image[:, :2] / depth[:, None]
+        jacobian = (self.to_plane[:2, :2] - metres[:, :, None] * self.to_plane[2, :2]) / depth[:, None, None]
+        if self.k1 or self.k2:
+            jacobian = jacobian @ inverse2(self._bending(points))
+        jacobian /= self._unit
+        wild = ~(np.einsum("nij,nij->n", jacobian, jacobian) < self._wild)
         if wild.any():
             metres[wild] = np.nan
             jacobian[wild] = np.nan
@@ -155,10 +154,10 @@ class GroundPlane:
 
         Uses the picture's vertical only. NaN above the horizon, where there is no foot point.
         """
-        ground = self.to_plane[2, :2] @ foot.T + self.to_plane[2, 2]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            depth = np.where(ground > 0, 1 / ground, np.nan)
-            height: F64 = depth * (foot[:, 1] - head[:, 1]) / (head[:, 1] * self.up[2] - self.up[1])
+        ground = foot @ self.to_plane[2, :2] + self.to_plane[2, 2]
+        level = head[:, 1] * self.up[2] - self.up[1]
+        level = np.where((ground > 0) & (level != 0), ground * level, np.nan)
+        height: F64 = (foot[:, 1] - head[:, 1]) / level
         return height
 
     def foot_below(self, head: F64, height_m: F64) -> F64:
@@ -166,13 +165,12 @@ class GroundPlane:
 
         The head is cut with the plane at that height; NaN where the head is above that plane's horizon.
         """
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ray = head @ self.to_plane[:, :2].T + self.to_plane[:, 2]
-            up = self.to_plane @ self.up
-            share = (1 + height_m * up[2]) / np.where(ray[:, 2] > 0, ray[:, 2], np.nan)
-            metres = share[:, None] * ray[:, :2] - height_m[:, None] * up[:2]
-            image = metres @ self.from_plane[:, :2].T + self.from_plane[:, 2]
-            foot: F64 = image[:, :2] / np.where(image[:, 2] > 0, image[:, 2], np.nan)[:, None]
+        ray = head @ self.to_plane[:, :2].T + self.to_plane[:, 2]
+        up = self.to_plane @ self.up
+        share = (1 + height_m * up[2]) / np.where(ray[:, 2] > 0, ray[:, 2], np.nan)
+        metres = share[:, None] * ray[:, :2] - height_m[:, None] * up[:2]
+        image = metres @ self.from_plane[:, :2].T + self.from_plane[:, 2]
+        foot: F64 = image[:, :2] / np.where((image[:, 2] > 0) & (share > 0), image[:, 2], np.nan)[:, None]
         return foot
 
     def _bending(self, points: F64) -> F64:
