@@ -63,7 +63,7 @@ class BoxFilters:
         """Move all ``dt`` seconds ahead."""
         if dt <= 0 or not len(self.mean):
             return
-        if dt != self._dt:
+        if abs(dt - self._dt) > 1e-9:  # differences of steady times differ in the last bits
             self._dt, self._step = dt, self._discretise(dt)
         reach, fade, noise = self._step
         place, cross, velocity = self.var

@@ -167,5 +167,7 @@ class MultiObjectTracker:
 
 def _choose(cost: F64, rows: Rows, columns: Rows, limit: float) -> tuple[Rows, Rows]:
     """The assignment within a part of ``cost``, in the indices of the whole."""
-    found = assign(cost[np.ix_(rows, columns)], limit)
+    if not len(rows) or not len(columns):
+        return NONE, NONE
+    found = assign(cost[rows[:, None], columns], limit)
     return rows[found[0]], columns[found[1]]
