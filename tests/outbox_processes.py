@@ -59,6 +59,7 @@ def disk(folder: Path) -> None:
         said["flush when writable"] = outbox.flush(20)
         said["numbers"] = [json.loads(row.payload)["data"]["n"] for row in rows(outbox)]
         said["sequences"] = [int(json.loads(row.payload)["sequence"]) for row in rows(outbox)]
+        wait_for(lambda: outbox.stat().state == "ok")
         said["state"] = outbox.stat().state
     print(json.dumps(said))
 

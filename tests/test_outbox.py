@@ -130,7 +130,7 @@ def test_put_does_not_block_while_the_disk_does(tmp_path: Path) -> None:
             assert "locked" in outbox.stat().reason
             other.execute("ROLLBACK")
         assert outbox.flush(20)
-        assert outbox.stat().state == "ok"
+        wait_for(lambda: outbox.stat().state == "ok")
         found = docs(rows(outbox))
         assert [int(doc["sequence"]) for doc in found] == list(range(1, len(found) + 1))
         assert found[-2]["data"]["n"] == 3000 or found[-1]["data"]["n"] == 3000

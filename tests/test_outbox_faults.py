@@ -155,6 +155,15 @@ def test_lost_database_does_not_restart_the_sequence(tmp_path: Path) -> None:
         assert told["data"]["before_sequence"] == told["sequence"]
 
 
+def test_restart_before_the_first_event_is_no_loss(tmp_path: Path) -> None:
+    for _ in range(3):
+        with running(tmp_path / "o.db") as outbox:
+            outbox.put([make_metric(0)])
+            assert outbox.flush(5)
+            assert rows(outbox) == []
+            assert outbox.stat().sequence == 0
+
+
 def test_old_copy_of_the_database_does_not_restart_the_sequence(tmp_path: Path) -> None:
     path = tmp_path / "o.db"
     with running(path) as outbox:
@@ -194,7 +203,7 @@ def test_folder_that_cannot_be_made_degrades_and_recovers(tmp_path: Path) -> Non
         assert outbox.recent(0.0, 10) == []
         (tmp_path / "state").unlink()
         assert outbox.flush(20)
-        assert outbox.stat().state == "ok"
+        wait_for(lambda: outbox.stat().state == "ok")
         assert [doc["data"]["n"] for doc in docs(rows(outbox))] == [0]
 
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,16 +126,32 @@ class Store:
             depth={p: int(meta.get(f"depth.{p.plural}", 0)) for p in Priority},
         )
         if first_time:
-            self._check_sequence(counters)
+            self._check_sequence(counters, new="sequence" not in meta)
             self._age.resume(float(meta.get("age", 0.0)), meta.get("wall"))
             for kind, data in json.loads(meta.get("losses", "{}")).items():
                 self.losses[kind].restore(data)
         self._cx, self.counters = cx, counters
+        if "sequence" not in meta:  # before the record is written: a record without counters means a lost database
+            with self._transaction():
+                self._save(cx, counters)
 
-    def _check_sequence(self, counters: Counters) -> None:
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        cx = self._open_cx
+        with translated("commit"):
+            try:
+                cx.execute("BEGIN IMMEDIATE")
+                yield cx
+                cx.execute("COMMIT")
+            except BaseException:
+                if cx.in_transaction:
+                    cx.execute("ROLLBACK")
+                raise
+
+    def _check_sequence(self, counters: Counters, *, new: bool) -> None:
         """A database that lags the record by more than it can is new, or an old copy: its numbers may have been used."""
         reserved = self._record.reserved
-        if reserved > counters.sequence + 2 * BLOCK or (reserved and not counters.sequence):
+        if reserved > counters.sequence + 2 * BLOCK or (reserved and new):
             self.skipped = (counters.sequence + 1, reserved)
             counters.sequence = reserved
 
@@ -160,11 +176,10 @@ class Store:
 
         All of it, or an exception.
         """
-        cx, counters, losses = self._open_cx, self.counters.copy(), copy.deepcopy(self.losses)
+        counters, losses = self.counters.copy(), copy.deepcopy(self.losses)
         self._record.reserve(counters.sequence + len(drafts) + len(tell))
-        with translated("commit"):
-            try:
-                cx.execute("BEGIN IMMEDIATE")
+        try:
+            with self._transaction() as cx:
                 stored = [self._insert(cx, draft, counters, clock_ok) for draft in drafts]
                 self._forget(cx, done, counters)
                 self._bury(cx, refused, counters, utc)
@@ -173,36 +188,25 @@ class Store:
                 reports = [self._make_report(kind, self.losses[kind].report()) for kind in tell if self.losses[kind]]
                 stored += [self._insert(cx, draft, counters, clock_ok) for draft in reports]
                 self._save(cx, counters)
-                cx.execute("COMMIT")
-            except BaseException:
-                self.losses = losses
-                if cx.in_transaction:
-                    cx.execute("ROLLBACK")
-                raise
+        except BaseException:
+            self.losses = losses
+            raise
         self.counters = counters
         return stored
 
     def adopt(self, rows: Iterable[Row], episodes: Iterable[Episode]) -> int:
         """Take in what was recovered from a damaged database, under the same row ids; how many rows."""
-        cx, counters, taken = self._open_cx, self.counters.copy(), 0
-        highest = 0
-        with translated("take in what was recovered"):
-            cx.execute("BEGIN IMMEDIATE")
-            try:
-                for row in rows:
-                    values = (row.row, row.sequence, self._age.now(), row.topic, row.payload)
-                    taken += (new := cx.execute("INSERT OR IGNORE INTO message VALUES (?,?,?,?,?)", values).rowcount)
-                    counters.depth[row.priority] += new
-                    counters.number = max(counters.number, row.row & (1 << ROW_BITS) - 1)
-                    highest = max(highest, row.sequence or 0)
-                cx.executemany("INSERT OR IGNORE INTO episode VALUES (?,?,?,?,?,?,?)", episodes)
-                counters.sequence = max(counters.sequence, highest)
-                self._save(cx, counters)
-                cx.execute("COMMIT")
-            except BaseException:
-                if cx.in_transaction:
-                    cx.execute("ROLLBACK")
-                raise
+        counters, taken = self.counters.copy(), 0
+        with self._transaction() as cx:
+            for row in rows:
+                values = (row.row, row.sequence, self._age.now(), row.topic, row.payload)
+                new = cx.execute("INSERT OR IGNORE INTO message VALUES (?,?,?,?,?)", values).rowcount
+                taken += new
+                counters.depth[row.priority] += new
+                counters.number = max(counters.number, row.row & (1 << ROW_BITS) - 1)
+                counters.sequence = max(counters.sequence, row.sequence or 0)
+            cx.executemany("INSERT OR IGNORE INTO episode VALUES (?,?,?,?,?,?,?)", episodes)
+            self._save(cx, counters)
         self.counters = counters
         return taken
 

@@ -179,8 +179,9 @@ class Writer:
             events.append(self._device_event("outbox_recreated", told, utc))
         with contextlib.suppress(ValueError):
             self._reader.load()
+        if (left_open := sum(event.camera != DEVICE for event in events)) > 0:
+            log.warning("outbox: %d episodes left open by a crash are ended", left_open)
         if events:
-            log.warning("outbox: %d episodes left open by a crash are ended", sum(e.camera != DEVICE for e in events))
             self._commit([draft(event, **self._names) for event in events])
         self._begun, self._store.skipped = True, None
 
