@@ -37,7 +37,7 @@ STEPS = (1, 2, 3)
 FIRST_SEED = 100
 GRID_SEED = 1000
 GRID = {
-    "track_activation_threshold": (0.4, 0.5, 0.6),
+    "track_activation_threshold": (0.5, 0.6, 0.7),
     "minimum_iou_threshold": (0.1, 0.3),
     "minimum_consecutive_frames": (1, 2),
     "lost_track_buffer": (60,),  # two seconds, as ours
@@ -168,7 +168,7 @@ def _load(text: str) -> Scene:
     return load_mot(Path(path), float(fps or 25))
 
 
-def _included() -> list[Scene]:
+def included() -> list[Scene]:
     import motmetrics
 
     data = Path(motmetrics.__file__).parent / "data"
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="one JSON object with every run instead of tables")
     options = parser.parse_args()
-    scenes = [_load(text) for text in options.gt] if options.gt else _included()
+    scenes = [_load(text) for text in options.gt] if options.gt else included()
     makers: dict[str, Make] = {"edge-agent": ours}
     chosen: dict[str, Any] = {}
     try:
