@@ -92,6 +92,11 @@ class CameraGround:
         self._filters = GroundFilters(motion)
         self._scaled = self.plane
 
+    @property
+    def remembered(self) -> int:
+        """Tracks with a state."""
+        return len(self._filters)
+
     def update(self, tracks: Tracks, t: float, size: tuple[int, int]) -> tuple[Ground, Pairs]:
         """See ``pipeline.GroundProjector``."""
         filters = self._filters
@@ -151,8 +156,10 @@ class CameraGround:
             height = plane.height(foot[learn], head[learn])
             self._filters.learn_height(rows[learn], height, jitter, self._noise.tall_least_m**2)
         self._filters.doubt(rows, view.hidden)
-        share = np.where(view.share > 0, view.share, 0)[:, None]
-        xy, jacobian = plane.project_lens(np.where(share > 0, foot + share * (below - foot), foot))
+        # The centre of the box is that of head and feet together: only the height in the picture is in question.
+        moved = view.share > 0
+        foot[moved, 1] += view.share[moved] * (below[moved, 1] - foot[moved, 1])
+        xy, jacobian = plane.project_lens(foot)
         return xy, _spread(jacobian, self._noise.across * pixels, view.sigma * pixels), view.hidden > 0.5
 
     def _explain(self, short: F64, tall: F64, doubt: F64, boxes: F64, size: tuple[int, int]) -> _View:
