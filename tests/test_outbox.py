@@ -114,6 +114,7 @@ def test_queue_overflow_drops_metrics_first_then_the_oldest(tmp_path: Path) -> N
         outbox.stop(5)
 
 
+@pytest.mark.slow
 def test_put_does_not_block_while_the_disk_does(tmp_path: Path) -> None:
     with running(tmp_path / "o.db", queue=1000) as outbox:
         outbox.put([make_event(0)])
@@ -136,6 +137,7 @@ def test_put_does_not_block_while_the_disk_does(tmp_path: Path) -> None:
         assert found[-2]["data"]["n"] == 3000 or found[-1]["data"]["n"] == 3000
 
 
+@pytest.mark.slow
 def test_cap_drops_metrics_then_oldest_events_and_explains_every_gap(tmp_path: Path) -> None:
     path = tmp_path / "o.db"
     with running(path, max_mb=1.0, report_every_s=0.0) as outbox:
@@ -159,6 +161,7 @@ def test_cap_drops_metrics_then_oldest_events_and_explains_every_gap(tmp_path: P
         assert 5999 in {doc["data"].get("n") for doc in found}
 
 
+@pytest.mark.slow
 def test_drop_reports_are_rate_limited_and_survive_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "o.db"
     with running(path, max_mb=0.5) as outbox:
@@ -179,6 +182,7 @@ def test_drop_reports_are_rate_limited_and_survive_a_restart(tmp_path: Path) -> 
         assert set(range(1, outbox.stat().sequence + 1)) <= kept | told
 
 
+@pytest.mark.slow
 def test_space_is_given_back(tmp_path: Path) -> None:
     path = tmp_path / "o.db"
     with running(path) as outbox:

@@ -207,6 +207,7 @@ def test_folder_that_cannot_be_made_degrades_and_recovers(tmp_path: Path) -> Non
         assert [doc["data"]["n"] for doc in docs(rows(outbox))] == [0]
 
 
+@pytest.mark.slow
 def test_stop_gives_up_at_its_deadline(tmp_path: Path) -> None:
     outbox = make_outbox(tmp_path / "o.db")
     outbox.start()

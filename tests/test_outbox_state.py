@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -115,4 +116,4 @@ class OutboxMachine(RuleBasedStateMachine):
 OutboxMachine.TestCase.settings = settings(
     max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestOutboxState = OutboxMachine.TestCase
+TestOutboxState = pytest.mark.slow(OutboxMachine.TestCase)

@@ -30,15 +30,16 @@ class AgeClock:
         self._base, self._start, self._stored_wall = age, self._monotonic(), wall
 
     def now(self) -> float:
-        """Seconds since the store was first made, as far as they could be known."""
-        running = self._monotonic() - self._start
+        """Seconds since the store was first made, as far as they could be known. From any thread."""
+        return self._base + self._monotonic() - self._start
+
+    def settle(self) -> None:
+        """Once the wall clock can be trusted: count the time between the stored mark and ``resume``. One thread."""
         stored = self._stored_wall
         if stored is not None and self._clock_ok():
-            self._base += max(0.0, self._wall() - stored - running)
             self._stored_wall = None
-        return self._base + running
+            self._base += max(0.0, self._wall() - stored - (self._monotonic() - self._start))
 
     def mark(self) -> tuple[float, float | None]:
         """What to store: (age clock, wall clock or None where it is not to be trusted)."""
-        now = self.now()
-        return now, self._wall() if self._clock_ok() else self._stored_wall
+        return self.now(), self._wall() if self._clock_ok() else self._stored_wall

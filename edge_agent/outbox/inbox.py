@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from edge_agent.errors import OutboxCorrupt
 from edge_agent.outbox.messages import Priority
-from edge_agent.outbox.store import Refusal
+from edge_agent.outbox.records import Refusal
 from edge_agent.types import Event, Output
 
 BATCH = 500
@@ -135,15 +135,11 @@ class Inbox:
         return bool(full or self._flushing or self._damage or self.stop_at is not None)
 
     def pause(self, seconds: float) -> None:
-        """Wait before another try; not beyond the time to stop."""
+        """Wait before another try; a shorter time once the writer is to stop."""
         with self._condition:
-            if self.stop_at is not None:
-                seconds = min(seconds, self.stop_at - time.monotonic())
-            until = time.monotonic() + seconds
-            while (left := until - time.monotonic()) > 0 and self.stop_at is None:
-                self._condition.wait(left)
-            if (left := until - time.monotonic()) > 0:
-                self._condition.wait_for(lambda: False, min(left, 0.05))
+            self._condition.wait_for(lambda: self.stop_at is not None, seconds)
+        if self.stop_at is not None:
+            time.sleep(0.05)
 
     def take(self) -> list[Output]:
         """Up to a batch, most important first."""

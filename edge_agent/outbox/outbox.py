@@ -12,8 +12,8 @@ from edge_agent.errors import OutboxCorrupt
 from edge_agent.outbox.inbox import Inbox
 from edge_agent.outbox.messages import Priority, Row
 from edge_agent.outbox.reader import Reader
+from edge_agent.outbox.records import Refusal
 from edge_agent.outbox.stat import OutboxStat
-from edge_agent.outbox.store import Refusal
 from edge_agent.outbox.writer import Writer
 from edge_agent.types import NewId, Output
 

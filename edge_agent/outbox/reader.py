@@ -13,8 +13,8 @@ from typing import Any
 
 from edge_agent.errors import OutboxError
 from edge_agent.outbox.messages import Priority, Row
+from edge_agent.outbox.records import span
 from edge_agent.outbox.schema import connect_reader, translated
-from edge_agent.outbox.store import span
 from edge_agent.types import rfc3339
 
 RING = 1000
@@ -75,6 +75,7 @@ class Reader:
             "SELECT row, payload FROM message WHERE row>=? AND row<? ORDER BY row DESC LIMIT ?", (first, last, RING)
         )
         with self._ring_lock:
+            self._ring.clear()
             self._ring.extendleft((row, json.loads(payload)) for row, payload in found)
 
     def recent(self, since: float, limit: int) -> list[dict[str, Any]]:

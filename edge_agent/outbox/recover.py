@@ -11,8 +11,8 @@ from typing import Any
 
 from edge_agent.errors import OutboxError
 from edge_agent.outbox.messages import ROW_BITS, Priority, Row
+from edge_agent.outbox.records import Episode
 from edge_agent.outbox.schema import files, translated
-from edge_agent.outbox.store import Episode
 
 _COLUMNS = "SELECT row, sequence, topic, payload FROM message"
 

@@ -101,4 +101,11 @@ def files(path: Path) -> list[Path]:
 
 def size_on_disk(path: Path) -> int:
     """Bytes of the database and its write-ahead log."""
-    return sum(file.stat().st_size for file in files(path)[:2] if file.exists())
+    return sum(_size(file) for file in files(path)[:2])
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0

@@ -7,69 +7,21 @@ import copy
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from edge_agent.errors import OutboxError
 from edge_agent.outbox.clock import AgeClock
 from edge_agent.outbox.ledger import Losses
 from edge_agent.outbox.messages import ROW_BITS, Draft, Priority, Row, sequence_text
+from edge_agent.outbox.records import DEAD, DROPS, Committed, Counters, Episode, Refusal, span
 from edge_agent.outbox.schema import PAGE, connect, size_on_disk, translated
 from edge_agent.outbox.sequence import BLOCK, SequenceRecord
 from edge_agent.types import DEVICE, Event, rfc3339
 
-DROPS = "outbox_drops"
-DEAD = "dead_letter"
 MAX_DEAD_LETTERS = 1000
 _CHUNK = 64
 _FREE_PAGES = 256  # a free megabyte is kept for the next backlog; rewriting the file for less wears flash out
-
-
-class Episode(NamedTuple):
-    """One that was started and has not ended. Times are POSIX seconds, ``data`` JSON of the last event."""
-
-    episode: str
-    camera: str
-    use_case: str
-    what: str
-    started: float
-    updated: float
-    data: str
-
-
-class Refusal(NamedTuple):
-    """The other side will never take this row. ``code`` is the MQTT reason code."""
-
-    row: int
-    code: int
-    reason: str
-
-
-class Committed(NamedTuple):
-    """One message as it was stored; ``doc`` is the complete CloudEvent for an event, None for anything else."""
-
-    row: Row
-    doc: dict[str, Any] | None
-
-
-@dataclass(slots=True)
-class Counters:
-    """The running totals; stored in ``meta`` with every transaction, so that they can never disagree with the rows."""
-
-    number: int = 0
-    """Last row number given, over all priorities."""
-    sequence: int = 0
-    depth: dict[Priority, int] = field(default_factory=lambda: dict.fromkeys(Priority, 0))
-
-    def copy(self) -> Counters:
-        """For a transaction that may not come to be."""
-        return replace(self, depth=dict(self.depth))
-
-
-def span(priority: Priority) -> tuple[int, int]:
-    """The row ids of a priority: first (inclusive) and last (exclusive)."""
-    return priority << ROW_BITS, (priority + 1) << ROW_BITS
 
 
 class Store:
@@ -176,6 +128,7 @@ class Store:
 
         All of it, or an exception.
         """
+        self._age.settle()
         counters, losses = self.counters.copy(), copy.deepcopy(self.losses)
         self._record.reserve(counters.sequence + len(drafts) + len(tell))
         try:

@@ -17,9 +17,10 @@ from edge_agent.outbox.clock import AgeClock
 from edge_agent.outbox.inbox import Inbox, priority_of
 from edge_agent.outbox.messages import Draft, Priority, draft, sequence_text
 from edge_agent.outbox.reader import Reader
+from edge_agent.outbox.records import DEAD, DROPS, Committed, Episode
 from edge_agent.outbox.recover import move_aside, readable_episodes, readable_rows
 from edge_agent.outbox.stat import OutboxStat
-from edge_agent.outbox.store import DEAD, DROPS, Committed, Episode, Store
+from edge_agent.outbox.store import Store
 from edge_agent.types import DEVICE, Event, NewId, Output
 
 log = logging.getLogger(__name__)
@@ -276,7 +277,9 @@ class Writer:
                 "before_sequence": sequence_text(self._store.counters.sequence + 1),
             }
             self._commit([draft(self._device_event("outbox_recreated", told, self._wall()), **self._names)])
-        except EdgeAgentError as error:
+        except Exception as error:
+            if not isinstance(error, EdgeAgentError):
+                log.exception("outbox: unexpected fault")
             self._let_go()
             return error
         log.warning("outbox: %d messages recovered from %s", taken, moved.name)

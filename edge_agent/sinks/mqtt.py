@@ -9,7 +9,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.config import MqttConfig
@@ -28,6 +27,7 @@ from edge_agent.sinks.mqtt_connection import (
     Version,
     Will,
 )
+from edge_agent.sinks.mqtt_state import MqttState
 from edge_agent.sinks.pump import Pump
 from edge_agent.sinks.store import Row, Store
 from edge_agent.types import DEVICE, Event, rfc3339, uuid7_factory
@@ -38,29 +38,6 @@ _NEVER_TAKEN = {NOT_AUTHORISED, TOPIC_INVALID, PACKET_TOO_LARGE, PAYLOAD_INVALID
 _ACK_S = 60.0
 _STABLE_S = 30.0
 _LOOK_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class MqttState:
-    """For status, heartbeat and panel. Times are POSIX seconds; counts are since the process began."""
-
-    connected: bool
-    since: float | None
-    """When it came to this state of connection; None before the first attempt ended."""
-    last_error: str
-    protocol: str
-    """``5.0`` or ``3.1.1``; empty while not connected."""
-    connects: int
-    published: int
-    """PUBLISH packets of outbox rows sent."""
-    acked: int
-    """Rows that the broker took."""
-    refused: int
-
-    @property
-    def reconnects(self) -> int:
-        """Connections after the first."""
-        return max(0, self.connects - 1)
 
 
 class MqttSink:

@@ -1,0 +1,57 @@
+"""What the parts of the outbox hand each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from edge_agent.outbox.messages import ROW_BITS, Priority, Row
+
+DROPS = "outbox_drops"
+DEAD = "dead_letter"
+
+
+class Episode(NamedTuple):
+    """One that was started and has not ended. Times are POSIX seconds, ``data`` JSON of the last event."""
+
+    episode: str
+    camera: str
+    use_case: str
+    what: str
+    started: float
+    updated: float
+    data: str
+
+
+class Refusal(NamedTuple):
+    """The other side will never take this row. ``code`` is the MQTT reason code."""
+
+    row: int
+    code: int
+    reason: str
+
+
+class Committed(NamedTuple):
+    """One message as it was stored; ``doc`` is the complete CloudEvent for an event, None for anything else."""
+
+    row: Row
+    doc: dict[str, Any] | None
+
+
+@dataclass(slots=True)
+class Counters:
+    """The running totals; stored in ``meta`` with every transaction, so that they can never disagree with the rows."""
+
+    number: int = 0
+    """Last row number given, over all priorities."""
+    sequence: int = 0
+    depth: dict[Priority, int] = field(default_factory=lambda: dict.fromkeys(Priority, 0))
+
+    def copy(self) -> Counters:
+        """For a transaction that may not come to be."""
+        return replace(self, depth=dict(self.depth))
+
+
+def span(priority: Priority) -> tuple[int, int]:
+    """The row ids of a priority: first (inclusive) and last (exclusive)."""
+    return priority << ROW_BITS, (priority + 1) << ROW_BITS
