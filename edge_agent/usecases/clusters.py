@@ -82,8 +82,8 @@ class Identities:
         ]
         passed = self._match(lost, young, t) if lost and young else []
         for ident in lost:
-            if t - people[ident].seen > self._window_s:
-                people.pop(ident, None)
+            if ident in people and t - people[ident].seen > self._window_s:
+                del people[ident]
         return passed
 
     def _match(self, lost: list[int], young: list[int], t: float) -> list[tuple[int, int]]:

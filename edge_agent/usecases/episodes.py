@@ -60,6 +60,7 @@ class EpisodeBook:
         clusters = components(violating)
         owner = self._assign(clusters)
         changes = self._end_unowned(clusters, owner, pending)
+        before = [(episode, episode.members) for episode in self.open]
         where = {member: i for i, members in enumerate(clusters) for member in members}
         pairs: list[dict[Key, PairState]] = [{} for _ in clusters]
         for key, state in violating.items():
@@ -67,7 +68,8 @@ class EpisodeBook:
         for i, members in enumerate(clusters):
             episode = owner.get(i)
             if episode is None:
-                episode = self._begin(members, pairs[i], t)
+                source = next((other for other, them in before if them & members), None)
+                episode = self._begin(members, pairs[i], source, t)
                 changes.append(Change("started", episode, "split" if episode.split_from else ""))
             elif members != episode.members:
                 episode.members = members
@@ -117,8 +119,7 @@ class EpisodeBook:
             changes.append(Change("ended", episode, "merged" if into else "left"))
         return changes
 
-    def _begin(self, members: set[int], pairs: Mapping[Key, PairState], t: float) -> Episode:
-        source = next((episode for episode in self.open if episode.members & members), None)
+    def _begin(self, members: set[int], pairs: Mapping[Key, PairState], source: Episode | None, t: float) -> Episode:
         began = t if source else min(state.since for state in pairs.values())
         episode = Episode(began, members, t, len(members), source, told_people=len(members))
         while episode.steps_passed < len(self._steps) and t - began >= self._steps[episode.steps_passed]:
