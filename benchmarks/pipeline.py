@@ -80,7 +80,8 @@ def bare(model: Model, workers: int, seconds: float) -> float:
 
 def loop(model: Model, config: Config, video: Path, frames: int) -> float:
     """Frames per second of the obvious sequential program, start-up not counted."""
-    session = onnxruntime.InferenceSession(model.read(model.file_for("onnxruntime")), providers=["CPUExecutionProvider"])
+    with model.verified(model.file_for("onnxruntime")) as path:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     preprocess = Preprocessor(model.manifest.input)
     decode = DECODERS[model.manifest.family]
     tracker = MultiObjectTracker(config.track)
@@ -169,7 +170,9 @@ def main() -> int:
         print(json.dumps(result | {"missed": missed}))
     else:
         for name, (sign, goal) in GOALS.items():
-            print(f"{name:48} {result['figures'][name]:8.2f}   goal {sign} {goal}{'   MISSED' if name in missed else ''}")
+            print(
+                f"{name:48} {result['figures'][name]:8.2f}   goal {sign} {goal}{'   MISSED' if name in missed else ''}"
+            )
         print(json.dumps(result["details"]))
     return 1 if missed else 0
 

@@ -203,7 +203,7 @@ class DetectionPool:
         self._tickets = [0] * len(lanes)
         self._next = 0
         # A slow frame must not let the others of its camera pile up behind it.
-        self._limit = 2 * workers
+        self._limit = workers + 1
         self._failures = 0
 
     def work(self, beat: Beat) -> None:

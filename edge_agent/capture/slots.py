@@ -56,7 +56,7 @@ class LatestSlot:
 class FrameQueue:
     """Every frame, in order, at most ``capacity`` at a time: for files. ``put`` blocks while full, until closed or ``stop``."""
 
-    def __init__(self, ready: threading.Condition, capacity: int = 4, stop: threading.Event | None = None) -> None:
+    def __init__(self, ready: threading.Condition, capacity: int = 2, stop: threading.Event | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, not {capacity}")
         self.dropped = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -83,21 +84,29 @@ class Model:
             f"model {self.manifest.name}@{self.manifest.version} has no file for backend {backend!r} (it has: {have})"
         )
 
-    def read(self, entry: ModelFile) -> bytes:
-        """The file's bytes, checked against its SHA-256: what was verified is what is loaded. Raises ModelError."""
+    @contextlib.contextmanager
+    def verified(self, entry: ModelFile) -> Iterator[str]:
+        """A path to the file's content, checked against its SHA-256; it stays valid inside the ``with`` block.
+
+        The path leads to the open file: one that is put in its place meanwhile is not what gets loaded. Raises ModelError.
+        """
         path = self.folder / entry.path
         try:
-            data = path.read_bytes()
+            file = path.open("rb")
         except OSError as error:
             raise ModelError(
                 f"{path}: {error.strerror}; the manifest names this file, is the model complete?"
             ) from error
-        found = hashlib.sha256(data).hexdigest()
-        if found != entry.sha256:
-            raise ModelError(
-                f"{path}: SHA-256 is {found}, the manifest says {entry.sha256}: the file is damaged or was replaced"
-            )
-        return data
+        with file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            if digest.hexdigest() != entry.sha256:
+                raise ModelError(
+                    f"{path}: SHA-256 is {digest.hexdigest()}, the manifest says {entry.sha256}: "
+                    "the file is damaged or was replaced"
+                )
+            yield f"/proc/self/fd/{file.fileno()}"
 
 
 def load_model(folder: Path) -> Model:

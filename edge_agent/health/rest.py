@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -119,6 +120,10 @@ class RestServer:
 
     def _serve(self, sock: socket.socket) -> None:
         try:
+            # FastAPI costs 0.4 s and 20 MB: a box whose API nobody asks does not pay. The first caller waits in the backlog.
+            while not select.select([sock], [], [], 0.2)[0]:
+                if self._stopping.is_set():
+                    return
             server = _make_server(self._sources, self._token, self._loopback)
             self._server = server
             if not self._stopping.is_set():

@@ -33,7 +33,6 @@ class OnnxRuntimeBackend:
 
     def __init__(self, model: Model) -> None:
         entry = model.file_for("onnxruntime")
-        data = model.read(entry)
         # Read once at import: without it the package writes under the home directory and calls its maker.
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         try:
@@ -49,12 +48,15 @@ class OnnxRuntimeBackend:
         if _small_arena(onnxruntime):
             options.add_session_config_entry("session.use_env_allocators", "1")
         try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=[PROVIDER])
+            # By path: from bytes the session would keep a second copy of the whole file.
+            with model.verified(entry) as path:
+                self._session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER])
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(f"{model.folder / entry.path}: ONNX Runtime cannot load it: {error}") from error
         if self._session.get_providers() != [PROVIDER]:
             raise HardwareError(f"ONNX Runtime runs on {self._session.get_providers()}, asked was {PROVIDER}")
-        del data
         trim_heap()
         self._check(model)
         self._input = model.manifest.input.name
