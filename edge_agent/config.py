@@ -120,8 +120,8 @@ class DetectConfig(Strict):
 class TrackConfig(Strict):
     """The tracker."""
 
-    high_score: float = Field(0.4, gt=0, lt=1, description="a detection at or above starts and confirms tracks")
-    low_score: float = Field(0.1, gt=0, lt=1, description="a detection at or above keeps an existing track alive")
+    high_score: float = Field(0.5, gt=0, lt=1, description="a detection at or above starts and confirms tracks")
+    low_score: float = Field(0.2, gt=0, lt=1, description="a detection at or above keeps an existing track alive")
     max_lost_s: float = Field(2.0, gt=0, le=60, description="a track unseen for longer ends")
     max_predicted_s: float = Field(
         0.6, ge=0, le=10, description="an unseen track is still reported, as predicted, for this long"

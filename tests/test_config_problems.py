@@ -124,9 +124,9 @@ BROKEN = {
     ),
     "limits that contradict": (
         CAMERA
-        + "track: {low_score: 0.5}\nuse_cases:\n  social_distancing: {leave_distance_m: 1.5, min_duration_s: -1}\n",
+        + "track: {low_score: 0.6}\nuse_cases:\n  social_distancing: {leave_distance_m: 1.5, min_duration_s: -1}\n",
         [
-            "c.yaml:3:20: track.low_score: low_score is 0.5, which must not be above high_score, 0.4",
+            "c.yaml:3:20: track.low_score: low_score is 0.6, which must not be above high_score, 0.5",
             "c.yaml:5:41: use_cases.social_distancing.leave_distance_m: leave_distance_m is 1.5, which must not be below "
             "distance_m, 2",
             "c.yaml:5:62: use_cases.social_distancing.min_duration_s: given -1; must be at least 0 (a violation begins after it "
