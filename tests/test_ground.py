@@ -8,6 +8,7 @@ import pytest
 
 from edge_agent.types import F64, Ground, Pairs
 from edge_agent.usecases.ground import CameraGround
+from edge_agent.usecases.smoothing import GroundFilters
 from tests.ground_fixtures import SIZE, Pinhole, camera_config, tracks_of
 
 CAMERA = Pinhole(focal=1000, height=6.0, tilt=0.45)
@@ -194,3 +195,19 @@ def test_without_calibration_distances_are_estimates() -> None:
     true = np.hypot(*(places[pairs.b - 1] - places[pairs.a - 1]).T)
     assert np.abs(pairs.distance_m / true - 1).max() < 0.1
     assert len(pairs) == 3
+
+
+def test_filters_stay_sound_for_hours() -> None:
+    filters, rng = GroundFilters(), np.random.default_rng(0)
+    spread = np.diag([0.01, 0.4]) + 0.05 * np.ones((2, 2))
+    filters.append(np.arange(3), 0.0, np.zeros((3, 2)), np.tile(spread, (3, 1, 1)), tall=1.7, tall_var=0.01)
+    rows = np.arange(3)
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    for frame in range(1, 10_000):
+        filters.predict(rows, frame / 7)
+        cov = np.array([spread, turn @ spread @ turn.T, 0.01 * spread])
+        filters.update(rows, rng.normal(0, 0.3, (3, 2)), cov)
+    whole = np.block([[filters.pp, filters.pv], [filters.pv.transpose(0, 2, 1), filters.vv]])
+    assert (np.linalg.eigvalsh(whole) > 0).all()
+    assert np.abs(whole - whole.transpose(0, 2, 1)).max() < 1e-12
+    assert np.abs(filters.velocity).max() < 2

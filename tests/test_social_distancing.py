@@ -173,7 +173,8 @@ def test_identity_switches_do_not_split_an_episode(seed: int, fps: int) -> None:
         t = k / fps
         for who in "abc":
             # The tracker loses somebody now and then and finds them again as somebody new, at times after a while.
-            if t - last[who] > 3 and rng.random() < 0.3 / fps:
+            alone = t > max(unseen.values()) + 0.5  # or a pair is unseen for longer than the leave duration
+            if alone and t - last[who] > 3 and rng.random() < 0.3 / fps:
                 ids[who], last[who], following = following, t, following + 1
                 unseen[who] = t + rng.choice([0.0, 0.4, 1.0])
         outputs += case.update(observe(t, {ids[who]: places[who] for who in "abc" if unseen[who] <= t}))

@@ -73,7 +73,7 @@ class EpisodeBook:
                 changes.append(Change("started", episode, "split" if episode.split_from else ""))
             elif members != episode.members:
                 episode.members = members
-            _follow(episode, pairs[i], t)
+            _follow(episode, pairs[i])
             if reason := self._news(episode, t):
                 changes.append(Change("updated", episode, reason))
         self.open.sort(key=lambda episode: episode.began)
@@ -138,12 +138,10 @@ class EpisodeBook:
         return reason
 
 
-def _follow(episode: Episode, pairs: dict[Key, PairState], t: float) -> None:
+def _follow(episode: Episode, pairs: dict[Key, PairState]) -> None:
     episode.pairs = pairs
     episode.people_max = max(episode.people_max, len(episode.members))
     for state in pairs.values():
         episode.last_near = max(episode.last_near, state.last_near)
-        # A part split off may consist of people who are unseen just now; then their last distance serves.
-        known = state.t == t or episode.min_distance_m == float("inf")
-        if known and state.distance_m < episode.min_distance_m:
-            episode.min_distance_m, episode.min_sigma_m = state.distance_m, state.sigma_m
+        if state.min_distance_m < episode.min_distance_m:
+            episode.min_distance_m, episode.min_sigma_m = state.min_distance_m, state.min_sigma_m

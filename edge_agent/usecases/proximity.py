@@ -1,9 +1,9 @@
 """Which pairs of people are too near for too long: a state for each pair, in real time.
 
 A pair is *near* from the first moment under ``distance_m``; until it counts as a violation it may rise above that by
-one σ (at most to the leave distance) without starting over, so that noise at the limit does not undo what was held. A
-violation lasts until the pair was not seen nearer than the leave distance for ``leave_duration_s``; a pair of which somebody is
-briefly unseen therefore stays.
+one σ (at most to the leave distance) without starting over, so that noise at the limit does not undo what was held;
+the mean over that time must still be under ``distance_m``. A violation lasts until the pair was not seen nearer than
+the leave distance for ``leave_duration_s``; a pair of which somebody is briefly unseen therefore stays.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ class PairState:
     violating: bool = False
     came_together: bool = False
     group: bool = False
+    min_distance_m: float = float("inf")
+    min_sigma_m: float = 0.0
+    """The nearest they were seen, and its σ."""
+    excess: float = 0.0
+    """Integral of distance - ``distance_m`` since it began, m·s; below zero the mean is a violation's."""
     speed: tuple[float, float] = (0.0, 0.0)
     """Smoothed velocity of one relative to the other."""
 
@@ -73,7 +78,8 @@ class Proximity:
                 continue
             if self._groups:
                 _relative_speed(state, found, t)
-            state.distance_m, state.sigma_m, state.apart, state.t = found.distance_m, found.sigma_m, found.apart, t
+            state.excess += (t - state.t) * ((state.distance_m + found.distance_m) / 2 - self._enter)
+            _see(state, found, t)
             slack = self.leave if state.violating else min(self._enter + found.sigma_m, self.leave)
             if found.distance_m < max(slack, self._enter):
                 state.last_near = t
@@ -85,7 +91,7 @@ class Proximity:
                 if t - state.last_near >= self._leave_s - 1e-6 or (not state.violating and state.t == t):
                     gone.append(key)
             elif not state.violating and t - state.since >= self._hold_s - 1e-6:
-                state.violating = True
+                state.violating = state.excess <= 0 and state.distance_m < self._enter
             if self._groups:
                 self._judge_group(state, self._groups, t)
         for key in gone:
@@ -114,6 +120,7 @@ class Proximity:
 
     def _begin(self, found: Near, born: dict[int, float], t: float) -> PairState:
         state = PairState(t, t, found.distance_m, found.sigma_m, found.apart, t)
+        _see(state, found, t)
         if self._groups:
             state.came_together = t - max(born[found.key[0]], born[found.key[1]]) <= _TOGETHER_GRACE_S
         return state
@@ -126,6 +133,12 @@ class Proximity:
             state.came_together = False
         elif t - state.since >= groups.min_together_s:
             state.group = True
+
+
+def _see(state: PairState, found: Near, t: float) -> None:
+    state.distance_m, state.sigma_m, state.apart, state.t = found.distance_m, found.sigma_m, found.apart, t
+    if found.distance_m < state.min_distance_m:
+        state.min_distance_m, state.min_sigma_m = found.distance_m, found.sigma_m
 
 
 def _relative_speed(state: PairState, found: Near, t: float) -> None:

@@ -95,9 +95,10 @@ class GroundFilters:
         gain, gain_v = pp @ total, pv.transpose(0, 2, 1) @ total
         self.xy[rows] += np.einsum("nij,nj->ni", gain, off)
         self.velocity[rows] += np.einsum("nij,nj->ni", gain_v, off)
-        self.pp[rows] = pp - gain @ pp
+        # Rounding leaves the halves of a covariance a little apart, and the filter would drive them farther; so they are kept one.
+        self.pp[rows] = _even(pp - gain @ pp)
         self.pv[rows] = pv - gain @ pv
-        self.vv[rows] -= gain_v @ pv
+        self.vv[rows] = _even(self.vv[rows] - gain_v @ pv)
 
     def heights(self, rows: Rows, tall: float, var: float) -> tuple[F64, F64, F64]:
         """Height, its variance and the lasting part of the doubt in the feet of ``rows``; the given ones where a row is -1."""
@@ -145,3 +146,8 @@ class GroundFilters:
         """Forget the rows that are not in ``mask``."""
         for name in ("ids", "t", "seen", "xy", "velocity", "pp", "pv", "vv", "tall", "tall_var", "hidden"):
             setattr(self, name, getattr(self, name)[mask])
+
+
+def _even(matrices: F64) -> F64:
+    even: F64 = (matrices + matrices.transpose(0, 2, 1)) / 2
+    return even
