@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(verbs)
     _add_schema(verbs)
     _add_replay(verbs)
+    _add_calibrate(verbs)
     return parser
 
 
@@ -193,6 +194,38 @@ def _replay(args: argparse.Namespace) -> int:
     config: Config = config_file.load(args.config)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     return run_replay(args.file, config, record=args.record, as_json=args.json)
+
+
+# ---- calibrate
+
+
+def _add_calibrate(verbs: Any) -> None:
+    parser = _add(
+        verbs,
+        "calibrate",
+        _calibrate,
+        "fit a camera's ground plane to measured points and show how well they agree",
+        '--camera pets --points "502,208=-2,-6; 410,230=-5,-5; 379,266=-8,-6; 298,304=-11,-6"',
+    )
+    parser.add_argument("--camera", metavar="ID", help="default: the first one")
+    parser.add_argument("--points", metavar='"u,v=x,y; …"', help="pixels = metres; default: those of the configuration")
+    parser.add_argument(
+        "--image-size", metavar="WxH", help="picture the pixels were measured in; default: the configured one"
+    )
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from edge_agent.calibration import calibrate
+
+    config = config_file.load(args.config)
+    result = calibrate(config, args.camera, args.points, args.image_size)
+    if args.json:
+        _out(json.dumps({"ok": True, **result.facts}))
+    else:
+        _out(result.table)
+        _out("\nFor the configuration:\n")
+        _out(result.yaml)
+    return 0
 
 
 if __name__ == "__main__":
