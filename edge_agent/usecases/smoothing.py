@@ -36,7 +36,8 @@ class GroundFilters:
     """Filters of many tracks. ``ids`` sorted; ``xy``, ``velocity`` (N,2); ``pp``, ``pv``, ``vv`` (N,2,2) their covariance.
 
     ``tall`` and ``tall_var`` (N,) are the learned height in metres and its variance; ``t`` (N,) the time a row stands
-    at, ``seen`` (N,) that of its last measurement; ``hidden`` (N,) how probably the feet were hidden then.
+    at, ``seen`` (N,) that of its last measurement; ``hidden`` (N,) how probably the feet were hidden then,
+    ``noise`` (N,2,2) its covariance.
     """
 
     def __init__(self, motion: Motion | None = None) -> None:
@@ -52,6 +53,7 @@ class GroundFilters:
         self.tall: F64 = np.empty(0)
         self.tall_var: F64 = np.empty(0)
         self.hidden: F64 = np.empty(0)
+        self.noise: F64 = np.empty((0, 2, 2))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,6 +88,7 @@ class GroundFilters:
         if not len(rows):
             return
         self.seen[rows] = self.t[rows]
+        self.noise[rows] = cov
         pp, pv = self.pp[rows], self.pv[rows]
         off = measured - self.xy[rows]
         total = inverse2(pp + cov)
@@ -137,6 +140,7 @@ class GroundFilters:
             "tall": np.full(n, tall),
             "tall_var": np.full(n, tall_var),
             "hidden": np.zeros(n),
+            "noise": cov,
         }
         order = np.argsort(np.concatenate([self.ids, ids]), kind="stable")
         for name, values in new.items():
@@ -144,7 +148,7 @@ class GroundFilters:
 
     def keep(self, mask: Bools) -> None:
         """Forget the rows that are not in ``mask``."""
-        for name in ("ids", "t", "seen", "xy", "velocity", "pp", "pv", "vv", "tall", "tall_var", "hidden"):
+        for name in ("ids", "t", "seen", "xy", "velocity", "pp", "pv", "vv", "tall", "tall_var", "hidden", "noise"):
             setattr(self, name, getattr(self, name)[mask])
 
 
