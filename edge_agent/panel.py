@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_agent.health.status import AgentStatus, CameraStatus, Health
-from edge_agent.sentences import camera_of, printable, seconds, sentence
+from edge_agent.sentences import camera_of, is_logged, printable, seconds, sentence
 
 log = logging.getLogger(__name__)
 CloudEvent: TypeAlias = Mapping[str, Any]
@@ -61,7 +61,8 @@ class LivePanel:
 
     def on_event(self, event: CloudEvent) -> None:
         """Show an event."""
-        self._feed.append(_event_line(event))
+        if not is_logged(event):
+            self._feed.append(_event_line(event))
 
     def __enter__(self) -> LivePanel:
         root = logging.getLogger()
@@ -140,7 +141,9 @@ def _box(content: RenderableType, title: str) -> Box:
 
 
 def _header(status: AgentStatus) -> Table:
-    health: Health = status.liveness().status
+    verdict = status.liveness()
+    health: Health = verdict.status
+    bad = ", ".join(name for name, part in verdict.parts.items() if part.status != "ok")
     grid = Table.grid(expand=True)
     grid.add_column(ratio=1, no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
@@ -148,9 +151,8 @@ def _header(status: AgentStatus) -> Table:
     name.append(f"  {printable(status.site)}/{printable(status.device)}")
     if status.safe_mode:
         name.append("  SAFE MODE", "bold red")
-    grid.add_row(
-        name, Text().append(f"● {health}", _COLOURS[health]).append(f"  up {seconds(status.uptime_s)} ", "dim")
-    )
+    state = Text(f"● {health}" + (f": {bad}" if bad else ""), _COLOURS[health])
+    grid.add_row(name, state.append(f"  up {seconds(status.uptime_s)} ", "dim"))
     return grid
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_agent.health.status import AgentStatus, CameraStatus
-from edge_agent.sentences import camera_of, printable, seconds, sentence
+from edge_agent.sentences import camera_of, is_logged, printable, seconds, sentence
 
 log = logging.getLogger(__name__)
 CloudEvent: TypeAlias = Mapping[str, Any]
@@ -31,7 +31,8 @@ class PlainReporter:
 
     def on_event(self, event: CloudEvent) -> None:
         """Log an event."""
-        log.info("event %s%s", f"{name}: " if (name := camera_of(event)) else "", sentence(event))
+        if not is_logged(event):
+            log.info("event %s%s", f"{name}: " if (name := camera_of(event)) else "", sentence(event))
 
     def tick(self) -> None:
         """Log the state where it is time."""

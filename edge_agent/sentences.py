@@ -36,6 +36,11 @@ def camera_of(event: Mapping[str, Any]) -> str:
     return printable(name, 63)
 
 
+def is_logged(event: Mapping[str, Any]) -> bool:
+    """Whether the stage that noticed it wrote a log line of its own, so that showing it as well would say it twice."""
+    return str(event.get("type", "")) in {"edge_agent.device.camera_state", "edge_agent.device.camera_view"}
+
+
 def seconds(value: float) -> str:
     """A duration: ``9.5 s``, ``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if value < 9.95:
@@ -49,33 +54,33 @@ def seconds(value: float) -> str:
 
 
 def _distancing(data: Mapping[str, Any], phase: str) -> str:
-    text = _people(data)
-    ended = phase == "ended"
-    keys = ("min_distance_m", "distance_m") if ended else ("distance_m", "min_distance_m")
-    distance, duration = _number(data, *keys), _number(data, "duration_s")
-    if distance is not None:
-        text += f" {distance:.1f} m apart" if not ended else f", closest {distance:.1f} m"
-    if data.get("calibrated") is False:
-        text += " (estimate)"
-    if duration is not None and not ended:
-        text += f" for {seconds(duration)}"
-    if isinstance(data.get("zone"), str):
-        text += f" in {data['zone']}"
-    if not ended:
-        return text
-    after = f" after {seconds(duration)}" if duration is not None else ""
-    reason = data.get("reason")
-    why = f" ({reason.replace('_', ' ')})" if isinstance(reason, str) and reason not in {"", "separated"} else ""
-    return f"over{after}: {text}{why}"
+    estimate = " (estimate)" if data.get("calibrated") is False else ""
+    place = f" in {data['zone']}" if isinstance(data.get("zone"), str) else ""
+    duration, reason = _number(data, "duration_s"), data.get("reason")
+    if phase == "ended":
+        after = "" if duration is None else f" after {seconds(duration)}"
+        closest = _number(data, "min_distance_m")
+        apart = "" if closest is None else f", closest {closest:.1f} m{estimate}"
+        why = f" ({reason.replace('_', ' ')})" if isinstance(reason, str) and reason not in {"", "left"} else ""
+        return f"over{after}{place}: {_people(data, 'people_max', 'people')}{apart}{why}"
+    still = "" if phase == "started" else "now " if reason == "growth" else "still "
+    nearest = _nearest(data)
+    apart = "too close" if nearest is None else f"{nearest:.1f} m apart{estimate}"
+    lasting = "" if duration is None else f" for {seconds(duration)}"
+    return f"{still}{_people(data, 'people')} {apart}{lasting}{place}"
 
 
-def _people(data: Mapping[str, Any]) -> str:
-    for key in ("people", "size", "track_ids", "tracks", "members"):
-        value = data.get(key)
-        count = len(value) if isinstance(value, list | tuple) else value
-        if isinstance(count, int) and not isinstance(count, bool):
-            return f"{count} people"
-    return "people"
+def _nearest(data: Mapping[str, Any]) -> float | None:
+    """The smallest distance now; the pairs are listed nearest first."""
+    pairs = data.get("pairs")
+    first = pairs[0] if isinstance(pairs, list) and pairs else None
+    now = _number(first, "distance_m") if isinstance(first, Mapping) else None
+    return now if now is not None else _number(data, "min_distance_m")
+
+
+def _people(data: Mapping[str, Any], *keys: str) -> str:
+    count = _number(data, *keys)
+    return "people" if count is None else f"{count:g} people"
 
 
 def _camera(data: Mapping[str, Any], prefix: str) -> str:

@@ -32,21 +32,41 @@ def event(kind: str, source: str = "/mill/box-7/gate", **data: Any) -> dict[str,
 
 
 VIOLATION = "social_distancing.violation"
+NEAR = [{"a": 3, "b": 9, "distance_m": 1.42}, {"a": 3, "b": 11, "distance_m": 1.9}]
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (event(f"{VIOLATION}.updated", people=2, distance_m=1.42, duration_s=10.0), "2 people 1.4 m apart for 10 s"),
         (
-            event(f"{VIOLATION}.started", track_ids=[1, 2, 3], min_distance_m=0.8, duration_s=1.5, zone="till"),
-            "3 people 0.8 m apart for 1.5 s in till",
+            event(f"{VIOLATION}.started", people=2, min_distance_m=0.8, duration_s=1.5, zone="till", pairs=NEAR),
+            "2 people 1.4 m apart for 1.5 s in till",
         ),
         (
-            event(f"{VIOLATION}.ended", people=2, min_distance_m=1.2, duration_s=134.0, reason="agent_restart"),
-            "over after 2 min 14 s: 2 people, closest 1.2 m (agent restart)",
+            event(f"{VIOLATION}.updated", people=3, reason="growth", duration_s=4.0, pairs=NEAR),
+            "now 3 people 1.4 m apart for 4.0 s",
         ),
-        (event(f"{VIOLATION}.started", people=2, distance_m=1.0, calibrated=False), "2 people 1.0 m apart (estimate)"),
+        (
+            event(f"{VIOLATION}.updated", people=2, reason="duration", duration_s=10.0, pairs=[], min_distance_m=0.8),
+            "still 2 people 0.8 m apart for 10 s",
+        ),
+        (
+            event(
+                f"{VIOLATION}.ended",
+                people=0,
+                people_max=4,
+                min_distance_m=1.2,
+                duration_s=134.0,
+                zone="till",
+                reason="agent_restart",
+            ),
+            "over after 2 min 14 s in till: 4 people, closest 1.2 m (agent restart)",
+        ),
+        (
+            event(f"{VIOLATION}.ended", people=2, min_distance_m=1.2, duration_s=5.0, calibrated=False, reason="left"),
+            "over after 5.0 s: 2 people, closest 1.2 m (estimate)",
+        ),
+        (event(f"{VIOLATION}.started", people=2, pairs=NEAR, calibrated=False), "2 people 1.4 m apart (estimate)"),
         (
             event("device.camera_state", "/m/b/_device", camera="gate", value="stalled", reason="no frame"),
             "stalled: no frame",
@@ -65,9 +85,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
-KEYS = st.sampled_from(
-    ["people", "distance_m", "min_distance_m", "duration_s", "zone", "reason", "camera", "value", "x"]
-)
+KEYS = st.sampled_from(["people", "pairs", "min_distance_m", "duration_s", "zone", "reason", "camera", "value", "x"])
 
 
 @given(
@@ -154,8 +172,8 @@ def test_log_lines_join_the_panel_and_warnings_outlive_it() -> None:
         with LivePanel(agent_status, Console(file=out, force_terminal=True, width=100, height=30)) as panel:
             logging.getLogger("x").info("just so")
             logging.getLogger("x").warning("the disk is %d %% full", 93)
-            panel.on_event(event(f"{VIOLATION}.updated", people=2, distance_m=1.4, duration_s=10.0))
-            until(lambda: "93 % full" in out.getvalue() and "2 people 1.4 m apart for 10 s" in out.getvalue())
+            panel.on_event(event(f"{VIOLATION}.updated", people=2, min_distance_m=1.4, duration_s=10.0))
+            until(lambda: "93 % full" in out.getvalue() and "still 2 people 1.4 m apart for 10 s" in out.getvalue())
             assert written.getvalue() == ""
         assert root.handlers == [handler]
         assert written.getvalue() == "the disk is 93 % full\n"
@@ -218,7 +236,7 @@ def test_the_terminal_is_restored(mode: str) -> None:
 def test_plain_lines(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     reporter = PlainReporter(agent_status, every_s=0.0)
-    reporter.on_event(event(f"{VIOLATION}.started", people=2, distance_m=1.4, duration_s=1.5))
+    reporter.on_event(event(f"{VIOLATION}.started", people=2, min_distance_m=1.4, duration_s=1.5))
     reporter.tick()
     PlainReporter(agent_status, every_s=1000.0).tick()  # not yet
     assert [record.getMessage() for record in caplog.records] == [
