@@ -83,7 +83,7 @@ def simulate(scene: Scene, faults: Faults, seed: int) -> Iterator[tuple[float, T
         tracks = Tracks(
             ids[report],
             boxes[report].astype(np.float32),
-            np.full(n, 0.9, np.float32),
+            np.full(n, 0.6, np.float32),
             np.zeros(n, np.int32),
             predicted[report],
             ("person",),

@@ -89,7 +89,7 @@ def tracks_of(ids: list[int], boxes: F64, predicted: list[bool] | None = None) -
     return Tracks(
         np.array(ids, np.int64),
         np.asarray(boxes, np.float32).reshape(n, 4),
-        np.full(n, 0.9, np.float32),
+        np.full(n, 0.6, np.float32),
         np.zeros(n, np.int32),
         np.array(predicted if predicted is not None else [False] * n, bool),
         ("person",),

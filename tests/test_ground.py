@@ -172,6 +172,20 @@ def test_measured_boxes_are_preferred_to_filtered_ones() -> None:
     assert np.hypot(*(ground.xy - place)[0]) < 0.02
 
 
+def test_a_box_the_detector_doubts_moves_nobody() -> None:
+    moved = {}
+    for score in (0.6, 0.2):
+        projector = CameraGround(camera_config(CAMERA))
+        boxes = CAMERA.boxes(CAMERA.spot()[None])
+        for frame in range(20):
+            ground, _ = projector.update(tracks_of([1], boxes), frame / 7, SIZE)
+        before = ground.xy
+        shifted = replace(tracks_of([1], boxes + 8), scores=np.array([score], np.float32))
+        ground, _ = projector.update(shifted, 20 / 7, SIZE)
+        moved[score] = float(np.hypot(*(ground.xy - before)[0]))
+    assert moved[0.2] < 0.4 * moved[0.6]
+
+
 def test_dead_tracks_are_forgotten() -> None:
     projector = CameraGround(camera_config(CAMERA))
     places = CAMERA.spot()[None] + [[0.0, 0.0], [2.0, 0.0]]

@@ -38,8 +38,9 @@ _UNCALIBRATED_FOCAL = 1.7
 class BoxNoise:
     """Standard deviations of a box in box heights, and of people's heights.
 
-    Real detections jitter from frame to frame by 0.02, 0.025 and 0.035 (across, lower, upper end); errors that last several
-    frames count for more in a filter that takes them for white, hence the half again as large values.
+    Real detections with a score about ``usual_score`` jitter from frame to frame by 0.02, 0.025 and 0.03 (across, lower,
+    upper end); errors that last several frames count for more in a filter that takes them for white, hence the larger
+    values. They grow as the score falls, the lower end's with the square of it: at half the score 4, at the upper end 2 times.
     """
 
     across: float = 0.035
@@ -53,6 +54,7 @@ class BoxNoise:
     """Share of boxes that miss the feet, or whose upper end is wrong ..."""
     hidden_most: float = 0.7
     """... by at most this part of the height."""
+    usual_score: float = 0.6
     slow: float = 0.3
     """Part of a box's variance that lasts (the detector's habit for a pose): no filter averages it away."""
     edge: float = 0.005
@@ -151,12 +153,13 @@ class CameraGround:
         tall, var, doubt = self._filters.heights(rows, self._height, self._noise.tall_m**2)
         below = plane.foot_below(head, tall)
         short = plane.pixels_down(below - foot) / pixels
-        view = self._explain(short, np.sqrt(var) / tall, doubt, boxes, size)
+        unsure = self._unsure(tracks)
+        view = self._explain(short, np.sqrt(var) / tall, doubt, unsure, boxes=boxes, size=size)
         if self._label not in tracks.labels[:1] or tracks.classes.any():
             view = view.only(
                 np.array([tracks.labels[c] == self._label for c in tracks.classes], bool), self._noise.foot
             )
-        learn = (rows >= 0) & (view.whole > 0.5) & ~tracks.predicted
+        learn = (rows >= 0) & (view.whole > 0.5) & (unsure < 1.5) & ~tracks.predicted
         if learn.any():
             jitter = (self._noise.foot**2 + self._noise.head**2) * self._height**2
             height = plane.height(foot[learn], head[learn])
@@ -166,16 +169,22 @@ class CameraGround:
         moved = view.share > 0
         foot[moved, 1] += view.share[moved] * (below[moved, 1] - foot[moved, 1])
         xy, jacobian = plane.project_lens(foot)
-        return xy, _spread(jacobian, self._noise.across * pixels, view.sigma * pixels), view.hidden > 0.5
+        return xy, _spread(jacobian, self._noise.across * unsure**1.5 * pixels, view.sigma * pixels), view.hidden > 0.5
 
-    def _explain(self, short: F64, tall: F64, doubt: F64, boxes: F64, size: tuple[int, int]) -> _View:
-        """Weigh what explains a box that is ``short`` (N,) of the person, in box heights; ``tall`` is σ of the height, relative.
+    def _unsure(self, tracks: Tracks) -> F64:
+        """(N,) by how much the head's error grows where the detector was not sure; the foot's grows by its square."""
+        return np.clip(self._noise.usual_score / np.maximum(tracks.scores, 0.01), 0.8, 3.0).astype(np.float64)
+
+    def _explain(self, short: F64, tall: F64, doubt: F64, unsure: F64, *, boxes: F64, size: tuple[int, int]) -> _View:
+        """Weigh what explains a box that is ``short`` (N,) of the person, in box heights.
+
+        ``tall`` is σ of the height, relative; ``doubt`` how probably the feet are still hidden; ``unsure`` see ``_unsure``.
 
         Three explanations: it is whole and jitters; its lower end is hidden by any amount; its upper end is wrong.
         """
         noise = self._noise
-        head = noise.head**2 + tall**2
-        foot = noise.foot**2
+        head = (noise.head * unsure) ** 2 + tall**2
+        foot = (noise.foot * unsure**2) ** 2
         both = foot + head
         edge = noise.edge * size[1]
         cut, beheaded = boxes[:, 3] >= size[1] - edge, boxes[:, 1] <= edge
