@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from edge_agent.health.status import AgentStatus, CameraStatus, Health
+from edge_agent.health.status import AgentStatus, CameraStatus, Health, Part
 from edge_agent.sentences import camera_of, is_logged, printable, seconds, sentence
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def _box(content: RenderableType, title: str) -> Box:
 def _header(status: AgentStatus) -> Table:
     verdict = status.liveness()
     health: Health = verdict.status
-    bad = ", ".join(name for name, part in verdict.parts.items() if part.status != "ok")
+    bad = ", ".join(_trouble(name, part) for name, part in verdict.parts.items() if part.status != "ok")
     grid = Table.grid(expand=True)
     grid.add_column(ratio=1, no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
@@ -154,6 +154,11 @@ def _header(status: AgentStatus) -> Table:
     state = Text(f"● {health}" + (f": {bad}" if bad else ""), _COLOURS[health])
     grid.add_row(name, state.append(f"  up {seconds(status.uptime_s)} ", "dim"))
     return grid
+
+
+def _trouble(name: str, part: Part) -> str:
+    """What is wrong in a word or two; of what has a row of its own below, only the name."""
+    return part.reason if name == "host" else {"mqtt": "broker"}.get(name, name)
 
 
 def _cameras(cameras: tuple[CameraStatus, ...], more: int) -> Table:
