@@ -270,14 +270,15 @@ class Config(Strict):
         return hashlib.sha256(redact(json.dumps(self.model_dump(mode="json"), sort_keys=True)).encode()).hexdigest()
 
 
-_CREDENTIALS = re.compile(
-    r"(?<=://)[^\s\"']*@|(?<=[?&])([^=&\s\"']*(?:pass|pwd|token|secret|key|auth)[^=&\s\"']*=)[^&\s\"']*", re.IGNORECASE
+_USERINFO = re.compile(r"(?<=://)[^\s\"]*@")
+_SECRET_QUERY = re.compile(
+    r"(?i)([?&;](?:[a-z0-9_-]*(?:pass|pwd|token|secret|key|auth|user|login|sig)[a-z0-9_-]*)=)[^&;#\s\"]*"
 )
 
 
 def redact(text: str) -> str:
     """``text`` without the credentials of the URLs in it; rather too much is hidden than too little."""
-    return _CREDENTIALS.sub(lambda found: f"{found[1] or ''}***{'' if found[1] else '@'}", text)
+    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("***@", text))
 
 
 def read_secret(file: Path | None, variable: str) -> str | None:

@@ -56,26 +56,17 @@ class RecordWriter:
             self._file.write(
                 Header(frame.camera, width, height, self._fps, start, self._hash, self._model).line() + "\n"
             )
-        self._file.write(json.dumps(frame_line(result), separators=(",", ":")) + "\n")
+        self._file.write(frame_line(result) + "\n")
 
     def close(self) -> None:
         """Flush and close."""
         self._file.close()
 
 
-def frame_line(result: FrameResult) -> dict[str, Any]:
-    """One frame as the record states it."""
-    frame, found, tracks, ground, pairs = result.frame, result.detections, result.tracks, result.ground, result.pairs
-    return {
-        "camera": frame.camera,
-        "frame": frame.index,
-        "t": round(frame.t, 6),
-        "detections": [
-            {"box": box, "score": score, "label": found.labels[label]}
-            for box, score, label in zip(
-                _rounded(found.boxes, 2), _rounded(found.scores, 4), found.classes.tolist(), strict=True
-            )
-        ],
+def frame_line(result: FrameResult) -> str:
+    """One frame as the record states it, without the line's end."""
+    frame, tracks, ground, pairs = result.frame, result.tracks, result.ground, result.pairs
+    rest = {
         "tracks": [
             {"id": ident, "box": box, "label": tracks.labels[label], "ground": _position(place, ground.calibrated)}
             | ({"predicted": True} if predicted else {})
@@ -101,6 +92,21 @@ def frame_line(result: FrameResult) -> dict[str, Any]:
             )
         ],
     }
+    head = f'{{"camera":{json.dumps(frame.camera)},"frame":{frame.index},"t":{round(frame.t, 6)},"detections":['
+    return f"{head}{_detections(result.detections)}],{json.dumps(rest, separators=(',', ':'))[1:]}"
+
+
+_DETECTION = '{"box":[%.2f,%.2f,%.2f,%.2f],"score":%.4f,"label":%s}'
+
+
+def _detections(found: Detections) -> str:
+    """The list's inside. There are a hundred and more in a frame: formatting them costs half of what the JSON encoder takes."""
+    labels = [json.dumps(label) for label in found.labels]
+    rows = np.empty((len(found), 5))
+    rows[:, :4], rows[:, 4] = found.boxes, found.scores
+    return ",".join(
+        [_DETECTION % (*row, labels[label]) for row, label in zip(rows.tolist(), found.classes.tolist(), strict=True)]
+    )
 
 
 def _rounded(values: np.ndarray[Any, Any], digits: int) -> list[Any]:

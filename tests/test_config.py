@@ -210,9 +210,13 @@ def test_a_named_device_keeps_its_name(write: Write) -> None:
     [
         ("rtsp://u:p/w@cam/1", "rtsp://***@cam/1"),
         ("rtsp://u:p@w@cam/1", "rtsp://***@cam/1"),
-        ("http://cam/x?user=a&Password=b&n=1", "http://cam/x?user=a&Password=***&n=1"),
+        ("http://cam/x?user=a&Password=b&n=1", "http://cam/x?user=***&Password=***&n=1"),
         ("from rtsp://a:b@c/ to http://d/", "from rtsp://***@c/ to http://d/"),
         ("rtsp://cam/1", "rtsp://cam/1"),
+        ("http://h/v?api_key=k;token=t", "http://h/v?api_key=***;token=***"),
+        ("rtsp://10.0.0.1:554/a@b", "rtsp://***@b"),  # what looks like a password may be one
+        ("/videos/a.mp4", "/videos/a.mp4"),
+        ("0", "0"),
     ],
 )
 def test_credentials_are_taken_out_of_urls(text: str, expected: str) -> None:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edge_agent.capture.source import LiveClock, RateLimit, redact, start_utc
-from edge_agent.config import CameraConfig
+from edge_agent.capture.source import LiveClock, RateLimit, start_utc
+from edge_agent.config import CameraConfig, redact
 from edge_agent.errors import HardwareError, SourceLost, SourceNotFound
 from edge_agent.types import Frame
 

@@ -16,10 +16,6 @@ from edge_agent.types import Frame
 
 Kind: TypeAlias = Literal["url", "device", "file", "images"]
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
-_SECRET_QUERY = re.compile(
-    r"(?i)([?&;](?:[a-z0-9_-]*(?:pass|pwd|token|secret|key|auth|user|login|sig)[a-z0-9_-]*)=)[^&;#\s]*"
-)
 
 
 class FrameSource(Protocol):
@@ -83,11 +79,6 @@ class RateLimit:
         # On the grid while frames come, so that the mean rate holds; from here again after a gap.
         self._due = self._due + self._period if t < self._due + self._period else t + self._period
         return True
-
-
-def redact(uri: str) -> str:
-    """The URI without credentials, fit for a log line or an event."""
-    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("***@", uri))
 
 
 def kind_of(uri: str) -> Kind:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from edge_agent.capture.opencv import load_cv2
 from edge_agent.capture.reader import Reader, abandon
 from edge_agent.capture.slots import FrameQueue, LatestSlot
-from edge_agent.capture.source import FrameSource, LiveClock, is_live, open_source, redact
+from edge_agent.capture.source import FrameSource, LiveClock, is_live, open_source
 from edge_agent.capture.view import ViewHealth
-from edge_agent.config import CameraConfig
+from edge_agent.config import CameraConfig, redact
 from edge_agent.errors import SourceError, WorkerDied
 from edge_agent.types import Beat, CameraChange, CameraState, Frame, FrameSlot
 

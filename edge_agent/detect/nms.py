@@ -25,5 +25,6 @@ def nms(boxes: F32, scores: F32, classes: I32, iou: float, limit: int) -> NDArra
     rects = boxes.astype(np.float64)
     rects[:, 2:] -= rects[:, :2]
     rects[:, :2] += classes[:, None] * APART
-    keep = cv2.dnn.NMSBoxes(rects, scores, 0.0, iou, 1.0, CANDIDATES)  # type: ignore[arg-type]  # arrays are sequences too
+    # Lists: the binding takes an array's rows for objects and is slower on them.
+    keep = cv2.dnn.NMSBoxes(rects.tolist(), scores.tolist(), 0.0, iou, 1.0, CANDIDATES)
     return np.asarray(keep, np.intp).ravel()[:limit]
