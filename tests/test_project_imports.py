@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 import subprocess
 import sys
@@ -45,24 +44,40 @@ def test_the_import_contracts_hold() -> None:
     assert "Contracts: 2 kept, 0 broken" in done.stdout
 
 
-def test_the_import_contracts_catch_a_stage_that_imports_another(tmp_path: Path) -> None:
-    """The contracts as they stand in setup.cfg, on a package of the same shape with one wrong import."""
+@pytest.fixture
+def shape(tmp_path: Path) -> Path:
+    """The contracts as they stand in setup.cfg, beside an empty package of the same shape."""
     tmp_path.joinpath("setup.cfg").write_bytes(ROOT.joinpath("setup.cfg").read_bytes())
-    package = tmp_path / "edge_agent"
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    stages = config["importlinter:contract:stages"]["modules"].split()
-    for name in ("edge_agent", *stages):
-        folder = tmp_path.joinpath(*name.split("."))
-        folder.mkdir()
-        folder.joinpath("__init__.py").touch()
-    layers = config["importlinter:contract:layers"]["layers"].replace("|", " ").split()
-    for name in set(layers) - set(stages):
-        package.joinpath(f"{name.split('.')[1]}.py").touch()
-    package.joinpath("track", "wrong.py").write_text("import edge_agent.detect\n", encoding="utf-8")
-    done = lint_imports(tmp_path)
+    for source in (ROOT / "edge_agent").rglob("*.py"):
+        target = tmp_path / source.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    assert lint_imports(tmp_path).returncode == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("module", "imports"),
+    [
+        ("track/wrong.py", "edge_agent.detect"),
+        ("track/wrong.py", "edge_agent.pipeline"),
+        ("types.py", "edge_agent.config"),
+        ("app.py", "edge_agent.cli"),
+        ("outbox/wrong.py", "edge_agent.config_file"),
+    ],
+)
+def test_the_import_contracts_catch_a_wrong_import(shape: Path, module: str, imports: str) -> None:
+    shape.joinpath("edge_agent", module).write_text(f"import {imports}\n", encoding="utf-8")
+    done = lint_imports(shape)
     assert done.returncode != 0
-    assert "edge_agent.track.wrong" in done.stdout
+    assert f"edge_agent.{module.removesuffix('.py').replace('/', '.')} -> {imports}" in done.stdout
+
+
+def test_a_module_without_a_place_is_caught(shape: Path) -> None:
+    shape.joinpath("edge_agent", "stray.py").touch()
+    done = lint_imports(shape)
+    assert done.returncode != 0
+    assert "stray" in done.stdout
 
 
 @pytest.mark.slow
