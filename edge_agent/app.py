@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_agent import __version__
 from edge_agent.capture.worker import CaptureWorker, make_slot
+from edge_agent.chains import build_chain
 from edge_agent.config import CameraConfig, Config
 from edge_agent.detect.detector import ModelDetector
 from edge_agent.detect.manifest import Model, find_model, list_models
-from edge_agent.errors import ConfigError, UsageError
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
 from edge_agent.health.sd_notify import Notifier
 from edge_agent.health.status import AgentStatus, ModelStatus
 from edge_agent.outbox import Outbox
-from edge_agent.pipeline import CameraChain, CameraLane, DetectionPool, FrameResult, UseCase
+from edge_agent.pipeline import CameraLane, DetectionPool, FrameResult
 from edge_agent.record import RecordWriter
 from edge_agent.report import state_line
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.snapshot import snapshot_jpeg
+from edge_agent.state_dir import state_lock
 from edge_agent.status_board import camera_status, mqtt_status, outbox_status
 from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
-from edge_agent.track import MultiObjectTracker
-from edge_agent.types import DEVICE, CameraChange, Event, NewId, Output, parse_rfc3339, uuid7_factory
-from edge_agent.usecases.ground import CameraGround
-from edge_agent.usecases.social_distancing import SocialDistancing
+from edge_agent.types import DEVICE, CameraChange, Event, parse_rfc3339, uuid7_factory
 
 log = logging.getLogger(__name__)
-
-Emit = Callable[[Sequence[Output]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,51 +47,6 @@ class RunOptions:
     max_frames: int | None = None
     record: Path | None = None
     mqtt: bool = True
-
-
-def build_chain(
-    config: Config,
-    camera: CameraConfig,
-    *,
-    new_id: NewId,
-    emit: Emit,
-    on_result: Callable[[FrameResult], None] | None = None,
-) -> CameraChain:
-    """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
-    use_cases: list[UseCase] = []
-    distancing = config.use_cases.social_distancing
-    if (
-        distancing is not None
-        and distancing.enabled
-        and (distancing.cameras is None or camera.id in distancing.cameras)
-    ):
-        use_cases.append(SocialDistancing(distancing, camera, new_id))
-    return CameraChain(
-        camera.id,
-        tracker=MultiObjectTracker(config.track),
-        ground=CameraGround(camera, distancing.label) if distancing is not None else CameraGround(camera),
-        use_cases=use_cases,
-        emit=emit,
-        on_result=on_result,
-    )
-
-
-@contextlib.contextmanager
-def state_lock(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder for this process: two agents on one outbox would give one sequence number twice."""
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        file = (state_dir / "lock").open("w")
-    except OSError as error:
-        raise UsageError(f"state_dir {state_dir}: {error.strerror}; name a folder that can be written to") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"state_dir {state_dir} is in use by another agent; stop it, or give this one its own"
-            ) from error
-        yield
 
 
 class CameraUnit:
@@ -355,28 +304,3 @@ class Agent:
         """For REST, only where pictures are allowed."""
         last = next((unit.last for unit in self.cameras if unit.config.id == camera), None)
         return None if last is None else snapshot_jpeg(last, hide_persons=self.config.privacy.pixelate)
-
-
-def check(config: Config) -> list[str]:
-    """Build what can be built of a configuration without starting anything; facts worth knowing. Raises as a start would."""
-    model = find_model(config.model, config.models_dir).manifest
-    facts = [
-        f"model {model.name}@{model.version}: {', '.join(model.labels[:5])}, input {model.input.size[0]}x{model.input.size[1]}"
-    ]
-    problems: list[str] = []
-    for index, camera in enumerate(config.cameras):
-        try:
-            plane = CameraGround(camera.model_copy()).plane
-            build_chain(config, camera, new_id=uuid7_factory(), emit=lambda _: None)
-        except ConfigError as error:
-            problems += [problem.replace(f"cameras.{camera.id}.", f"cameras[{index}].") for problem in error.problems]
-            continue
-        if plane is None:
-            facts.append(f"camera {camera.id}: no ground plane, distances are estimates from person height")
-        else:
-            facts.append(
-                f"camera {camera.id}: ground plane from {len(plane.errors_m)} points, RMS error {plane.rms_m:.3f} m"
-            )
-    if problems:
-        raise ConfigError(problems)
-    return facts

@@ -156,7 +156,7 @@ def _add_check(verbs: Any) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from edge_agent.app import check
+    from edge_agent.chains import check
 
     config = config_file.load(args.config)
     facts = check(config)

@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 
-from edge_agent.app import build_chain
+from edge_agent.chains import build_chain
 from edge_agent.config import CameraConfig, Config
 from edge_agent.pipeline import ChainStats, FrameResult
 from edge_agent.record import read_record

@@ -33,6 +33,11 @@ class ModelDetector:
         self._decode = DECODERS[model.manifest.family]
         self._config = config
         self._local = _Workspace()
+        if self.backend.parallel:
+            import cv2
+
+            # The cores belong to the workers: OpenCV's own threads would take turns with them.
+            cv2.setNumThreads(1)
 
     def detect(self, frame: Frame) -> Detections:
         """Boxes in source pixels, best score first."""

@@ -31,18 +31,19 @@ def undistort(points: F64, k1: float, k2: float) -> F64:
     if k1 == 0 and k2 == 0:
         return points
     given = np.sqrt(np.einsum("ni,ni->n", points, points))
-    radius = given - k1 * given**3
+    square = given * given
+    radius = given * (1 + square * (-k1 + square * (3 * k1 * k1 - k2)))  # the inverse series' first terms
     for _ in range(_NEWTON_STEPS):
         square = radius * radius
         # Clipped below: near the fold a full step would jump over it.
         slope = np.maximum(1 + square * (3 * k1 + 5 * k2 * square), 0.05)
         step = (radius * (1 + square * (k1 + k2 * square)) - given) / slope
-        radius = np.minimum(np.maximum(radius - step, 0), _MAX_RADIUS)
-        if not (np.abs(step) > 1e-9).any():
-            break
+        radius = np.clip(radius - step, 0, _MAX_RADIUS)
+        if not (np.abs(step) > 1e-4).any():
+            break  # what is left is of the order of its square
     square = radius * radius
     bent = 1 + square * (k1 + k2 * square)
-    good = (np.abs(step) < 1e-6) & (1 + square * (3 * k1 + 5 * k2 * square) > 0)
+    good = (np.abs(step) < 1e-3) & (1 + square * (3 * k1 + 5 * k2 * square) > 0)
     undistorted: F64 = points / np.where(good, bent, np.nan)[:, None]
     return undistorted
 

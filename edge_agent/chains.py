@@ -1,0 +1,66 @@
+"""Builds a camera's chain from the configuration: for a run, for a replay, and for a check that starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from edge_agent.config import CameraConfig, Config
+from edge_agent.detect.manifest import find_model
+from edge_agent.errors import ConfigError
+from edge_agent.pipeline import CameraChain, FrameResult, UseCase
+from edge_agent.track import MultiObjectTracker
+from edge_agent.types import NewId, Output, uuid7_factory
+from edge_agent.usecases.ground import CameraGround
+from edge_agent.usecases.social_distancing import SocialDistancing
+
+
+def build_chain(
+    config: Config,
+    camera: CameraConfig,
+    *,
+    new_id: NewId,
+    emit: Callable[[Sequence[Output]], None],
+    on_result: Callable[[FrameResult], None] | None = None,
+) -> CameraChain:
+    """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
+    use_cases: list[UseCase] = []
+    distancing = config.use_cases.social_distancing
+    if (
+        distancing is not None
+        and distancing.enabled
+        and (distancing.cameras is None or camera.id in distancing.cameras)
+    ):
+        use_cases.append(SocialDistancing(distancing, camera, new_id))
+    return CameraChain(
+        camera.id,
+        tracker=MultiObjectTracker(config.track),
+        ground=CameraGround(camera, distancing.label) if distancing is not None else CameraGround(camera),
+        use_cases=use_cases,
+        emit=emit,
+        on_result=on_result,
+    )
+
+
+def check(config: Config) -> list[str]:
+    """Build what can be built of a configuration without starting anything; facts worth knowing. Raises as a start would."""
+    model = find_model(config.model, config.models_dir).manifest
+    facts = [
+        f"model {model.name}@{model.version}: {', '.join(model.labels[:5])}, input {model.input.size[0]}x{model.input.size[1]}"
+    ]
+    problems: list[str] = []
+    for index, camera in enumerate(config.cameras):
+        try:
+            plane = CameraGround(camera.model_copy()).plane
+            build_chain(config, camera, new_id=uuid7_factory(), emit=lambda _: None)
+        except ConfigError as error:
+            problems += [problem.replace(f"cameras.{camera.id}.", f"cameras[{index}].") for problem in error.problems]
+            continue
+        if plane is None:
+            facts.append(f"camera {camera.id}: no ground plane, distances are estimates from person height")
+        else:
+            facts.append(
+                f"camera {camera.id}: ground plane from {len(plane.errors_m)} points, RMS error {plane.rms_m:.3f} m"
+            )
+    if problems:
+        raise ConfigError(problems)
+    return facts
