@@ -86,6 +86,14 @@ def test_box_cut_by_the_lower_edge_uses_the_head() -> None:
     assert np.hypot(*(ground.xy - place)[0]) < 0.3
 
 
+def test_somebody_who_fills_the_frame_is_flagged_and_uncertain() -> None:
+    projector = CameraGround(camera_config(replace(CAMERA, tilt=0.3)))
+    boxes = np.array([[400, 0, 700, SIZE[1]], [200, 300, 230, 400]], np.float64)
+    ground, _ = projector.update(tracks_of([1, 2], boxes), 0.0, SIZE)
+    assert ground.estimated.tolist() == [True, False]
+    assert np.trace(ground.cov[0]) > 1
+
+
 def test_heights_say_nothing_about_other_objects() -> None:
     projector = CameraGround(camera_config(CAMERA), label="person")
     place = CAMERA.spot()[None]

@@ -202,6 +202,8 @@ class CameraGround:
         short = np.where(unknown, 0, short)
         variance = whole * (foot * head / both + ((fused - share) * short) ** 2)
         variance += hidden * (head + ((1 - share) * short) ** 2) + wrong * (foot + (share * short) ** 2)
+        blind = cut & unknown  # too near to see either end
+        hidden, variance = np.where(blind, 1, hidden), np.where(blind, 0.25, variance)
         return _View(whole, hidden, share, np.sqrt(variance))
 
     def _measure_by_height(self, boxes: F64, size: tuple[int, int]) -> tuple[F64, F64, Bools]:

@@ -69,8 +69,9 @@ class SocialDistancing:
             outputs += self._end_all("camera_gap")
         outputs += self._minutes.advance(seen.t, seen.utc)
         self._last = seen
-        here, inside = self._present(seen)
-        positions = self._positions(seen, here)
+        persons, here, inside = self._present(seen)
+        # Of everybody, also outside the zone: who left it has not vanished.
+        positions = self._positions(seen, persons)
         for old, new in self._identities.update(positions, seen.t):
             self._proximity.rename(old, new)
             for book in self._books():
@@ -93,21 +94,22 @@ class SocialDistancing:
     def _books(self) -> list[EpisodeBook]:
         return [self._told] if self._all is None else [self._told, self._all]
 
-    def _present(self, seen: Observation) -> tuple[Bools, Bools]:
-        """Which tracks count (N,), and which stand in which zone (Z,N)."""
+    def _present(self, seen: Observation) -> tuple[Bools, Bools, Bools]:
+        """Which tracks are persons (N,), which of them count (N,), and which stand in which zone (Z,N)."""
         tracks = seen.tracks
         label = self._config.label
-        here: Bools = (
+        persons: Bools = (
             tracks.classes == tracks.labels.index(label) if label in tracks.labels else np.zeros(len(tracks), bool)
         )
-        inside = self._zones.inside(foot_fractions(tracks.boxes, seen.size)) & here
+        inside = self._zones.inside(foot_fractions(tracks.boxes, seen.size)) & persons
         self._zone_of = {}
         for name, row in zip(reversed(self._zones.names), inside[::-1], strict=True):
             self._zone_of.update(dict.fromkeys(tracks.ids[row].tolist(), name))
+        here = persons
         if self._config.zone is not None:
             here = inside[self._zones.names.index(self._config.zone)]
             self._zone_of = dict.fromkeys(self._zone_of, self._config.zone)
-        return here, inside
+        return persons, here, inside
 
     def _positions(self, seen: Observation, here: Bools) -> dict[int, Position]:
         rows = np.flatnonzero(here & ~np.isnan(seen.ground.xy[:, 0]))
@@ -166,8 +168,7 @@ class SocialDistancing:
             self._all.close(reason)
         self._proximity = Proximity(self._config)
         self._identities = Identities()
-        here, _ = self._present(self._last)
-        positions = self._positions(self._last, here)
+        positions = self._positions(self._last, self._present(self._last)[0])
         return [event for change in changes for event in self._tell(change, self._last, positions)]
 
     def _tell(
