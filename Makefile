@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv test test-deps check lint bench lock schema wheelhouse clean
+.PHONY: help run venv test test-deps check lint bench lock schema screenshots wheelhouse clean
 
 PYTHON ?= $(shell scripts/find_python.sh)
 SOURCE ?=
@@ -55,6 +55,10 @@ lock: .venv/.dev ## resolve requirements/*.txt anew (hashes for every Python and
 
 schema: .venv/.run ## write docs/config.schema.json, the JSON Schema of config.yaml, anew
 	@$(BIN)/edge-agent schema config >docs/config.schema.json
+
+screenshots: .venv/.run ## draw docs/img/panel.svg anew, from a real run
+	@scripts/fetch_pedestrian_video.sh
+	@$(BIN)/python scripts/make_screenshots.py
 
 wheelhouse: .venv/.run ## download what .venv needs for a box without network
 	@rm -rf wheelhouse

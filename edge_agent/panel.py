@@ -64,6 +64,10 @@ class LivePanel:
         if not is_logged(event):
             self._feed.append(_event_line(event))
 
+    def picture(self, size: tuple[int, int]) -> RenderableType:
+        """What a terminal of ``size`` (columns, rows) shows now."""
+        return screen(self._status(), list(self._feed), size)
+
     def __enter__(self) -> LivePanel:
         root = logging.getLogger()
         self._handlers = root.handlers[:]
@@ -86,7 +90,7 @@ class LivePanel:
     def _draw(self) -> None:
         try:
             while not self._closing.is_set():
-                self._live.update(screen(self._status(), list(self._feed), self._console.size), refresh=True)
+                self._live.update(self.picture(self._console.size), refresh=True)
                 self._closing.wait(1 / _HZ)
         except Exception:  # the entry point of a thread: the agent goes on without its panel
             self._restore()
