@@ -218,6 +218,9 @@ class DetectionPool:
                 # Also on the way out of a crash: a ticket that never comes back would stop the camera for good.
                 lane.submit(ticket, frame, detections)
                 beat.end()
+                # Who waits may do so for this ticket: its camera was ahead by the limit, or this was its last frame.
+                with self._ready:
+                    self._ready.notify_all()
 
     def _detect(self, lane: CameraLane, frame: Frame) -> Detections | None:
         try:

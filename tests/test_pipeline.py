@@ -179,6 +179,49 @@ def test_a_backend_that_only_fails_ends_the_worker() -> None:
     assert seen.lane.chain.stats.failed >= DetectionPool.MAX_FAILURES
 
 
+class HeldDetector:
+    """Frame 0 takes as long as the test wants."""
+
+    labels: tuple[str, ...] = ("person",)
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.others_done = threading.Event()
+
+    def detect(self, seen: Frame) -> Detections:
+        if seen.index == 0:
+            assert self.release.wait(20)
+        elif seen.index == 2:
+            self.others_done.set()
+        return NOTHING
+
+
+def test_a_worker_that_waits_for_a_slow_frame_goes_on_after_it() -> None:
+    """One worker holds frame 0, the other is as far ahead as it may be: with the last frame out, nobody puts any more."""
+    ready = threading.Condition()
+    seen = Seen("a", ready)
+    for i in range(3):
+        seen.slot.put(frame("a", i))
+    detector = HeldDetector()
+    pool = DetectionPool(detector, [seen.lane], ready, 2)
+    workers = [threading.Thread(target=pool.work, args=(NoBeat(),), daemon=True) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    assert detector.others_done.wait(20)
+    seen.slot.put(frame("a", 3))  # waits in the slot: its camera has three frames under way
+    waiting = threading.Event()
+    while seen.lane._ready.keys() != {1, 2}:
+        waiting.wait(0.001)
+    waiting.wait(0.05)  # the second worker looks at the slots once more, and finds the camera ahead by its limit
+    seen.slot.close()
+    waiting.wait(0.05)
+    detector.release.set()
+    for worker in workers:
+        worker.join(20)
+    assert not any(worker.is_alive() for worker in workers)
+    assert seen.indices == [0, 1, 2, 3]
+
+
 @given(st.permutations(range(12)))
 def test_submission_in_any_order_comes_out_in_order(order: list[int]) -> None:
     seen = Seen("a", threading.Condition())
