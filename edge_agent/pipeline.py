@@ -33,7 +33,7 @@ class UseCase(Protocol):
     """Turns observations of one camera into events and metrics. Not thread-safe, called in frame order.
 
     ``update`` never blocks and raises nothing but programming errors. ``close`` ends every open episode at the time of
-    the last observation (``reason``: ``end_of_file``, ``shutdown``, ``camera_lost``) and flushes the metrics begun.
+    the last observation (``reason``: ``end_of_file``, ``shutdown``) and flushes the metrics begun.
     """
 
     name: str
