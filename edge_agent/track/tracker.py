@@ -41,12 +41,12 @@ DOUBLE_S = 1.5
 
 _ROW = np.dtype(
     {
-        "names": ["id", "label", "score", "scores", "born", "seen", "sure", "missed"],
-        "formats": ["i8", "i4", "f4", "f4", "f8", "f8", "f8", "i4"],
+        "names": ["id", "label", "score", "scores", "born", "seen", "sure", "missed", "box"],
+        "formats": ["i8", "i4", "f4", "f4", "f8", "f8", "f8", "i4", "(4,)f4"],
     }
 )
 """What is known of a track beside its filter: id (0 until confirmed), class, last score; sum of high scores; times of
-the first box, the last box and the last high score; frames without a box since."""
+the first box, the last box and the last high score; frames without a box since; that box as it was detected."""
 
 
 class MultiObjectTracker:
@@ -71,17 +71,17 @@ class MultiObjectTracker:
         self._t = t
         self._forget()
         usable = np.flatnonzero(detections.scores >= self._config.low_score)
-        labels, scores = detections.classes[usable], detections.scores[usable]
-        measured = to_axes(detections.boxes[usable])
+        labels, scores, boxes = detections.classes[usable], detections.scores[usable], detections.boxes[usable]
+        measured = to_axes(boxes)
         high = scores >= self._config.high_score
         doubt = np.square(CONFIDENT / np.clip(scores, 0.05, CONFIDENT).astype(np.float64))[:, None]
 
         rows, columns = self._associate(measured, labels, doubt, high)
         self._filters.update(rows, measured[columns], doubt[columns])
-        self._record(rows, scores[columns], high[columns])
+        self._record(rows, scores[columns], high[columns], boxes[columns])
         self._confirm(rows)
         high[columns] = False
-        self._begin(measured[high], labels[high], scores[high])
+        self._begin(measured[high], labels[high], scores[high], boxes[high])
         return self._report(detections.labels)
 
     def _forget(self) -> None:
@@ -118,11 +118,12 @@ class MultiObjectTracker:
         third = _choose(cost, np.flatnonzero(known), weak, GATE_LOW)
         return np.concatenate([first[0], second[0], third[0]]), np.concatenate([first[1], second[1], third[1]])
 
-    def _record(self, rows: Rows, scores: F32, high: Bools) -> None:
+    def _record(self, rows: Rows, scores: F32, high: Bools, boxes: F32) -> None:
         self._rows["missed"] += 1
         self._rows["missed"][rows] = 0
         self._rows["seen"][rows] = self._t
         self._rows["score"][rows] = scores
+        self._rows["box"][rows] = boxes
         self._rows["sure"][rows[high]] = self._t
         self._rows["scores"][rows] += scores * high
 
@@ -141,11 +142,11 @@ class MultiObjectTracker:
         self._rows["id"][rows] = np.arange(self._next_id, self._next_id + len(rows))
         self._next_id += len(rows)
 
-    def _begin(self, measured: F64, labels: I32, scores: F32) -> None:
+    def _begin(self, measured: F64, labels: I32, scores: F32, boxes: F32) -> None:
         if not len(measured):
             return
         new = np.zeros(len(measured), _ROW)
-        new["label"], new["score"], new["scores"] = labels, scores, scores
+        new["label"], new["score"], new["scores"], new["box"] = labels, scores, scores, boxes
         new["born"] = new["seen"] = new["sure"] = self._t
         self._rows = np.concatenate([self._rows, new])
         self._filters.append(measured)
@@ -162,6 +163,7 @@ class MultiObjectTracker:
             classes=rows["label"].copy(),
             predicted=rows["missed"] > 0,
             labels=labels,
+            measured=rows["box"].copy(),
         )
 
 
