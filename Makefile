@@ -46,9 +46,14 @@ lint: .venv/.dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/lint-imports --no-cache >.venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
 	@echo "ruff, mypy --strict and the import contracts: clean"
 
-bench: .venv/.dev ## measure the whole agent on this box, against the bare model and the plain loop (more: benchmarks/)
+# Ground truth is not in the repository: GT= files in MOTChallenge format, POINTS= their camera's pixel and metre pairs.
+bench: test-deps .venv/.dev ## measure agent, tracker, outbox (GT= and POINTS= distances too) on this box: benchmarks/README.md
 	@scripts/fetch_pedestrian_video.sh
-	@$(BIN)/python -m benchmarks.pipeline
+	@missed=0; \
+	for what in "pipeline" "tracker --seeds 1 $(if $(GT),--gt $(GT))" "outbox" \
+		$(if $(and $(GT),$(POINTS)),"social_distancing $(foreach file,$(GT),$(firstword $(subst @, ,$(file)))) --points $(POINTS)"); do \
+		echo; echo "== $$what"; $(BIN)/python -m benchmarks.$$what || missed=1; \
+	done; exit $$missed
 
 lock: .venv/.dev ## resolve requirements/*.txt anew (hashes for every Python and platform)
 	@scripts/lock.sh $(BIN)/uv

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
-    (ROOT / "docs").rglob("*.md")
+    [*(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
 )
 _BLOCK = re.compile(r"^ *```console runnable\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 COMMANDS = [(page, block) for page in PAGES for block in _BLOCK.findall(page.read_text(encoding="utf-8"))]
