@@ -43,24 +43,22 @@ def build_chain(
 
 def check(config: Config) -> list[str]:
     """Build what can be built of a configuration without starting anything; facts worth knowing. Raises as a start would."""
-    model = find_model(config.model, config.models_dir).manifest
-    facts = [
-        f"model {model.name}@{model.version}: {', '.join(model.labels[:5])}, input {model.input.size[0]}x{model.input.size[1]}"
-    ]
+    facts: list[str] = []
     problems: list[str] = []
     for index, camera in enumerate(config.cameras):
         try:
-            plane = CameraGround(camera.model_copy()).plane
             build_chain(config, camera, new_id=uuid7_factory(), emit=lambda _: None)
+            plane = CameraGround(camera).plane
         except ConfigError as error:
             problems += [problem.replace(f"cameras.{camera.id}.", f"cameras[{index}].") for problem in error.problems]
             continue
         if plane is None:
             facts.append(f"camera {camera.id}: no ground plane, distances are estimates from person height")
         else:
-            facts.append(
-                f"camera {camera.id}: ground plane from {len(plane.errors_m)} points, RMS error {plane.rms_m:.3f} m"
-            )
+            points = len(plane.errors_m)
+            facts.append(f"camera {camera.id}: ground plane from {points} points, RMS error {plane.rms_m:.3f} m")
     if problems:
         raise ConfigError(problems)
-    return facts
+    model = find_model(config.model, config.models_dir).manifest
+    size = f"{model.input.size[0]}x{model.input.size[1]}"
+    return [f"model {model.name}@{model.version}: {', '.join(model.labels[:5])}, input {size}", *facts]
