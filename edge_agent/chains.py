@@ -45,12 +45,12 @@ def check(config: Config) -> list[str]:
     """Build what can be built of a configuration without starting anything; facts worth knowing. Raises as a start would."""
     facts: list[str] = []
     problems: list[str] = []
-    for index, camera in enumerate(config.cameras):
+    for camera in config.cameras:
         try:
             build_chain(config, camera, new_id=uuid7_factory(), emit=lambda _: None)
             plane = CameraGround(camera).plane
         except ConfigError as error:
-            problems += [problem.replace(f"cameras.{camera.id}.", f"cameras[{index}].") for problem in error.problems]
+            problems += error.problems
             continue
         if plane is None:
             facts.append(f"camera {camera.id}: no ground plane, distances are estimates from person height")

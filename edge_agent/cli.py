@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return verb(args)
     except ConfigError as error:
-        return _fail(args, error, error.problems)
+        located = config_file.locate(args.config, error) if args.config.is_file() else error
+        return _fail(args, error, located.problems)
     except EdgeAgentError as error:
         return _fail(args, error, [str(error)])
     except BrokenPipeError:

@@ -127,6 +127,24 @@ def _refusal(path: Path, faults: list[Fault]) -> ConfigError:
     return ConfigError(lines)
 
 
+def locate(path: Path, error: ConfigError) -> ConfigError:
+    """``error`` of a check that came after loading: a problem that begins with a key path gets its file, line and column.
+
+    A camera may stand there by its id (``cameras.hall.ground``) as well as by its number (``cameras[0].ground``).
+    """
+    tree = read_tree(_read(path))
+    places = {dotted(place): tree.mark(place) for place in tree.keys}
+    cameras = value_at(tree.data, ("cameras",))
+    numbers = {f"cameras.{value_at(c, ('id',))}.": f"cameras[{i}]." for i, c in enumerate(cameras or [])}
+    problems = []
+    for problem in error.problems:
+        name = next((name for name in numbers if problem.startswith(name)), None)
+        text = problem if name is None else numbers[name] + problem[len(name) :]
+        mark = places.get(text.partition(": ")[0])
+        problems.append(text if mark is None else f"{path}:{mark[0]}:{mark[1]}: {text}")
+    return ConfigError(problems)
+
+
 def _fill_empty_sections(data: dict[str, Any]) -> None:
     """A section that is named and left empty means its defaults, not that it is off."""
     for name, field in Config.model_fields.items():
