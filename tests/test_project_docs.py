@@ -80,6 +80,15 @@ def test_make_targets_that_are_named_exist(page: Path) -> None:
     assert named <= targets
 
 
+def test_the_map_of_the_modules_is_complete() -> None:
+    """CONTRIBUTING.md names every module and folder of the package."""
+    there = {
+        path.stem for path in (ROOT / "edge_agent").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    named = set(re.findall(r"`([a-z_]+)/?`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    assert there - {"__init__"} <= named
+
+
 def test_configuration_shown_in_the_documentation_uses_keys_that_exist() -> None:
     from edge_agent.config import json_schema
 
