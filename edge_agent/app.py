@@ -165,7 +165,7 @@ class Agent:
         if self.supervisor.failure is not None:
             log.error("%s", self.supervisor.failure)
             return self.supervisor.failure.exit_code
-        return 0
+        return int(any(unit.recorder is not None and unit.recorder.failure for unit in self.cameras))
 
     def _start(self) -> None:
         self.supervisor.install_signals(self._last_words)
@@ -220,7 +220,7 @@ class Agent:
             StopStep("capture", lambda: self.supervisor.join("capture:", 1.8), 2.0),
             StopStep("detection", lambda: self.supervisor.join("detect:", 1.8), 2.0),
             StopStep("use cases", self._close_chains, 1.0),
-            StopStep("outbox", lambda: self.outbox.flush(1.5), 1.5),
+            StopStep("outbox", lambda: self.outbox.flush(1.3), 1.5),
         ]
         if self.mqtt is not None:
             steps.append(StopStep("mqtt", lambda mqtt=self.mqtt: mqtt.stop(1.5), 2.0))  # type: ignore[misc]

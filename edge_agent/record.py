@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from edge_agent.errors import UsageError
 from edge_agent.pipeline import FrameResult
 from edge_agent.types import Detections, rfc3339
+
+log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 
@@ -36,18 +39,43 @@ class Header:
 
 
 class RecordWriter:
-    """Writes one camera's record. ``write`` is called in frame order by one thread at a time; ``close`` once, last."""
+    """Writes one camera's record. ``write`` is called in frame order by one thread at a time; ``close`` once, last.
+
+    A disk that fills up ends the record, not the agent: that is logged once, and ``failure`` says it.
+    """
 
     def __init__(self, path: Path, *, fps: float, config_hash: str, model: str) -> None:
         try:
             self._file: IO[str] = path.open("w", encoding="utf-8")
         except OSError as error:
             raise UsageError(f"--record {path}: {error.strerror}") from error
-        self._fps, self._hash, self._model = fps, config_hash, model
+        self._path, self._fps, self._hash, self._model = path, fps, config_hash, model
         self._begun = False
+        self.failure = ""
+        """Why the record is not complete; empty while it is."""
 
     def write(self, result: FrameResult) -> None:
         """Append one frame."""
+        if self.failure:
+            return
+        try:
+            self._write(result)
+        except OSError as error:
+            self._fail(error)
+
+    def close(self) -> None:
+        """Flush and close."""
+        try:
+            self._file.close()
+        except OSError as error:
+            if not self.failure:
+                self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self.failure = f"--record {self._path}: {error.strerror}; the record ends here"
+        log.error("%s", self.failure)
+
+    def _write(self, result: FrameResult) -> None:
         frame = result.frame
         if not self._begun:
             self._begun = True
@@ -57,10 +85,6 @@ class RecordWriter:
                 Header(frame.camera, width, height, self._fps, start, self._hash, self._model).line() + "\n"
             )
         self._file.write(frame_line(result) + "\n")
-
-    def close(self) -> None:
-        """Flush and close."""
-        self._file.close()
 
 
 def frame_line(result: FrameResult) -> str:
