@@ -101,6 +101,23 @@ def test_configuration_shown_in_the_documentation_uses_keys_that_exist() -> None
             assert set(re.findall(r"^ *(?:- )?\{?([a-z_]+):", block, re.MULTILINE)) <= keys, page
 
 
+def test_the_problems_that_are_shown_are_the_ones_that_are_told(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "configure.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^edge-agent: config.yaml.*$", page, re.MULTILINE)
+    text = (ROOT / "config.yaml").read_text(encoding="utf-8").replace("fps: 7 ", "fps: -7 ")
+    (tmp_path / "config.yaml").write_text(re.sub(r"^  host: localhost", "  hots: localhost", text, flags=re.M), "utf-8")
+    command = [sys.executable, "-m", "edge_agent.cli", "check", "-c", "config.yaml"]
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+
+    def words(line: str) -> str:
+        return re.sub(r":\d+:\d+:", ":", line).removesuffix(" ...")
+
+    said = [words(line) for line in done.stderr.splitlines()]
+    assert len(shown) == len(said) == 2
+    assert all(line.startswith(words(promised)) for line, promised in zip(said, shown, strict=True))
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
 def test_make_without_a_target_lists_the_targets() -> None:
     done = subprocess.run(["make"], check=True, cwd=ROOT, capture_output=True, text=True, timeout=30)
