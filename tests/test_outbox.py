@@ -284,6 +284,15 @@ def test_value_that_is_no_json_is_counted_and_harms_nothing_else(tmp_path: Path)
         assert outbox.stat().dropped["events"] == 2
 
 
+def test_text_that_is_no_unicode_does_not_block_what_comes_after(tmp_path: Path) -> None:
+    with running(tmp_path / "o.db") as outbox:
+        outbox.put([make_event(0, reason="no such file: caf\udce9", **{"\ud800": "é"}), make_event(1)])
+        assert outbox.flush(5)
+        first, second = docs(rows(outbox))
+    assert first["data"] == {"n": 0, "reason": "no such file: caf?", "?": "é"}
+    assert second["data"] == {"n": 1}
+
+
 def test_a_failing_listener_does_not_stop_the_writer(tmp_path: Path) -> None:
     def broken(_: object = None) -> None:
         raise RuntimeError("listener")

@@ -112,15 +112,22 @@ def _metric(metric: Metric) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """JSON's own types: numpy values become numbers, NaN and infinities null (RFC 8259 §6 has none)."""
-    if isinstance(value, bool | int | str | None):
+    """JSON's own types: numpy values become numbers, NaN and infinities null (RFC 8259 §6 has none), text valid Unicode."""
+    if isinstance(value, bool | int | None):
         return value
+    if isinstance(value, str):
+        return _text(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {_text(str(key)): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(inner) for inner in value]
     if hasattr(value, "tolist"):
         return plain(value.tolist())
-    return str(value)
+    return _text(str(value))
+
+
+def _text(value: str) -> str:
+    """Without lone surrogates, which UTF-8 cannot hold: Python makes them from a file name or message in another encoding."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
