@@ -231,6 +231,22 @@ def test_exchange_of_partners_goes_on_as_one_episode() -> None:
     assert found[1].data["track_ids"] == [1, 3]
 
 
+@pytest.mark.parametrize("fps", [2, 7, 30])
+def test_an_episode_does_not_wait_for_ever_for_somebody_who_stands_just_too_far(fps: int) -> None:
+    """3 was too near for a second and stays within the noise of the limit: near, but no violation."""
+
+    def scene(t: float) -> People:
+        return {1: (0.0, 0.0), 2: (1.5, 0.0) if t < 6 else (9.0, 0.0), 3: (0.0, 1.99 if t < 1 else 2.1)}
+
+    case = use_case(update_at_s=[])
+    times = [k / fps for k in range(30 * fps)]
+    outputs = [(t, event) for t in times for event in events(case.update(observe(t, scene(t), sigma=0.25)))]
+    assert [event.phase for _, event in outputs] == ["started", "ended"]
+    told, ended = outputs[1]
+    assert ended.utc == pytest.approx(START + 6, abs=1 / fps + 1e-3)
+    assert told <= 6 + 1.5 + 1.5 + 2 / fps
+
+
 def test_rate_cap_holds_back_but_never_the_end() -> None:
     def scene(t: float) -> People:  # eight pairs far from each other, at once
         return {2 * i + j: (10.0 * i, 1.4 * j) for i in range(8) for j in (0, 1) if t < 20}
@@ -298,6 +314,9 @@ def test_distances_beyond_five_metres_work() -> None:
         "updated",
         "ended",
     ]
+    metrics = [o for o in play(use_case(distance_m=8.0), near(20, distance=7, apart=30), 30) if isinstance(o, Metric)]
+    assert metrics[0].data["pairs_max"] == 1
+    assert metrics[0].data["min_distance_m"] == 7
 
 
 def test_a_gap_in_the_video_ends_what_was_open() -> None:
@@ -353,6 +372,15 @@ def test_a_clock_that_is_set_closes_the_minute_and_time_unobserved_does_not_coun
     assert sum(metric.observed_s for metric in metrics) == pytest.approx(10 + 10 + 5)
     assert all(metric.observed_s <= metric.interval_s for metric in metrics)
     assert all(metric.data["people_mean"] == 1 for metric in metrics)
+
+
+def test_a_minute_after_a_gap_knows_nothing_of_who_was_there_before() -> None:
+    case = use_case()
+    outputs = play(case, lambda t: {1: (0, 0), 2: (1, 0)}, 10, close=False)
+    outputs += [o for k in range(70) for o in case.update(observe(600 + k / 7, {}))] + case.close("end_of_file")
+    before, after = [output.data for output in outputs if isinstance(output, Metric)]
+    assert (before["people_max"], before["min_distance_m"]) == (2, 1)
+    assert (after["people_max"], after["pairs_max"], after["min_distance_m"]) == (0, 0, None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)).filter(lambda e: e[0] != e[1]), max_size=20))

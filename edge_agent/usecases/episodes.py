@@ -5,7 +5,8 @@
 - Where clusters merge, the oldest episode goes on and the others end (reason ``merged``, ``merged_into``).
 - Where one splits, the part with most members goes on and every other part is a new episode (``split_from``).
 - Where the last violating pair dissolves while one of its people is already near somebody (not yet for
-  ``min_duration_s``), the episode waits for the outcome: an exchange of partners or of identities does not split it.
+  ``min_duration_s``), the episode waits that long for the outcome: an exchange of partners or of identities does not
+  split it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Episode:
     min_distance_m: float = float("inf")
     min_sigma_m: float = 0.0
     pairs: dict[Key, PairState] = field(default_factory=dict)
+    waits_since: float | None = None
+    """When its last violating pair dissolved, while it waits for others to become one."""
     steps_passed: int = 0
     told_people: int = 0
 
@@ -49,8 +52,9 @@ class Change:
 class EpisodeBook:
     """The open episodes of one camera, oldest first. Not thread-safe."""
 
-    def __init__(self, update_at_s: Collection[float]) -> None:
+    def __init__(self, update_at_s: Collection[float], wait_s: float) -> None:
         self._steps = sorted(update_at_s)
+        self._wait_s = wait_s
         self.open: list[Episode] = []
 
     def update(self, violating: Mapping[Key, PairState], pending: Collection[Key], t: float) -> list[Change]:
@@ -59,7 +63,7 @@ class EpisodeBook:
             return []
         clusters = components(violating)
         owner = self._assign(clusters)
-        changes = self._end_unowned(clusters, owner, pending)
+        changes = self._end_unowned(clusters, owner, pending, t)
         before = [(episode, episode.members) for episode in self.open]
         where = {member: i for i, members in enumerate(clusters) for member in members}
         pairs: list[dict[Key, PairState]] = [{} for _ in clusters]
@@ -102,7 +106,7 @@ class EpisodeBook:
         return owner
 
     def _end_unowned(
-        self, clusters: list[set[int]], owner: Mapping[int, Episode], pending: Collection[Key]
+        self, clusters: list[set[int]], owner: Mapping[int, Episode], pending: Collection[Key], t: float
     ) -> list[Change]:
         changes, going_on = [], set(owner.values())
         for episode in list(self.open):
@@ -112,8 +116,10 @@ class EpisodeBook:
                 (owner[i] for i, members in enumerate(clusters) if i in owner and members & episode.members), None
             )
             if into is None and any(a in episode.members or b in episode.members for a, b in pending):
-                episode.pairs = {}
-                continue
+                if episode.waits_since is None:
+                    episode.waits_since, episode.pairs = t, {}
+                if t - episode.waits_since < self._wait_s - 1e-6:
+                    continue
             episode.merged_into = into
             self.open.remove(episode)
             changes.append(Change("ended", episode, "merged" if into else "left"))
@@ -139,7 +145,7 @@ class EpisodeBook:
 
 
 def _follow(episode: Episode, pairs: dict[Key, PairState]) -> None:
-    episode.pairs = pairs
+    episode.pairs, episode.waits_since = pairs, None
     episode.people_max = max(episode.people_max, len(episode.members))
     for state in pairs.values():
         episode.last_near = max(episode.last_near, state.last_near)

@@ -64,6 +64,8 @@ class Minutes:
                         done += self._turn(self._minute.start + self._interval_s)
                     else:
                         break
+            else:
+                self._held = Sample()  # nobody knows for how long it was true
             if self._floor(utc) != self._minute.start:
                 done += self._turn(self._floor(utc))
         self._t, self._utc = t, utc

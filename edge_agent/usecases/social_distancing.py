@@ -47,8 +47,8 @@ class SocialDistancing:
         self._zones = Zones(camera.zones, f"cameras.{camera.id}.zones")
         self._proximity = Proximity(config)
         self._identities = Identities()
-        self._told = EpisodeBook(config.update_at_s)
-        self._all = EpisodeBook([]) if config.groups.enabled else None
+        self._told = EpisodeBook(config.update_at_s, config.min_duration_s)
+        self._all = EpisodeBook([], config.min_duration_s) if config.groups.enabled else None
         """The same without the exemption of groups, for counting only."""
         self._gap_s = max(GAP_S, config.leave_duration_s)
         self._minutes = Minutes(camera.id, self.name, self._gap_s)
@@ -76,13 +76,13 @@ class SocialDistancing:
             self._proximity.rename(old, new)
             for book in self._books():
                 book.rename(old, new)
-        pairs = self._pairs(seen, here)
+        pairs = self._between(seen, here)
         born = (
             {ident: self._identities.people[ident].born for ident in positions} if self._config.groups.enabled else {}
         )
-        self._proximity.update(pairs, born, seen.t)
+        self._proximity.update(self._near(seen, pairs), born, seen.t)
         outputs += self._judge(seen, positions)
-        self._measure(seen, here, inside)
+        self._measure(pairs, here, inside)
         return outputs
 
     def close(self, reason: str) -> list[Output]:
@@ -118,16 +118,22 @@ class SocialDistancing:
             for ident, (x, y) in zip(seen.tracks.ids[rows].tolist(), seen.ground.xy[rows].tolist(), strict=True)
         }
 
-    def _pairs(self, seen: Observation, here: Bools) -> list[Near]:
-        """The pairs under the leave distance of those who count."""
+    def _between(self, seen: Observation, here: Bools) -> Pairs:
+        """The pairs of those who count: nearer than 5 m, or than the leave distance where that is more."""
         leave = self._proximity.leave
         pairs: Pairs = seen.pairs if leave <= PAIR_LIMIT_M else near_pairs(seen.tracks, seen.ground, leave)
-        keep = np.flatnonzero(pairs.distance_m < leave)
+        if here.all():
+            return pairs
+        a, b = (np.searchsorted(seen.tracks.ids, ids) for ids in (pairs.a, pairs.b))
+        both = here[a] & here[b]
+        return Pairs(pairs.a[both], pairs.b[both], pairs.distance_m[both], pairs.sigma_m[both])
+
+    def _near(self, seen: Observation, pairs: Pairs) -> list[Near]:
+        """Those of ``pairs`` under the leave distance."""
+        keep = np.flatnonzero(pairs.distance_m < self._proximity.leave)
         if not len(keep):
             return []
         a, b = (np.searchsorted(seen.tracks.ids, ids[keep]) for ids in (pairs.a, pairs.b))
-        counts = here[a] & here[b]
-        keep, a, b = keep[counts], a[counts], b[counts]
         apart = seen.ground.xy[b] - seen.ground.xy[a]
         return [
             Near((first, second), distance, sigma, (x, y))
@@ -260,7 +266,7 @@ class SocialDistancing:
         zones = [self._zone_of[member] for member in episode.members if member in self._zone_of]
         return max(self._zones.names, key=zones.count) if zones else None
 
-    def _measure(self, seen: Observation, here: Bools, inside: Bools) -> None:
+    def _measure(self, pairs: Pairs, here: Bools, inside: Bools) -> None:
         levels = {
             "people": float(here.sum()),
             "violations": float(len(self._told.open)),
@@ -268,10 +274,7 @@ class SocialDistancing:
         }
         for name, count in zip(self._zones.names, inside.sum(axis=1).tolist(), strict=True):
             levels[f"zone/{name}"] = float(count)
-        distances = seen.pairs.distance_m
-        if len(distances) and not here.all():
-            a, b = (np.searchsorted(seen.tracks.ids, ids) for ids in (seen.pairs.a, seen.pairs.b))
-            distances = distances[here[a] & here[b]]
+        distances = pairs.distance_m
         levels["pairs"] = float((distances < self._config.distance_m).sum())
         if len(distances):
             self._minutes.hold(Sample(levels, float(distances.min()), float(distances.mean())))
