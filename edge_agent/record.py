@@ -13,11 +13,15 @@ import numpy as np
 
 from edge_agent.errors import UsageError
 from edge_agent.pipeline import FrameResult
-from edge_agent.types import Detections, rfc3339
+from edge_agent.types import Detections, parse_rfc3339, rfc3339
 
 log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
+_MAX_SIDE = 100_000
+_MAX_PIXEL = 1e6
+"""Of a box's corners: what is farther out is no box, and would spoil the tracks it meets."""
+_MAX_T = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +181,10 @@ def read_record(path: Path, labels: tuple[str, ...] = ()) -> tuple[Header, Itera
             config_hash=str(first.get("config_hash", "")),
             model=str(first.get("model", "")),
         )
-    except (KeyError, TypeError, ValueError) as error:
+        if not (0 < header.width <= _MAX_SIDE and 0 < header.height <= _MAX_SIDE):
+            raise ValueError(f"a picture of {header.width}x{header.height}")
+        parse_rfc3339(header.start)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(
             f"{path}:1: no record header ({type(error).__name__}: {error}); was it made by `run --record`?"
         ) from error
@@ -214,16 +221,20 @@ def _frames(path: Path, lines: Iterator[tuple[int, int, dict[str, Any]]], labels
             for item in found:
                 if item["label"] not in labels:
                     labels.append(str(item["label"]))
+            boxes = np.array([item["box"] for item in found], np.float64).reshape(-1, 4)
+            scores = np.array([item["score"] for item in found], np.float64)
+            if not ((np.abs(boxes) <= _MAX_PIXEL).all() and ((scores >= 0) & (scores <= 1)).all()):
+                raise ValueError("a box or a score is out of its range")
             detections = Detections(
-                np.array([item["box"] for item in found], np.float32).reshape(-1, 4),
-                np.array([item["score"] for item in found], np.float32),
+                boxes.astype(np.float32),
+                scores.astype(np.float32),
                 np.array([labels.index(item["label"]) for item in found], np.int32),
                 tuple(labels),
             )
             frame = RecordedFrame(str(line["camera"]), int(line["frame"]), float(line["t"]), detections, position)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"{path}:{number}: no frame line ({type(error).__name__}: {error})") from error
-        if not last <= frame.t < float("inf"):
-            raise UsageError(f"{path}:{number}: t is {frame.t}, after {last}: time cannot go back")
+        if not last <= frame.t <= _MAX_T:
+            raise UsageError(f"{path}:{number}: t is {frame.t}, after {last}: time cannot go back, nor on for ever")
         last = frame.t
         yield frame

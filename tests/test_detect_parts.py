@@ -98,6 +98,15 @@ def test_suppression_keeps_the_best_and_leaves_no_overlap(n: int, iou: float, li
             assert any(iou_of(boxes[k], boxes[lost]) > iou - 1e-4 for k in rivals)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_boxes_that_are_not_finite_are_dropped_and_drop_no_other(bad: float) -> None:
+    boxes = np.array([[0, 0, 10, 20], [100, 0, 110, 20], [bad, 0, 10, 20], [0, bad, bad, bad]], np.float32)
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
+        keep = nms(boxes[order], scores, np.zeros(4, np.int32), 0.5, 2)
+        assert sorted(np.array(order)[keep].tolist()) == [0, 1]
+
+
 @pytest.mark.parametrize("classes", [1, 3])
 def test_yolov8_layout(classes: int) -> None:
     output = np.zeros((1, 4 + classes, 5), np.float32)

@@ -109,6 +109,37 @@ def test_faults_in_the_middle_name_their_line(record: Path) -> None:
             list(read_record(record)[1])
 
 
+BOX = {"box": [0, 0, 10, 20], "score": 0.9, "label": "person"}
+
+
+@pytest.mark.parametrize(
+    ("line", "change"),
+    [
+        (1, {"width": 0}),
+        (1, {"height": -1}),
+        (1, {"width": 1e999}),
+        (1, {"width": 10**30}),
+        (1, {"start": "yesterday"}),
+        (2, {"frame": 1e999}),
+        (2, {"t": float("nan")}),
+        (2, {"t": 1e300}),
+        (2, {"detections": [BOX | {"box": [0, 0, float("nan"), 20]}]}),
+        (2, {"detections": [BOX | {"box": [0, 0, 1e300, 20]}]}),
+        (2, {"detections": [BOX | {"box": [0, 0, 1]}]}),
+        (2, {"detections": [BOX | {"score": float("nan")}]}),
+        (2, {"detections": [BOX | {"score": 7}]}),
+        (2, {"detections": [BOX | {"label": ["person"]}]}),
+        (2, {"detections": 5}),
+    ],
+)
+def test_values_that_cannot_be_are_refused(record: Path, line: int, change: dict[str, object]) -> None:
+    lines = record.read_text().splitlines()
+    lines[line - 1] = json.dumps(json.loads(lines[line - 1]) | change)
+    record.write_text("\n".join(lines))
+    with pytest.raises(UsageError, match=rf"out\.jsonl:{line}: "):
+        list(read_record(record)[1])
+
+
 def test_a_missing_folder_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         RecordWriter(tmp_path / "no" / "x.jsonl", fps=1, config_hash="", model="")

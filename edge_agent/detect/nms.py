@@ -16,12 +16,16 @@ APART = 1 << 16
 def nms(boxes: F32, scores: F32, classes: I32, iou: float, limit: int) -> NDArray[np.intp]:
     """Indices of the boxes (N,4 xyxy) to keep, best score first (ties by index), at most ``limit``.
 
-    A box goes when it overlaps a kept one of its class by more than ``iou``.
+    A box goes when it overlaps a kept one of its class by more than ``iou``, or is not finite (a network that overflows).
     """
     import cv2
 
     if not len(boxes):
         return np.zeros(0, np.intp)
+    if not np.isfinite(boxes).all():
+        # One such box would spoil the track it meets for good.
+        finite = np.flatnonzero(np.isfinite(boxes).all(axis=1))
+        return finite[nms(boxes[finite], scores[finite], classes[finite], iou, limit)]
     rects = boxes.astype(np.float64)
     rects[:, 2:] -= rects[:, :2]
     rects[:, :2] += classes[:, None] * APART
