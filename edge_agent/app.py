@@ -36,6 +36,9 @@ from edge_agent.types import DEVICE, CameraChange, Event, parse_rfc3339, uuid7_f
 
 log = logging.getLogger(__name__)
 
+CAMERA_GAP_S = 5.0
+"""Seconds without a frame after which the episodes of a live camera end; more where pairs may be apart for longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -70,6 +73,16 @@ class CameraUnit:
         self._keep_image = agent.config.privacy.images
         self.chain = build_chain(agent.config, config, new_id=agent.new_id, emit=agent.outbox.put, on_result=on_result)
         self.lane = CameraLane(self.slot, self.chain)
+
+        distancing = agent.config.use_cases.social_distancing
+        self._gap_s = max(CAMERA_GAP_S, distancing.leave_duration_s if distancing is not None else 0.0)
+
+    def look(self) -> None:
+        """A camera that is gone brings no frame that could end what it saw: say so when it has been silent for long."""
+        last = self.chain.stats.last_done
+        silent_s = 0.0 if last is None else time.monotonic() - last
+        if self.capture.live and self.chain.open_episodes and silent_s > self._gap_s:
+            self.lane.silent()
 
     def _result(self, result: FrameResult) -> None:
         if self.recorder is not None:
@@ -189,6 +202,8 @@ class Agent:
 
     def _tick(self, tick: Callable[[], None]) -> None:
         self._notifier.watchdog(self.supervisor.check())
+        for unit in self.cameras:
+            unit.look()
         self._tell()
         tick()
         if all(worker.state == "done" for worker in self.supervisor.states()):
@@ -223,7 +238,7 @@ class Agent:
             StopStep("outbox", lambda: self.outbox.flush(1.3), 1.5),
         ]
         if self.mqtt is not None:
-            steps.append(StopStep("mqtt", lambda mqtt=self.mqtt: mqtt.stop(1.5), 2.0))  # type: ignore[misc]
+            steps.append(StopStep("mqtt", lambda mqtt=self.mqtt: mqtt.stop(1.0, 0.8), 2.0))  # type: ignore[misc]
         steps.append(StopStep("outbox close", lambda: self.outbox.stop(0.5), 0.7))
         if self.rest is not None:
             steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.5), 0.6))  # type: ignore[misc]

@@ -138,7 +138,7 @@ class CameraChain:
             self._on_result(FrameResult(frame, detections, tracks, ground, pairs))
 
     def close(self, reason: str) -> None:
-        """End open episodes; no frame may come afterwards."""
+        """End open episodes, see ``UseCase.close``."""
         outputs = [output for use_case in self._use_cases for output in use_case.close(reason)]
         if outputs:
             self._emit(outputs)
@@ -167,6 +167,22 @@ class CameraLane:
             if self._busy:
                 return
             self._busy = True
+        self._work_off()
+
+    def silent(self) -> None:
+        """End the open episodes: no frame has come for so long that nobody knows whether they last. From any thread."""
+        with self._lock:
+            if self._busy:
+                return
+            self._busy = True
+        try:
+            self.chain.stats.people = 0
+            self.chain.close("camera_gap")
+        finally:
+            self._work_off()
+
+    def _work_off(self) -> None:
+        """All that is due. Who comes here has set ``_busy``."""
         try:
             while True:
                 with self._lock:

@@ -179,6 +179,17 @@ def test_a_backend_that_only_fails_ends_the_worker() -> None:
     assert seen.lane.chain.stats.failed >= DetectionPool.MAX_FAILURES
 
 
+def test_the_episodes_of_a_silent_camera_end_and_later_frames_go_on() -> None:
+    seen = Seen("a", threading.Condition())
+    seen.lane.submit(0, frame("a", 0), NOTHING)
+    seen.lane.silent()
+    assert [(o.phase, o.data) for o in seen.outputs if isinstance(o, Event)][1:] == [
+        ("ended", {"reason": "camera_gap"})
+    ]
+    seen.lane.submit(1, frame("a", 1), NOTHING)
+    assert seen.indices == [0, 1]
+
+
 class HeldDetector:
     """Frame 0 takes as long as the test wants."""
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.crash_loop import Report, Run, judge
-from tests.agent_process import run_agent, write_config
+from tests.agent_process import RunningAgent, run_agent, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -62,3 +66,45 @@ def test_a_full_disk_ends_the_record_and_not_the_agent(root: Path, vtest_video: 
     assert done.stderr.count("No space left on device") == 1 and "Traceback" not in done.stderr
     result = json.loads(done.stdout)
     assert result["frames"] == 60 and result["events"]["edge_agent.social_distancing.violation.ended"] >= 1
+
+
+@contextmanager
+def http_camera(video: Path, dead: threading.Event) -> Iterator[str]:
+    """A camera that sends the video at about its own pace and, once ``dead``, nothing more, on connections old or new."""
+
+    class Camera(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with video.open("rb") as file, suppress(OSError):
+                self.wfile.write(file.read(600_000))
+                while not dead.wait(0.1):
+                    self.wfile.write(file.read(8_000))
+                gone.wait(60)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the library has it
+            pass
+
+    gone = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Camera)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/cam.avi"
+    finally:
+        dead.set()
+        gone.set()
+        server.shutdown()
+        server.server_close()
+
+
+def test_what_was_open_when_a_camera_died_ends_without_it(root: Path, vtest_video: Path, tmp_path: Path) -> None:
+    dead = threading.Event()
+    with http_camera(vtest_video, dead) as url:
+        config = write_config(root, tmp_path, cameras=[{"id": "yard", "source": url}])
+        with RunningAgent(tmp_path, "-c", config, "--no-mqtt") as agent:
+            agent.wait_for_log("apart")
+            dead.set()
+            agent.wait_for_log("camera gap", timeout_s=25)
+            assert agent.end() == 0
