@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.config import OutboxConfig
-from edge_agent.errors import OutboxCorrupt
 from edge_agent.outbox.inbox import Inbox
 from edge_agent.outbox.messages import Priority, Row
 from edge_agent.outbox.reader import Reader
@@ -41,7 +40,7 @@ class Outbox:
         report_every_s: float = 60.0,
     ) -> None:
         self._inbox = Inbox(config.queue, config.commit_ms / 1000)
-        self._reader = Reader(path)
+        self._reader = Reader(path, self._inbox.report_damage)
         self._writer = Writer(
             path,
             config,
@@ -106,11 +105,7 @@ class Outbox:
 
         Empty means that there are none. Raises OutboxError.
         """
-        try:
-            return self._reader.read(Priority(priority), after_row, limit, self._inbox.gone())
-        except OutboxCorrupt as error:
-            self._inbox.report_damage(error)
-            raise
+        return self._reader.read(Priority(priority), after_row, limit, self._inbox.gone())
 
     def acknowledge(self, rows: Sequence[int]) -> None:
         """These were delivered and may go. Does not block."""

@@ -7,11 +7,11 @@ import json
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from edge_agent.errors import OutboxError
+from edge_agent.errors import OutboxCorrupt, OutboxError
 from edge_agent.outbox.messages import Priority, Row
 from edge_agent.outbox.records import span
 from edge_agent.outbox.schema import connect_reader, translated
@@ -21,10 +21,13 @@ RING = 1000
 
 
 class Reader:
-    """A read-only connection, opened when first needed and shared under a lock; thread-safe."""
+    """A read-only connection, opened when first needed and shared under a lock; thread-safe.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    ``on_damage`` is called with the lock held: whoever has the file ``shut`` has heard of all that was found in it.
+    """
+
+    def __init__(self, path: Path, on_damage: Callable[[OutboxCorrupt], None]) -> None:
+        self._path, self._on_damage = path, on_damage
         self._lock = threading.Lock()
         self._cx: sqlite3.Connection | None = None
         self._ring_lock = threading.Lock()
@@ -32,10 +35,17 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the file; the next read opens it again."""
+        with self.shut():
+            pass
+
+    @contextlib.contextmanager
+    def shut(self) -> Iterator[None]:
+        """Let go of the file, and nobody reads until the block is left."""
         with self._lock:
             cx, self._cx = self._cx, None
             if cx is not None:
                 cx.close()
+            yield
 
     def read(self, priority: Priority, after: int, limit: int, gone: Collection[int]) -> list[Row]:
         """Up to ``limit`` rows after ``after``, without ``gone``; an empty list means that there is nothing. Raises OutboxError."""
@@ -58,9 +68,11 @@ class Reader:
             try:
                 with translated("read"):
                     return self._cx.execute(query, values).fetchall()
-            except OutboxError:
+            except OutboxError as error:
                 self._cx.close()
                 self._cx = None
+                if isinstance(error, OutboxCorrupt):
+                    self._on_damage(error)
                 raise
 
     def remember(self, row: Row, doc: dict[str, Any]) -> None:

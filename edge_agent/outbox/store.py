@@ -147,21 +147,19 @@ class Store:
         self.counters = counters
         return stored
 
-    def adopt(self, rows: Iterable[Row], episodes: Iterable[Episode]) -> int:
-        """Take in what was recovered from a damaged database, under the same row ids; how many rows."""
-        counters, taken = self.counters.copy(), 0
+    def adopt(self, rows: Iterable[Row], episodes: Iterable[Episode]) -> None:
+        """Take in what was recovered from a damaged database, under the same row ids; what is there already is left as it is."""
+        counters = self.counters.copy()
         with self._transaction() as cx:
             for row in rows:
                 values = (row.row, row.sequence, self._age.now(), row.topic, row.payload)
                 new = cx.execute("INSERT OR IGNORE INTO message VALUES (?,?,?,?,?)", values).rowcount
-                taken += new
                 counters.depth[row.priority] += new
                 counters.number = max(counters.number, row.row & (1 << ROW_BITS) - 1)
                 counters.sequence = max(counters.sequence, row.sequence or 0)
             cx.executemany("INSERT OR IGNORE INTO episode VALUES (?,?,?,?,?,?,?)", episodes)
             self._save(cx, counters)
         self.counters = counters
-        return taken
 
     def _insert(self, cx: sqlite3.Connection, draft: Draft, counters: Counters, clock_ok: bool) -> Committed:
         counters.number += 1

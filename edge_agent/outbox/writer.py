@@ -57,6 +57,7 @@ class Writer:
         self._oldest: float | None = None
         self._begun = False
         self._failure: Exception | None = None
+        self._rescue: tuple[Path, str] | None = None
         self._next_report = {DROPS: 0.0, DEAD: 0.0}
         self._next_age_check = 0.0
         self.version = 0
@@ -84,8 +85,8 @@ class Writer:
     def _run(self) -> None:
         pause = _RETRY_S[0]
         while True:
-            if self._begun:
-                self._inbox.gather(0.0 if self._batch else _IDLE_S)
+            if self._begun and not self._batch:
+                self._inbox.gather(_IDLE_S)
             failure = self._try()
             self._note(failure)
             self.ready.set()
@@ -100,14 +101,19 @@ class Writer:
         self._let_go()
 
     def _try(self) -> Exception | None:
+        """One round; after damage another one, on a new file. What went wrong, or None."""
+        failure = self._attempt()
+        if isinstance(failure, OutboxCorrupt):
+            failure = self._set_aside(failure) or self._attempt()
+        return failure
+
+    def _attempt(self) -> Exception | None:
         try:
             damage = self._inbox.take_damage()
             if damage is not None:
                 raise damage
             self._count_overflow()
             self._step()
-        except OutboxCorrupt as error:
-            return self._replace(error)
         except EdgeAgentError as error:
             self._let_go()
             return error
@@ -144,6 +150,8 @@ class Writer:
     def _step(self) -> None:
         if not self._store.is_open:
             self._store.open()
+        if self._rescue is not None:
+            self._take_over(*self._rescue)
         if not self._begun:
             self._begin()
         if self._failure is not None:  # room first: after a full disk only a deletion may succeed
@@ -260,30 +268,30 @@ class Writer:
             for listener in self.listeners:
                 _call(listener)
 
-    def _replace(self, damage: OutboxCorrupt) -> Exception | None:
-        """Move a damaged database aside, begin a new one with what could be read; None when that worked."""
+    def _set_aside(self, damage: OutboxCorrupt) -> Exception | None:
+        """Move a damaged database away: the next attempt begins a new one with what can be read. None when that worked."""
         log.error("outbox damaged, a new one is begun: %s", damage)
         try:
-            self._let_go()
-            self._reader.close()
-            moved = move_aside(self._path)
-            self._store.open()
-            taken = self._store.adopt(readable_rows(moved), readable_episodes(moved))
-            self._store.skipped = None
-            told = {
-                "reason": str(damage),
-                "moved_to": moved.name,
-                "recovered": taken,
-                "before_sequence": sequence_text(self._store.counters.sequence + 1),
-            }
-            self._commit([draft(self._device_event("outbox_recreated", told, self._wall()), **self._names)])
-        except Exception as error:
-            if not isinstance(error, EdgeAgentError):
-                log.exception("outbox: unexpected fault")
-            self._let_go()
+            with self._reader.shut():  # or the pump would open the old file again and stay with it
+                self._rescue = (move_aside(self._path), str(damage))
+                self._inbox.take_damage()  # of the file that is gone
+        except OutboxError as error:
             return error
-        log.warning("outbox: %d messages recovered from %s", taken, moved.name)
         return None
+
+    def _take_over(self, moved: Path, reason: str) -> None:
+        self._store.adopt(readable_rows(moved), readable_episodes(moved))
+        self._store.skipped = None
+        taken = sum(self._store.counters.depth.values())
+        told = {
+            "reason": reason,
+            "moved_to": moved.name,
+            "recovered": taken,
+            "before_sequence": sequence_text(self._store.counters.sequence + 1),
+        }
+        self._commit([draft(self._device_event("outbox_recreated", told, self._wall()), **self._names)])
+        self._rescue = None
+        log.warning("outbox: %d messages recovered from %s", taken, moved.name)
 
 
 def _call(callback: Callable[..., None], *values: Any) -> None:
