@@ -172,6 +172,20 @@ def test_above_the_horizon_there_is_neither_position_nor_pair() -> None:
         assert len(pairs) == 0
 
 
+def test_who_goes_beyond_the_horizon_does_not_walk_on_for_ever() -> None:
+    camera = replace(CAMERA, tilt=0.2)
+    projector = CameraGround(camera_config(camera))
+    for frame in range(20):
+        boxes = camera.boxes(camera.spot()[None] + [[0.0, 0.1 * frame]])
+        projector.update(tracks_of([1], boxes), frame / 10, SIZE)
+    known = []
+    for frame in range(20, 100):
+        ground, _ = projector.update(tracks_of([1], np.array([[600.0, 10, 620, 60]])), frame / 10, SIZE)
+        known.append(not np.isnan(ground.xy).any())
+    assert known[0]
+    assert not any(known[52:])
+
+
 def test_measured_boxes_are_preferred_to_filtered_ones() -> None:
     place = CAMERA.spot()[None]
     boxes = CAMERA.boxes(place)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 PAIR_LIMIT_M = 5.0
 FORGET_S = 5.0
-"""A track unseen for longer starts anew on the floor; trackers give up earlier or later than that."""
+"""A track whose place was not measured for longer (unseen, or above the horizon) starts anew on the floor."""
 _UNCALIBRATED_FOCAL = 1.7
 """Half diagonals, 61° across the diagonal: a common surveillance lens. Only ratios of it to the truth matter."""
 
@@ -119,21 +119,19 @@ class CameraGround:
         if new.any():
             tall = self._height
             filters.append(tracks.ids[new], t, measured[new], cov[new], tall=tall, tall_var=self._noise.tall_m**2)
-        if len(filters) > len(tracks):
-            self._forget(t)
+        self._forget(t)
         ground = self._report(tracks, estimated)
         return ground, near_pairs(tracks, ground)
 
     def _plane(self, size: tuple[int, int]) -> GroundPlane | None:
-        plane = self._scaled
-        if plane is None or plane.image_size == size:
-            return plane
-        width, height = plane.image_size
+        if self.plane is None or self._scaled is None or self._scaled.image_size == size:
+            return self._scaled
+        width, height = self.plane.image_size
         if abs(width * size[1] / (height * size[0]) - 1) > 0.02:
             log.warning(
                 "frames are %d×%d, calibrated was %d×%d: another aspect, positions may be off", *size, width, height
             )
-        self._scaled = plane.at(size)
+        self._scaled = self.plane.at(size)
         return self._scaled
 
     def _measure(self, tracks: Tracks, rows: Rows, size: tuple[int, int]) -> tuple[F64, F64, Bools]:
