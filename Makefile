@@ -37,7 +37,7 @@ test: test-deps ## everything: lint, types, import contracts, all tests
 	@$(BIN)/python -m pytest -q
 
 check: lint ## lint, types, import contracts and the fast tests, in under a minute
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q -m "not slow" -n 2
 
 lint: .venv/.dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check --quiet .
