@@ -116,7 +116,6 @@ class Agent:
         self.started = time.monotonic()
         self.boot_id = uuid.uuid4().hex
         self.new_id = uuid7_factory()
-        self.last_error = ""
         self.device = config.device or "device"
         self.model: Model = find_model(config.model, config.models_dir)
         self.outbox = Outbox(
@@ -212,7 +211,8 @@ class Agent:
     def _tell(self) -> None:
         """Heartbeat at its interval and at once after a connection; the retained model state after each connection."""
         now = time.monotonic()
-        connects = self.mqtt.state().connects if self.mqtt is not None else 0
+        broker = self.mqtt.state() if self.mqtt is not None else None
+        connects = broker.connects if broker is not None and broker.connected else self._told_connects
         if now < self._next_beat and connects == self._told_connects:
             return
         self._next_beat = now + self.config.mqtt.heartbeat_s
@@ -273,7 +273,9 @@ class Agent:
         manifest = self.model.manifest
         model = f"{manifest.name}@{manifest.version}"
         cameras = tuple(camera_status(unit.capture, unit.chain, model) for unit in self.cameras)
-        errors = [camera.last_error for camera in cameras if camera.last_error]
+        outbox, mqtt = outbox_status(self.outbox.stat()), mqtt_status(self.config.mqtt, self.mqtt)
+        # What endangers events first; the others stay after the trouble is over, as the last that was.
+        errors = (outbox.reason, *(camera.last_error for camera in reversed(cameras)), mqtt.last_error)
         return AgentStatus(
             site=self.config.site,
             device=self.device,
@@ -283,8 +285,8 @@ class Agent:
             uptime_s=time.monotonic() - self.started,
             cameras=cameras,
             workers=self.supervisor.states(),
-            outbox=outbox_status(self.outbox.stat()),
-            mqtt=mqtt_status(self.config.mqtt, self.mqtt),
+            outbox=outbox,
+            mqtt=mqtt,
             model=ModelStatus(
                 name=manifest.name,
                 version=manifest.version,
@@ -293,7 +295,7 @@ class Agent:
                 active=True,
             ),
             host=self._host.sample(),
-            last_error=errors[-1] if errors else "",
+            last_error=next(filter(None, errors), ""),
             http=self.rest.url if self.rest is not None else "",
         )
 

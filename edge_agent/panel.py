@@ -240,7 +240,9 @@ def _outbox(status: AgentStatus) -> Text:
     text.append(f" · {outbox.accepted} accepted", "dim")
     if outbox.dropped:
         text.append(f" · {outbox.dropped} dropped", "red")
-    return text.append(f" · {outbox.state}", "red") if outbox.state != "ok" else text
+    if outbox.state != "ok":
+        text.append(" · ".join(["", outbox.state, *filter(None, [printable(outbox.reason, 60)])]), "red")
+    return text
 
 
 def _host(status: AgentStatus) -> Text:

@@ -44,6 +44,7 @@ def outbox_status(stat: OutboxStat) -> OutboxStatus:
         accepted=sum(stat.accepted.values()),
         dropped=sum(stat.dropped.values()),
         state="ok" if stat.state == "ok" else "failing",
+        reason=stat.reason,
     )
 
 

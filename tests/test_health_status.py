@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +14,10 @@ from edge_agent.health.status import (
     WorkerState,
     WorkerStatus,
 )
+from edge_agent.status_board import outbox_status
 from edge_agent.types import CameraState
 from tests.health_fixtures import agent_status
+from tests.outbox_fixtures import running
 
 
 def test_all_well() -> None:
@@ -28,7 +31,7 @@ def test_all_well() -> None:
         ("cameras", {"cameras": (CameraStatus("gate", "stalled"),)}),
         ("cameras", {"cameras": (CameraStatus("gate", "delivering", "black"),)}),
         ("mqtt", {"mqtt": MqttStatus(enabled=True, connected=False)}),
-        ("outbox", {"outbox": OutboxStatus(state="full")}),
+        ("outbox", {"outbox": OutboxStatus(state="failing")}),
         ("model", {"model": ModelStatus(error="damaged")}),
         ("model", {"safe_mode": "three crashes"}),
         ("host", {"host": HostStatus(clock_synchronised=False)}),
@@ -68,3 +71,13 @@ def test_not_ready_without_a_model() -> None:
 
 def test_nothing_configured_is_ok() -> None:
     assert agent_status(mqtt=MqttStatus(enabled=False), host=HostStatus()).liveness().status == "ok"
+
+
+def test_an_outbox_that_cannot_write_says_why(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where the folder should be")
+    with running(tmp_path / "state" / "o.db") as outbox:
+        seen = outbox_status(outbox.stat())
+        part = agent_status(outbox=seen).liveness().parts["outbox"]
+    assert (seen.state, part.status) == ("failing", "degraded")
+    assert "File exists" in seen.reason
+    assert part.reason == seen.reason

@@ -54,14 +54,15 @@ class CameraStatus:
 
 @dataclass(frozen=True, slots=True)
 class OutboxStatus:
-    """The store: ``depth`` messages waiting, by priority; ``state`` is ``ok``, ``full`` or ``failing``."""
+    """The store: ``depth`` messages waiting, by priority; ``failing`` while it cannot write, ``reason`` says why."""
 
     depth: Mapping[str, int] = field(default_factory=dict)
     oldest_age_s: float | None = None
     bytes: int = 0
     accepted: int = 0
     dropped: int = 0
-    state: Literal["ok", "full", "failing"] = "ok"
+    state: Literal["ok", "failing"] = "ok"
+    reason: str = ""
 
     @property
     def waiting(self) -> int:
@@ -209,7 +210,7 @@ def _model(model: ModelStatus, safe_mode: str) -> Part:
 
 
 def _outbox(outbox: OutboxStatus) -> Part:
-    return Part("ok") if outbox.state == "ok" else Part("degraded", outbox.state)
+    return Part("ok") if outbox.state == "ok" else Part("degraded", outbox.reason or outbox.state)
 
 
 def _mqtt(mqtt: MqttStatus) -> Part:
