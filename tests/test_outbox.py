@@ -253,6 +253,24 @@ def test_refused_row_becomes_a_dead_letter_with_an_alarm(tmp_path: Path) -> None
     assert json.loads(payload)["data"]["n"] == 0
 
 
+def test_many_scattered_losses_are_told_without_delay(tmp_path: Path) -> None:
+    """What waits to be told is kept in memory and written with every commit, so it must stay small."""
+    with running(tmp_path / "o.db") as outbox:
+        for start in range(0, 2000, 500):
+            outbox.put([make_event(n) for n in range(start, start + 500)])
+            assert outbox.flush(10)
+        for row in rows(outbox)[::2]:
+            outbox.refuse(row.row, 135, "Not authorized")
+
+        def told() -> list[list[list[str]]]:
+            return [doc["data"]["sequences"] for doc in device_events(rows(outbox), "dead_letter")]
+
+        wait_for(lambda: sum(map(len, told())) >= 1000 - MAX_RANGES)
+        assert max(map(len, told())) <= MAX_RANGES
+        numbers = [int(first) for ranges in told() for first, _ in ranges]
+        assert numbers == list(range(1, 2 * len(numbers), 2))
+
+
 def test_recent_reads_memory_then_disk(tmp_path: Path) -> None:
     path, followed = tmp_path / "o.db", list[dict[str, Any]]()
     outbox = make_outbox(path)

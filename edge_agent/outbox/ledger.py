@@ -9,7 +9,7 @@ from typing import Any
 from edge_agent.outbox.messages import Priority, sequence_text
 
 MAX_RANGES = 200
-"""As many go into one report; when there are more, the report is made at once."""
+"""As many go into one report; when there are more, reports are made at once."""
 
 
 @dataclass(slots=True)
@@ -24,6 +24,11 @@ class Losses:
 
     def __bool__(self) -> bool:
         return bool(self.reasons)
+
+    @property
+    def crowded(self) -> bool:
+        """More ranges than one report takes: telling them cannot wait."""
+        return len(self.ranges) > MAX_RANGES
 
     def add(self, priority: Priority, reason: str, count: int = 1, sequences: Iterable[int] = ()) -> None:
         """Count ``count`` messages; those that had a sequence number name it."""

@@ -124,13 +124,13 @@ class Store:
         utc: float,
         tell: Collection[str] = (),
     ) -> list[Committed]:
-        """One transaction: store ``drafts``, forget ``done``, bury ``refused``, keep the bounds, report losses of the kinds ``tell``.
+        """One transaction: store ``drafts``, forget ``done``, bury ``refused``, keep the bounds, report losses.
 
-        All of it, or an exception.
+        Those of the kinds ``tell``, and of any kind where they would not fit in one report. All of it, or an exception.
         """
         self._age.settle()
         counters, losses = self.counters.copy(), copy.deepcopy(self.losses)
-        self._record.reserve(counters.sequence + len(drafts) + len(tell))
+        self._record.reserve(counters.sequence + len(drafts))
         try:
             with self._transaction() as cx:
                 stored = [self._insert(cx, draft, counters, clock_ok) for draft in drafts]
@@ -138,7 +138,8 @@ class Store:
                 self._bury(cx, refused, counters, utc)
                 self._drop_old(cx, counters)
                 self._drop_surplus(cx, counters)
-                reports = [self._make_report(kind, self.losses[kind].report()) for kind in tell if self.losses[kind]]
+                reports = list(self._reports(tell))
+                self._record.reserve(counters.sequence + len(reports))
                 stored += [self._insert(cx, draft, counters, clock_ok) for draft in reports]
                 self._save(cx, counters)
         except BaseException:
@@ -146,6 +147,13 @@ class Store:
             raise
         self.counters = counters
         return stored
+
+    def _reports(self, tell: Collection[str]) -> Iterator[Draft]:
+        for kind, losses in self.losses.items():
+            due = kind in tell
+            while losses.crowded or (due and losses):
+                yield self._make_report(kind, losses.report())
+                due = False
 
     def adopt(self, rows: Iterable[Row], episodes: Iterable[Episode]) -> None:
         """Take in what was recovered from a damaged database, under the same row ids; what is there already is left as it is."""
