@@ -303,8 +303,9 @@ def test_value_that_is_no_json_is_counted_and_harms_nothing_else(tmp_path: Path)
 
 
 def test_text_that_is_no_unicode_does_not_block_what_comes_after(tmp_path: Path) -> None:
+    odd: dict[str, Any] = {"\ud800": "é"}
     with running(tmp_path / "o.db") as outbox:
-        outbox.put([make_event(0, reason="no such file: caf\udce9", **{"\ud800": "é"}), make_event(1)])
+        outbox.put([make_event(0, reason="no such file: caf\udce9", **odd), make_event(1)])
         assert outbox.flush(5)
         first, second = docs(rows(outbox))
     assert first["data"] == {"n": 0, "reason": "no such file: caf?", "?": "é"}
