@@ -298,6 +298,16 @@ def test_a_header_that_never_ends_is_cut(start: Starter) -> None:
         assert b"400" in sock.recv(1000).split(b"\r\n")[0]
 
 
+def test_malformed_requests_do_not_fill_the_log(start: Starter, caplog: pytest.LogCaptureFixture) -> None:
+    _, server, _ = start()
+    assert server.bound is not None
+    for _ in range(3):
+        with socket.create_connection(server.bound) as client:
+            client.sendall(b"\x16\x03\x01 not HTTP\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 400")
+    assert not caplog.records
+
+
 def test_a_failing_source_is_a_500_and_the_server_lives_on(start: Starter, caplog: pytest.LogCaptureFixture) -> None:
     agent, server, client = start()
     agent.status = None  # type: ignore[assignment]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ import pytest
 
 from benchmarks.crash_loop import Report, Run, judge
 from tests.agent_process import RunningAgent, run_agent, write_config
+from tests.mosquitto import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -74,13 +76,17 @@ def http_camera(video: Path, dead: threading.Event) -> Iterator[str]:
 
     class Camera(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
+            if not dead.is_set():
+                self.send_response(200)
+                self.end_headers()
+                self.stream()
+            gone.wait(60)
+
+        def stream(self) -> None:
             with video.open("rb") as file, suppress(OSError):
                 self.wfile.write(file.read(600_000))
                 while not dead.wait(0.1):
                     self.wfile.write(file.read(8_000))
-                gone.wait(60)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the library has it
             pass
@@ -108,3 +114,33 @@ def test_what_was_open_when_a_camera_died_ends_without_it(root: Path, vtest_vide
             dead.set()
             agent.wait_for_log("camera gap", timeout_s=25)
             assert agent.end() == 0
+
+
+def refusing_by_turns() -> tuple[socket.socket, list[int]]:
+    """A port whose listener answers every CONNECT with something else."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    seen = [0]
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                seen[0] += 1
+                with client, suppress(OSError):
+                    if b"MQTT\5" in client.recv(1000):  # CONNACK: server unavailable, then unsupported version
+                        client.sendall(bytes([0x20, 3, 0, 0x84 if seen[0] % 4 else 0x88, 0]))
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener, seen
+
+
+def test_a_broker_that_fails_in_turns_is_told_once_each(root: Path, vtest_video: Path, tmp_path: Path) -> None:
+    listener, seen = refusing_by_turns()
+    with listener:
+        mqtt = {"host": "127.0.0.1", "port": listener.getsockname()[1], "reconnect_max_s": 1}
+        with RunningAgent(tmp_path, "-c", write_config(root, tmp_path, mqtt=mqtt), "--realtime") as agent:
+            wait_for(lambda: seen[0] >= 12, 40, "a dozen attempts")
+            assert agent.end() == 0
+            told = [line for line in agent.log.splitlines() if "the outbox keeps what comes" in line]
+            assert told and len({line.partition("WARNING")[2] for line in told}) == len(told), told
+            assert "Traceback" not in agent.log

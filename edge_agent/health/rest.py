@@ -173,7 +173,7 @@ def _make_server(sources: Sources, token: str | None, loopback: bool) -> uvicorn
         loop="asyncio",
         lifespan="off",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # a warning for each malformed request would let anybody fill the log
         access_log=False,
         server_header=False,
         proxy_headers=False,

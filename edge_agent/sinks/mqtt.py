@@ -75,6 +75,8 @@ class MqttSink:
         self._since: float | None = None
         self._protocol: Version = "5.0"
         self._last_error = ""
+        self._told: set[str] = set()
+        """What was logged since the last connection: a broker that fails in two ways by turns is no news."""
         self._rival, self._next_alarm = False, 0.0
         self._connects = self._published = self._acked = self._refused = 0
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -86,17 +88,15 @@ class MqttSink:
         """Begin to connect; returns at once."""
         self._thread.start()
 
-    def stop(self, drain_s: float) -> None:
-        """Send what the store still holds for at most ``drain_s``, say ``offline``, disconnect."""
+    def stop(self, drain_s: float, grace_s: float = 2.5) -> None:
+        """Send what the store still holds for at most ``drain_s``, say ``offline``, disconnect; leave off ``grace_s`` later."""
         self._stop_at = time.monotonic() + drain_s
         self._stopped.set()
         self._wake.set()
         if self._thread.ident is not None:
-            self._thread.join(
-                drain_s + 2.5
-            )  # a resolver that hangs may hold the thread: it is a daemon and left behind
-            if self._thread.is_alive():
-                log.warning("mqtt: still inside a connection attempt at stop")
+            self._thread.join(drain_s + grace_s)
+            if self._thread.is_alive():  # a resolver that hangs may hold it: it is a daemon and left behind
+                log.warning("mqtt: the network holds the connection up, left behind at stop")
 
     def publish_now(self, topic: str, payload: dict[str, Any] | bytes, retain: bool) -> bool:
         """Send ahead of any backlog; ``topic`` is below the device's root. Latest only: one that was not sent yet is replaced.
@@ -184,6 +184,7 @@ class MqttSink:
         self._send(connection, None, "status", self._status("online", since), JSON_TYPE, retain=True)
         self._connected, self._since, self._last_error = True, since, ""
         self._connects += 1
+        self._told.clear()
         log.info("mqtt: connected to %s:%d (MQTT %s)", self._config.host, self._config.port, connection.version)
 
     def _serve(self, connection: Connection) -> None:
@@ -282,7 +283,8 @@ class MqttSink:
 
     def _ended(self, error: Exception) -> None:
         text = str(error)
-        if text != self._last_error:
+        if text not in self._told and len(self._told) < 10:
+            self._told.add(text)
             log.warning("mqtt: %s:%d: %s; the outbox keeps what comes", self._config.host, self._config.port, text)
         self._last_error = text
         self._since = self._since or time.time()
