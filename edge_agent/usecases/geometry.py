@@ -10,6 +10,7 @@ Brown, Decentering Distortion of Lenses (1966), for the radial model.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +19,6 @@ from edge_agent.types import F64
 
 MAX_M_PER_PIXEL = 5.0
 """Where one pixel is more metres than this (towards the horizon) a position is not known: NaN."""
-_NEWTON_STEPS = 30
 _MAX_RADIUS = 10.0
 _FOCAL_RANGE = (0.4, 8.0)
 """Plausible focal lengths in half diagonals: fields of view between 136° and 14° across the diagonal."""
@@ -31,21 +31,25 @@ def undistort(points: F64, k1: float, k2: float) -> F64:
     if k1 == 0 and k2 == 0:
         return points
     given = np.sqrt(np.einsum("ni,ni->n", points, points))
-    square = given * given
-    radius = given * (1 + square * (-k1 + square * (3 * k1 * k1 - k2)))  # the inverse series' first terms
-    for _ in range(_NEWTON_STEPS):
-        square = radius * radius
-        # Clipped below: near the fold a full step would jump over it.
-        slope = np.maximum(1 + square * (3 * k1 + 5 * k2 * square), 0.05)
-        step = (radius * (1 + square * (k1 + k2 * square)) - given) / slope
-        radius = np.clip(radius - step, 0, _MAX_RADIUS)
-        if not (np.abs(step) > 1e-4).any():
-            break  # what is left is of the order of its square
+    radius = np.interp(given, *_radii(k1, k2), right=np.nan)
+    # One Newton step from so near leaves no error; at the fold, where the slope is zero, it must not be a leap.
     square = radius * radius
-    bent = 1 + square * (k1 + k2 * square)
-    good = (np.abs(step) < 1e-3) & (1 + square * (3 * k1 + 5 * k2 * square) > 0)
-    undistorted: F64 = points / np.where(good, bent, np.nan)[:, None]
+    slope = np.maximum(1 + square * (3 * k1 + 5 * k2 * square), 0.05)
+    radius -= (radius * (1 + square * (k1 + k2 * square)) - given) / slope
+    square = radius * radius
+    undistorted: F64 = points / (1 + square * (k1 + k2 * square))[:, None]
     return undistorted
+
+
+@functools.lru_cache(maxsize=64)
+def _radii(k1: float, k2: float) -> tuple[F64, F64]:
+    """Distorted radii in rising order up to the fold of the lens, or to where no picture reaches, and the undistorted ones."""
+    # The fold is the smallest positive root of 1 + 3 k1 r² + 5 k2 r⁴, in the form of the formula that needs no division by k2.
+    inside = 9 * k1 * k1 - 20 * k2
+    inverse = (np.sqrt(inside) - 3 * k1) / 2 if inside >= 0 else 0.0
+    radius = np.linspace(0, 1 / np.sqrt(max(inverse, _MAX_RADIUS**-2)), 2049)
+    square = radius * radius
+    return radius * (1 + square * (k1 + k2 * square)), radius
 
 
 def distort(points: F64, k1: float, k2: float) -> F64:
@@ -142,7 +146,7 @@ class GroundPlane:
         metres = image[:, :2] / depth[:, None]
         jacobian = (self.to_plane[:2, :2] - metres[:, :, None] * self.to_plane[2, :2]) / depth[:, None, None]
         if self.k1 or self.k2:
-            jacobian = jacobian @ inverse2(self._bending(points))
+            jacobian = self._by_distorted(jacobian, points)
         jacobian /= self._unit
         wild = ~(np.einsum("nij,nij->n", jacobian, jacobian) < self._wild)
         if wild.any():
@@ -166,21 +170,25 @@ class GroundPlane:
 
         The head is cut with the plane at that height; NaN where the head is above that plane's horizon.
         """
-        ray = head @ self.to_plane[:, :2].T + self.to_plane[:, 2]
-        up = self.to_plane @ self.up
-        share = (1 + height_m * up[2]) / np.where(ray[:, 2] > 0, ray[:, 2], np.nan)
-        metres = share[:, None] * ray[:, :2] - height_m[:, None] * up[:2]
-        image = metres @ self.from_plane[:, :2].T + self.from_plane[:, 2]
-        foot: F64 = image[:, :2] / np.where((image[:, 2] > 0) & (share > 0), image[:, 2], np.nan)[:, None]
+        ray = head @ self.to_plane[2, :2] + self.to_plane[2, 2]
+        # As ``from_plane`` is the inverse of ``to_plane``, the floor under the head is seen at share·(head, 1) - height·up.
+        share = (1 + height_m * (self.to_plane[2] @ self.up)) / np.where(ray > 0, ray, np.nan)
+        depth = share - height_m * self.up[2]
+        image = share[:, None] * head - height_m[:, None] * self.up[:2]
+        foot: F64 = image / np.where((depth > 0) & (share > 0), depth, np.nan)[:, None]
         return foot
 
-    def _bending(self, points: F64) -> F64:
+    def _by_distorted(self, jacobian: F64, points: F64) -> F64:
+        """(N,2,2) derivatives by undistorted lens coordinates as those by distorted ones.
+
+        The lens' own derivative at ``points`` (N,2) is gain·I + bend·p·pᵀ, inverted by Sherman and Morrison's formula.
+        """
         square = np.einsum("ni,ni->n", points, points)
-        matrices: F64 = (2 * self.k1 + 4 * self.k2 * square)[:, None, None] * (points[:, :, None] * points[:, None, :])
         gain = 1 + square * (self.k1 + self.k2 * square)
-        matrices[:, 0, 0] += gain
-        matrices[:, 1, 1] += gain
-        return matrices
+        slope = 1 + square * (3 * self.k1 + 5 * self.k2 * square)
+        share = ((2 * self.k1 + 4 * self.k2 * square) / slope)[:, None] * points
+        by_distorted: F64 = (jacobian - (jacobian @ points[:, :, None]) * share[:, None, :]) / gain[:, None, None]
+        return by_distorted
 
 
 def vertical(from_plane: F64) -> tuple[F64, F64]:
