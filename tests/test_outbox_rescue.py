@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,20 @@ def test_rows_that_could_not_be_taken_over_at_once_are_taken_over_later(
         assert len([doc for doc in found if doc["data"].get("n", 2000) < 1000]) > 500
         (told,) = [doc for doc in found if doc["type"].endswith("outbox_recreated")]
         assert told["data"]["recovered"] > 500
+
+
+@pytest.mark.parametrize(("key", "value"), [("number", "many"), ("losses", "{"), ("losses", '{"outbox_drops": 3}')])
+def test_counters_that_are_rubbish_are_damage(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "o.db"
+    with running(path) as outbox:
+        outbox.put([make_event(0)])
+        assert outbox.flush(5)
+    with closing(sqlite3.connect(path)) as cx, cx:
+        cx.execute("UPDATE meta SET value=? WHERE key=?", (value, key))
+    with running(path) as outbox:
+        outbox.put([make_event(1)])
+        assert outbox.flush(10)
+        found = docs(outbox)
+        assert [doc["data"]["n"] for doc in found if "n" in doc["data"]] == [0, 1]
+        assert [int(doc["sequence"]) for doc in found] == sorted({int(doc["sequence"]) for doc in found})
+        assert [doc["type"] for doc in found].count("edge_agent.device.outbox_recreated") == 1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_agent.errors import OutboxError
+from edge_agent.errors import OutboxCorrupt, OutboxError
 from edge_agent.outbox.clock import AgeClock
 from edge_agent.outbox.ledger import Losses
 from edge_agent.outbox.messages import ROW_BITS, Draft, Priority, Row, sequence_text
@@ -68,24 +68,30 @@ class Store:
         try:
             with translated("read the counters"):
                 meta: dict[str, Any] = dict(cx.execute("SELECT key, value FROM meta"))
+            self.counters = self._take_up(meta)
         except BaseException:
             cx.close()
             raise
-        first_time = not self.counters.number
-        counters = Counters(
-            number=max(self.counters.number, int(meta.get("number", 0))),
-            sequence=max(self.counters.sequence, int(meta.get("sequence", 0))),
-            depth={p: int(meta.get(f"depth.{p.plural}", 0)) for p in Priority},
-        )
-        if first_time:
-            self._check_sequence(counters, new="sequence" not in meta)
-            self._age.resume(float(meta.get("age", 0.0)), meta.get("wall"))
-            for kind, data in json.loads(meta.get("losses", "{}")).items():
-                self.losses[kind].restore(data)
-        self._cx, self.counters = cx, counters
+        self._cx = cx
         if "sequence" not in meta:  # before the record is written: a record without counters means a lost database
             with self._transaction():
-                self._save(cx, counters)
+                self._save(cx, self.counters)
+
+    def _take_up(self, meta: dict[str, Any]) -> Counters:
+        try:
+            counters = Counters(
+                number=max(self.counters.number, int(meta.get("number", 0))),
+                sequence=max(self.counters.sequence, int(meta.get("sequence", 0))),
+                depth={p: int(meta.get(f"depth.{p.plural}", 0)) for p in Priority},
+            )
+            if not self.counters.number:  # the first time in this process
+                for kind, data in json.loads(meta.get("losses", "{}")).items():
+                    self.losses[kind].restore(data)
+                self._age.resume(float(meta.get("age", 0.0)), meta.get("wall"))
+                self._check_sequence(counters, new="sequence" not in meta)
+        except (ValueError, TypeError, KeyError) as error:
+            raise OutboxCorrupt(f"read the counters: {error!r}") from error
+        return counters
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
