@@ -83,7 +83,10 @@ def _data_routes(app: FastAPI, sources: Sources) -> None:
 
     @app.get("/api/v1/events", tags=["events"], summary="Recent events, oldest first")
     async def events(since: Since = None, limit: Limit = 100) -> list[dict[str, Any]]:
-        """CloudEvents 1.0. To go on reading, give the `time` of the last one as `since` and skip ids already seen."""
+        """CloudEvents 1.0, the newest `limit` of those that fit; where fewer came, none is missing.
+
+        To go on reading, give the `time` of the last one as `since` and skip ids already seen.
+        """
         if since is not None and since.tzinfo is None:
             raise HTTPException(422, "since needs a time zone, for example 2026-01-31T12:00:00Z")
         try:

@@ -34,8 +34,8 @@ TOKEN_VARIABLE = "EDGE_AGENT_HTTP_TOKEN"  # noqa: S105 - its name, not the token
 class Sources:
     """Where the answers come from. All are called in the HTTP thread and should take milliseconds.
 
-    ``recent_events(since, limit)``: CloudEvents, oldest first, not older than ``since`` (RFC 3339 UTC); the latest ones where
-    it is None. ``snapshot(camera)``: a JPEG, or None where there is no picture yet; itself None while pictures are not allowed.
+    ``recent_events(since, limit)``: the newest ``limit`` CloudEvents, oldest first, not older than ``since`` (RFC 3339 UTC) where
+    it is given. ``snapshot(camera)``: a JPEG, or None where there is no picture yet; itself None while pictures are not allowed.
     """
 
     status: Callable[[], AgentStatus]
