@@ -41,9 +41,11 @@ def test_recovers_the_floor_and_heights_of_any_camera(camera: Pinhole, where: F6
 
     heads = camera.see(np.column_stack([places, np.full(len(places), 1.8)]))
     if camera.tilt < 1.0:  # looking almost straight down, the picture does not tell the focal length
-        assert np.abs(plane.head_pixel(places, np.full(len(places), 1.8)) - heads).max() < 0.05
+        # Far outside the picture the lens model folds, and a head there is known to nobody.
+        shown = ((heads >= 0) & (heads <= SIZE)).all(axis=1)
+        assert np.abs(plane.head_pixel(places, np.full(len(places), 1.8)) - heads)[shown].max(initial=0) < 0.05
         below = plane.foot_below(plane.lens(heads), np.full(len(places), 1.8))
-        assert np.abs(below - plane.lens(pixels)).max() < 1e-3
+        assert np.abs(below - plane.lens(pixels))[shown].max(initial=0) < 1e-3
 
 
 @settings(max_examples=40, deadline=None)
@@ -69,6 +71,14 @@ def test_undistort_inverts_distort(k1: float, k2: float, points: F64) -> None:
     bent = distort(points, k1, k2)
     here = ~np.isnan(bent[:, 0])
     assert np.abs(undistort(bent[here], k1, k2) - points[here]).max(initial=0) < 1e-6
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(-0.3, 0.0), (-1.0, -1.0), (0.3, -0.05), (1.0, -1.0), (-1.0, 0.3), (1.0, 1.0)])
+def test_undistort_reaches_to_the_fold_of_the_lens(k1: float, k2: float) -> None:
+    radius = np.linspace(0, 3, 30_001)
+    folded = np.flatnonzero(1 + 3 * k1 * radius**2 + 5 * k2 * radius**4 <= 0)
+    points = np.outer(radius[: folded[0]] if len(folded) else radius, [0.6, 0.8])
+    assert np.abs(undistort(distort(points, k1, k2), k1, k2) - points).max() < 1e-6
 
 
 def test_no_point_beyond_the_fold_of_the_lens() -> None:

@@ -34,7 +34,7 @@ def undistort(points: F64, k1: float, k2: float) -> F64:
     radius = np.interp(given, *_radii(k1, k2), right=np.nan)
     # One Newton step from so near leaves no error; at the fold, where the slope is zero, it must not be a leap.
     square = radius * radius
-    slope = np.maximum(1 + square * (3 * k1 + 5 * k2 * square), 0.05)
+    slope = np.maximum(1 + square * (3 * k1 + 5 * k2 * square), 1e-3)
     radius -= (radius * (1 + square * (k1 + k2 * square)) - given) / slope
     square = radius * radius
     undistorted: F64 = points / (1 + square * (k1 + k2 * square))[:, None]
@@ -47,7 +47,8 @@ def _radii(k1: float, k2: float) -> tuple[F64, F64]:
     # The fold is the smallest positive root of 1 + 3 k1 r² + 5 k2 r⁴, in the form of the formula that needs no division by k2.
     inside = 9 * k1 * k1 - 20 * k2
     inverse = (np.sqrt(inside) - 3 * k1) / 2 if inside >= 0 else 0.0
-    radius = np.linspace(0, 1 / np.sqrt(max(inverse, _MAX_RADIUS**-2)), 2049)
+    # Denser towards the fold, where the inverse goes up like a root.
+    radius = (1 - np.square(np.linspace(1, 0, 2049))) / np.sqrt(max(inverse, _MAX_RADIUS**-2))
     square = radius * radius
     return radius * (1 + square * (k1 + k2 * square)), radius
 
