@@ -357,6 +357,18 @@ def test_second_box_with_the_same_identity_is_noticed(tmp_path: Path) -> None:
     assert len(alarms) == 1
 
 
+@pytest.mark.parametrize("payload", [b"[" * 100_000, b"5", b'{"boot_id":[]}', b"\xff", b""])
+def test_rubbish_on_the_status_topic_does_not_end_the_connection(tmp_path: Path, payload: bytes) -> None:
+    with running(tmp_path / "o.db") as outbox, broker(tmp_path) as mosquitto, subscriber(mosquitto.port) as sub:
+        with delivering(outbox, mosquitto.port) as sink:
+            wait_for(lambda: statuses(sub) == ["online"])
+            sub.publish(ROOT + "status", payload)
+            wait_for(lambda: len(sub.under("/status")) == 2)
+            fill(outbox, 50)
+            wait_for(lambda: sink.state().acked == 50)
+            assert (sink.state().connects, sink.state().last_error) == (1, "")
+
+
 def test_metrics_wait_for_events_and_outbox_trouble_does_not_end_the_connection(tmp_path: Path) -> None:
     with running(tmp_path / "o.db") as outbox, broker(tmp_path) as mosquitto, subscriber(mosquitto.port) as sub:
         outbox.put([make_metric(n) for n in range(300)])

@@ -38,6 +38,7 @@ _NEVER_TAKEN = {NOT_AUTHORISED, TOPIC_INVALID, PACKET_TOO_LARGE, PAYLOAD_INVALID
 _ACK_S = 60.0
 _STABLE_S = 30.0
 _LOOK_S = 1.0
+_STATUS_BYTES = 1024
 
 
 class MqttSink:
@@ -103,11 +104,13 @@ class MqttSink:
 
         False, and nothing is kept, while not connected.
         """
-        if not self._connected:
-            return False
         if not isinstance(payload, bytes):
             payload = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
-        with self._direct_lock:
+        with (
+            self._direct_lock
+        ):  # or it could slip in after the connection's end was dealt with, and be sent by the next
+            if not self._connected:
+                return False
             self._direct[topic] = (payload, retain)
         self._wake.set()
         return True
@@ -168,14 +171,14 @@ class MqttSink:
             self._protocol = "5.0"
             raise
         finally:
-            if self._connected:
-                self._connected, self._since = False, time.time()
+            with self._direct_lock:
+                if self._connected:
+                    self._connected, self._since = False, time.time()
+                self._direct.clear()
             with contextlib.suppress(SinkUnavailable):
                 self._settle(connection)
             self._flying.clear()
             self._pump.rewind()
-            with self._direct_lock:
-                self._direct.clear()
             connection.close()
 
     def _begin(self, connection: Connection) -> None:
@@ -296,8 +299,8 @@ class MqttSink:
         """
         for _, payload in connection.received():
             try:
-                boot_id = json.loads(payload)["boot_id"]
-            except (ValueError, TypeError, KeyError):
+                boot_id = json.loads(payload[:_STATUS_BYTES])["boot_id"]
+            except (ValueError, TypeError, KeyError, RecursionError):  # anybody may have written it
                 continue
             if self._connects > 1 and boot_id != self._boot_id:
                 self._taken_over("another client published our status")
