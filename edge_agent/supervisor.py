@@ -25,13 +25,18 @@ from edge_agent.types import Beat
 log = logging.getLogger(__name__)
 
 
-class _Beat:
-    """See ``types.Beat``. One attribute written by the worker and read by the supervisor needs no lock."""
+FROZEN_S = 5.0
+"""The main thread looks several times a second. When it did not for so long, nobody ran: a worker is not stuck for that."""
 
-    __slots__ = ("since",)
+
+class _Beat:
+    """See ``types.Beat``. Each attribute is written by one side, worker or supervisor: no lock is needed."""
+
+    __slots__ = ("_forgiven", "since")
 
     def __init__(self) -> None:
         self.since: float | None = None
+        self._forgiven = 0.0
 
     def begin(self) -> None:
         self.since = time.monotonic()
@@ -41,7 +46,11 @@ class _Beat:
 
     def busy_s(self) -> float | None:
         since = self.since
-        return None if since is None else time.monotonic() - since
+        return None if since is None else time.monotonic() - max(since, self._forgiven)
+
+    def forgive(self, now: float) -> None:
+        """Time before ``now`` counts no longer."""
+        self._forgiven = now
 
 
 @dataclass(slots=True)
@@ -90,6 +99,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._failure: WorkerDied | None = None
         self._signal: int | None = None
+        self._checked: float | None = None
 
     @property
     def failure(self) -> WorkerDied | None:
@@ -135,8 +145,16 @@ class Supervisor:
 
     def check(self) -> bool:
         """Look for stuck workers; whether every essential one is well (then the watchdog may be fed)."""
+        now = time.monotonic()
         with self._lock:
             workers = list(self._workers)
+            if self._checked is not None and now - self._checked > FROZEN_S:
+                log.warning(
+                    "the process stood still for %.0f s (suspended, or the box overloaded)", now - self._checked
+                )
+                for worker in workers:
+                    worker.beat.forgive(now)
+        self._checked = now
         for worker in workers:
             busy = worker.beat.busy_s()
             if busy is None or busy <= worker.deadline_s:
@@ -155,12 +173,14 @@ class Supervisor:
         self._stop.set()
 
     def install_signals(self, last_words: bytes = b"") -> None:
-        """SIGTERM and SIGINT end ``wait``; a second one ends the process at once with 128 + its number.
+        """SIGTERM, SIGINT and SIGHUP end ``wait``; a second SIGTERM or SIGINT ends the process at once with 128 + its number.
 
         ``last_words`` are written to the terminal then (to make a hidden cursor visible again).
         """
 
         def handle(number: int, _frame: FrameType | None) -> None:
+            if number == signal.SIGHUP and self._signal is not None:
+                return  # a terminal that closes sends several, by kernel and by shell: nobody's impatience
             if self._signal is not None:
                 if last_words and os.isatty(1):
                     os.write(1, last_words)
@@ -170,6 +190,8 @@ class Supervisor:
 
         signal.signal(signal.SIGTERM, handle)
         signal.signal(signal.SIGINT, handle)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup's wish
+            signal.signal(signal.SIGHUP, handle)
 
     def _enter(self, worker: _Worker) -> None:
         while (error := _run(worker)) is not None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
+import signal
 import socket
+import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +20,7 @@ from typing import Any
 import pytest
 
 from benchmarks.crash_loop import Report, Run, judge
-from tests.agent_process import RunningAgent, run_agent, write_config
+from tests.agent_process import COMMAND, RunningAgent, run_agent, write_config
 from tests.mosquitto import wait_for
 
 pytestmark = pytest.mark.slow
@@ -144,3 +149,39 @@ def test_a_broker_that_fails_in_turns_is_told_once_each(root: Path, vtest_video:
             told = [line for line in agent.log.splitlines() if "the outbox keeps what comes" in line]
             assert told and len({line.partition("WARNING")[2] for line in told}) == len(told), told
             assert "Traceback" not in agent.log
+
+
+def test_a_terminal_that_closes_is_a_clean_stop(root: Path, vtest_video: Path, tmp_path: Path) -> None:
+    """The panel's last words find no terminal; the open episodes end all the same."""
+    controller, terminal = pty.openpty()
+    config = write_config(root, tmp_path)
+    command = [*COMMAND, "run", "-c", str(config), "--no-mqtt", "--realtime"]
+    environment = os.environ | {"TERM": "xterm"}
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True, env=environment
+    ) as process:
+        try:
+            os.close(terminal)
+            started = "SELECT count(*) FROM episode"
+            wait_for(lambda: ask(tmp_path, started, controller) >= 1, 40, "an open episode")
+            os.close(controller)
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGHUP)
+            process.wait(15)
+        finally:
+            process.kill()
+    with closing(sqlite3.connect(tmp_path / "state" / "outbox.db")) as database:
+        assert database.execute("SELECT count(*) FROM episode").fetchone() == (0,)
+        ended = [json.loads(row[0]) for row in database.execute("SELECT payload FROM message")]
+    assert "shutdown" in {event.get("data", {}).get("reason") for event in ended}
+
+
+def ask(folder: Path, query: str, terminal: int) -> int:
+    """A number from the outbox, 0 while there is none; reads off what the terminal shows, or the agent would wait."""
+    while select.select([terminal], [], [], 0)[0]:
+        os.read(terminal, 65536)
+    try:
+        with closing(sqlite3.connect(f"file:{folder}/state/outbox.db?mode=ro", uri=True)) as database:
+            return int(database.execute(query).fetchone()[0])
+    except sqlite3.Error:
+        return 0

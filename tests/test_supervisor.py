@@ -90,6 +90,28 @@ def test_a_stuck_worker_ends_the_process_only_if_essential(
         until(lambda: state(supervisor, "detect-0") == "done")
 
 
+@pytest.mark.slow
+def test_time_in_which_the_whole_process_stood_still_makes_nobody_stuck(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after SIGSTOP and SIGCONT, a paused virtual machine, a frozen container."""
+    monkeypatch.setattr("edge_agent.supervisor.FROZEN_S", 0.5)
+    supervisor = Supervisor(stop)
+    begun = threading.Event()
+
+    def work(beat: Beat) -> None:
+        beat.begin()
+        begun.set()
+        stop.wait()
+
+    supervisor.spawn("detect", work, essential=True, deadline_s=0.4, restart=False)
+    assert begun.wait(5)
+    assert supervisor.check()
+    time.sleep(0.8)  # nobody looks for longer than anybody may be busy
+    assert supervisor.check() and state(supervisor, "detect") == "running"
+    until(lambda: not supervisor.check())  # and then the time counts again
+
+
 def test_a_crash_is_followed_by_a_new_start(stop: threading.Event) -> None:
     supervisor = Supervisor(stop, QUICK)
     calls = 0
@@ -244,8 +266,16 @@ if sys.argv[1] == "hang":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("mode", ["clean", "hang"])
+@pytest.mark.parametrize(
+    ("number", "mode"),
+    [
+        (signal.SIGTERM, "clean"),
+        (signal.SIGTERM, "hang"),
+        (signal.SIGINT, "clean"),
+        (signal.SIGINT, "hang"),
+        (signal.SIGHUP, "clean"),
+    ],
+)
 def test_signals_stop_and_a_second_one_ends_at_once(number: int, mode: str) -> None:
     command = [sys.executable, "-c", PROGRAM, mode]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
