@@ -31,7 +31,7 @@ def edit(folder: Path, **change: object) -> None:
 
 
 def test_newest_version_is_taken_unless_one_is_named(models: Path) -> None:
-    for version in ("0.10.0", "0.9.0"):
+    for version in ("0.10.0-rc2", "0.10.0", "0.9.0"):
         shutil.copytree(models / "person-pilot" / "0.1.0", models / "person-pilot" / version)
         edit(models / "person-pilot" / version, version=version)
     assert find_model("person-pilot", models).manifest.version == "0.10.0"
@@ -67,6 +67,14 @@ def test_wrong_manifest_is_refused(models: Path, change: dict[str, object], says
     edit(models / "person-pilot" / "0.1.0", **change)
     with pytest.raises(ModelError, match=says):
         load_model(models / "person-pilot" / "0.1.0")
+
+
+def test_a_scale_of_nothing_is_refused(models: Path) -> None:
+    folder = models / "person-pilot" / "0.1.0"
+    spec = yaml.safe_load((folder / "manifest.yaml").read_text())["input"]
+    edit(folder, input=spec | {"std": [127.5, 0, 127.5]})
+    with pytest.raises(ModelError, match=r"input\.std"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", "a: &a [*a]", "!!python/object/apply:os.system [id]", "x" * 300_000])

@@ -18,6 +18,7 @@ MAX_MANIFEST_BYTES = 256 * 1024
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Channels = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class _Strict(BaseModel):
@@ -35,7 +36,7 @@ class InputSpec(_Strict):
     dtype: Literal["float32"] = "float32"
     colour: Literal["RGB", "BGR"]
     mean: Channels = (0.0, 0.0, 0.0)
-    std: Channels = (1.0, 1.0, 1.0)
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
     fit: Literal["letterbox"] = "letterbox"
     position: Literal["top_left", "centre"] = Field("top_left", description="where the picture lies in the letterbox")
     pad: Annotated[int, Field(ge=0, le=255)] = 114
@@ -133,7 +134,9 @@ def load_model(folder: Path) -> Model:
 
 
 def _version_key(text: str) -> list[tuple[int, int, str]]:
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in text.replace("-", ".").split(".")]
+    # Numbers after names, the end between them: 1.0.0-rc1 comes before 1.0.0, and that before 1.0.0.1.
+    parts = text.replace("-", ".").split(".")
+    return [(2, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts] + [(1, 0, "")]
 
 
 def find_model(reference: str, models_dir: Path) -> Model:
