@@ -233,7 +233,7 @@ class CameraGround:
                 np.full((n, 2), np.nan), np.full((n, 2, 2), np.nan), np.zeros(n, bool), self.plane is not None
             )
         rows = filters.rows(tracks.ids)
-        xy, cov = filters.xy[rows], filters.pp[rows] + self._noise.slow * filters.noise[rows]
+        xy, cov = filters.state[rows, :2], filters.cov[rows, :2, :2] + self._noise.slow * filters.noise[rows]
         missing = rows < 0
         if missing.any():
             xy[missing], cov[missing] = np.nan, np.nan

@@ -16,6 +16,8 @@ from edge_agent.types import F64, I64, Bools
 from edge_agent.usecases.geometry import inverse2
 
 Rows = NDArray[np.intp]
+_PP, _PV, _VV = (np.kron(block, np.eye(2)) for block in ([[1, 0], [0, 0]], [[0, 1], [1, 0]], [[0, 0], [0, 1]]))
+"""Where place, place with velocity, and velocity stand in a covariance (4,4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Motion:
 
 
 class GroundFilters:
-    """Filters of many tracks. ``ids`` sorted; ``xy``, ``velocity`` (N,2); ``pp``, ``pv``, ``vv`` (N,2,2) their covariance.
+    """Filters of many tracks. ``ids`` sorted; ``state`` (N,4) is x, y and their velocities, ``cov`` (N,4,4) its covariance.
 
     ``tall`` and ``tall_var`` (N,) are the learned height in metres and its variance; ``t`` (N,) the time a row stands
     at, ``seen`` (N,) that of its last measurement; ``hidden`` (N,) how probably the feet were hidden then,
@@ -45,11 +47,8 @@ class GroundFilters:
         self.ids: I64 = np.empty(0, np.int64)
         self.t: F64 = np.empty(0)
         self.seen: F64 = np.empty(0)
-        self.xy: F64 = np.empty((0, 2))
-        self.velocity: F64 = np.empty((0, 2))
-        self.pp: F64 = np.empty((0, 2, 2))
-        self.pv: F64 = np.empty((0, 2, 2))
-        self.vv: F64 = np.empty((0, 2, 2))
+        self.state: F64 = np.empty((0, 4))
+        self.cov: F64 = np.empty((0, 4, 4))
         self.tall: F64 = np.empty(0)
         self.tall_var: F64 = np.empty(0)
         self.hidden: F64 = np.empty(0)
@@ -74,14 +73,13 @@ class GroundFilters:
         if not dt.any():
             return
         self.t[rows] = t
-        self.xy[rows] += dt[:, None] * self.velocity[rows]
+        self.state[rows, :2] += dt[:, None] * self.state[rows, 2:]
         dt = dt[:, None, None]
-        pv, vv = self.pv[rows], self.vv[rows]
-        noise = self.motion.wander**2 * np.eye(2)
-        step = dt * vv
-        self.pp[rows] += dt * (pv + pv.transpose(0, 2, 1) + step) + dt**3 / 3 * noise
-        self.pv[rows] = pv + step + dt * dt / 2 * noise
-        self.vv[rows] = vv + dt * noise
+        cov = self.cov[rows]
+        cov[:, :2] += dt * cov[:, 2:]
+        cov[:, :, :2] += dt * cov[:, :, 2:]
+        cov += self.motion.wander**2 * dt * (_VV + dt * (_PV / 2 + dt * (_PP / 3)))
+        self.cov[rows] = cov
 
     def update(self, rows: Rows, measured: F64, cov: F64) -> None:
         """Correct ``rows`` (unique, at the time of the measurement) by positions (n,2) with covariance (n,2,2)."""
@@ -89,19 +87,18 @@ class GroundFilters:
             return
         self.seen[rows] = self.t[rows]
         self.noise[rows] = cov
-        pp, pv = self.pp[rows], self.pv[rows]
-        off = measured - self.xy[rows]
-        total = inverse2(pp + cov)
+        state, cov_state = self.state[rows], self.cov[rows]
+        place = cov_state[:, :2, :2]
+        off = measured - state[:, :2]
+        total = inverse2(place + cov)
         surprise = np.einsum("ni,nij,nj->n", off, total, off) / self.motion.gate**2
         if (surprise > 1).any():
-            total = inverse2(pp + cov * np.maximum(surprise, 1)[:, None, None])
-        gain, gain_v = pp @ total, pv.transpose(0, 2, 1) @ total
-        self.xy[rows] += np.einsum("nij,nj->ni", gain, off)
-        self.velocity[rows] += np.einsum("nij,nj->ni", gain_v, off)
+            total = inverse2(place + cov * np.maximum(surprise, 1)[:, None, None])
+        gain = cov_state[:, :, :2] @ total
+        self.state[rows] = state + (gain @ off[:, :, None])[:, :, 0]
+        cov_state -= gain @ cov_state[:, :2]
         # Rounding leaves the halves of a covariance a little apart, and the filter would drive them farther; so they are kept one.
-        self.pp[rows] = _even(pp - gain @ pp)
-        self.pv[rows] = pv - gain @ pv
-        self.vv[rows] = _even(self.vv[rows] - gain_v @ pv)
+        self.cov[rows] = (cov_state + cov_state.transpose(0, 2, 1)) / 2
 
     def heights(self, rows: Rows, tall: float, var: float) -> tuple[F64, F64, F64]:
         """Height, its variance and the lasting part of the doubt in the feet of ``rows``; the given ones where a row is -1."""
@@ -127,16 +124,14 @@ class GroundFilters:
     def append(self, ids: I64, t: float, xy: F64, cov: F64, *, tall: float, tall_var: float) -> None:
         """Begin tracks at positions (n,2) with covariance (n,2,2)."""
         n = len(ids)
-        still = np.zeros((n, 2))
+        whole = np.tile(self.motion.velocity_mps**2 * _VV, (n, 1, 1))
+        whole[:, :2, :2] = cov
         new = {
             "ids": ids,
             "t": np.full(n, t),
             "seen": np.full(n, t),
-            "xy": xy,
-            "velocity": still,
-            "pp": cov,
-            "pv": np.zeros((n, 2, 2)),
-            "vv": np.tile(self.motion.velocity_mps**2 * np.eye(2), (n, 1, 1)),
+            "state": np.hstack([xy, np.zeros((n, 2))]),
+            "cov": whole,
             "tall": np.full(n, tall),
             "tall_var": np.full(n, tall_var),
             "hidden": np.zeros(n),
@@ -148,10 +143,5 @@ class GroundFilters:
 
     def keep(self, mask: Bools) -> None:
         """Forget the rows that are not in ``mask``."""
-        for name in ("ids", "t", "seen", "xy", "velocity", "pp", "pv", "vv", "tall", "tall_var", "hidden", "noise"):
+        for name in ("ids", "t", "seen", "state", "cov", "tall", "tall_var", "hidden", "noise"):
             setattr(self, name, getattr(self, name)[mask])
-
-
-def _even(matrices: F64) -> F64:
-    even: F64 = (matrices + matrices.transpose(0, 2, 1)) / 2
-    return even
