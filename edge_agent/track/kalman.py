@@ -71,12 +71,12 @@ class BoxFilters:
         self.mean += reach * self.velocity
         np.maximum(self.mean[:, 2:], 1.0, out=self.mean[:, 2:])
         self.velocity *= fade
-        place += reach * (2 * cross + reach * velocity) + noise[0] * scale
-        cross += reach * velocity
+        moved = reach * velocity
+        place += reach * (2 * cross + moved)
+        cross += moved
         cross *= fade
-        cross += noise[1] * scale
         velocity *= fade * fade
-        velocity += noise[2] * scale
+        self.var += noise[:, None] * scale
 
     def fresh(self) -> F64:
         """(N,4) variance of a confidently detected box."""

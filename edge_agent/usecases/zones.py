@@ -23,7 +23,7 @@ class Zones:
     def __init__(self, zones: Mapping[str, Sequence[tuple[float, float]]], where: str = "zones") -> None:
         self.names = tuple(zones)
         problems = []
-        begins, ends, starts = [], [], [0]
+        begins, ends, starts = [np.empty((0, 2))], [np.empty((0, 2))], [0]
         for name, corners in zones.items():
             polygon = np.array(corners, np.float64).reshape(-1, 2)
             if fault := _fault(polygon):
@@ -34,8 +34,10 @@ class Zones:
             starts.append(starts[-1] + len(polygon))
         if problems:
             raise ConfigError(problems)
-        self._begin = np.concatenate(begins) if begins else np.empty((0, 2))
-        self._end = np.concatenate(ends) if ends else np.empty((0, 2))
+        # Columns (E,1), for E edges.
+        self._x1, self._y1, x2, self._y2 = np.split(np.hstack([np.vstack(begins), np.vstack(ends)]), 4, axis=1)
+        level = self._y1 == self._y2  # never crossed, whatever its slope is called
+        self._slope = (x2 - self._x1) / np.where(level, 1.0, self._y2 - self._y1)
         self._starts = np.array(starts[:-1], np.intp)
 
     def inside(self, points: F64) -> Bools:
@@ -46,10 +48,8 @@ class Zones:
         if not self.names or not len(points):
             return np.zeros((len(self.names), len(points)), bool)
         x, y = points[:, 0], points[:, 1]
-        (x1, y1), (x2, y2) = self._begin.T[:, :, None], self._end.T[:, :, None]
-        spans = (y1 <= y) != (y2 <= y)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            crosses = spans & (x < (x2 - x1) * ((y - y1) / (y2 - y1)) + x1)
+        spans = (self._y1 <= y) != (self._y2 <= y)
+        crosses = spans & (x < self._x1 + self._slope * (y - self._y1))
         inside: Bools = np.add.reduceat(crosses, self._starts, axis=0, dtype=np.int64) % 2 == 1
         return inside
 
