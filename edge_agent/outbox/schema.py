@@ -61,7 +61,7 @@ def connect(path: Path, wal_pages: int) -> sqlite3.Connection:
 
 
 def _migrate(cx: sqlite3.Connection) -> None:
-    version = int(cx.execute("PRAGMA user_version").fetchone()[0])
+    version = pragma(cx, "user_version")
     if version > len(MIGRATIONS):
         raise OutboxError(
             f"the outbox was written by a newer version of the agent (schema {version}, known {len(MIGRATIONS)})"
@@ -92,6 +92,11 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         )
         cx.execute("PRAGMA cache_size=-1000")
         return cx
+
+
+def pragma(cx: sqlite3.Connection, name: str) -> int:
+    """The value of a pragma that is a number."""
+    return int(cx.execute(f"PRAGMA {name}").fetchone()[0])
 
 
 def files(path: Path) -> list[Path]:

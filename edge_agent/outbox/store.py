@@ -1,4 +1,4 @@
-"""The transactions of the outbox. One thread owns a ``Store``; everything about threads is in ``outbox.py``."""
+"""The transactions of the outbox. One thread owns a ``Store``; everything about threads is in ``writer.py``."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import OutboxCorrupt, OutboxError
+from edge_agent.outbox import removal
 from edge_agent.outbox.clock import AgeClock
 from edge_agent.outbox.ledger import Losses
 from edge_agent.outbox.messages import ROW_BITS, Draft, Priority, Row, sequence_text
 from edge_agent.outbox.records import DEAD, DROPS, Committed, Counters, Episode, Refusal, span
-from edge_agent.outbox.schema import PAGE, connect, size_on_disk, translated
+from edge_agent.outbox.schema import PAGE, connect, pragma, size_on_disk, translated
 from edge_agent.outbox.sequence import BLOCK, SequenceRecord
-from edge_agent.types import DEVICE, Event, rfc3339
+from edge_agent.types import Event
 
-MAX_DEAD_LETTERS = 1000
-_CHUNK = 64
 _FREE_PAGES = 256  # a free megabyte is kept for the next backlog; rewriting the file for less wears flash out
 
 
@@ -140,10 +139,10 @@ class Store:
         try:
             with self._transaction() as cx:
                 stored = [self._insert(cx, draft, counters, clock_ok) for draft in drafts]
-                self._forget(cx, done, counters)
-                self._bury(cx, refused, counters, utc)
-                self._drop_old(cx, counters)
-                self._drop_surplus(cx, counters)
+                removal.forget(cx, done, counters)
+                removal.bury(cx, refused, counters, self.losses, utc)
+                removal.drop_old(cx, counters, self.losses, self._age.now() - self._max_age_s)
+                removal.drop_surplus(cx, counters, self.losses, self._max_pages)
                 reports = list(self._reports(tell))
                 self._record.reserve(counters.sequence + len(reports))
                 stored += [self._insert(cx, draft, counters, clock_ok) for draft in reports]
@@ -209,81 +208,6 @@ class Store:
                 ),
             )
 
-    def _forget(self, cx: sqlite3.Connection, rows: Iterable[int], counters: Counters) -> None:
-        """Delete; a row that a bound has already dropped is not counted twice."""
-        by_priority: dict[Priority, list[tuple[int]]] = {}
-        for row in rows:
-            by_priority.setdefault(Priority(row >> ROW_BITS), []).append((row,))
-        for priority, ids in by_priority.items():
-            counters.depth[priority] -= cx.executemany("DELETE FROM message WHERE row=?", ids).rowcount
-
-    def _bury(self, cx: sqlite3.Connection, refused: Sequence[Refusal], counters: Counters, utc: float) -> None:
-        for row_id, code, reason in refused:
-            found = cx.execute("SELECT row, sequence, topic, payload FROM message WHERE row=?", (row_id,)).fetchone()
-            if found is None:
-                continue
-            row = Row(*found)
-            self._forget(cx, [row_id], counters)
-            values = (row_id, row.sequence, rfc3339(utc), code, reason, row.topic, row.payload)
-            cx.execute("INSERT OR REPLACE INTO dead_letter VALUES (?,?,?,?,?,?,?)", values)
-            if not row.topic.startswith(_REPORTS):  # the report of a refused report would be refused too, for ever
-                self.losses[DEAD].add(row.priority, reason, sequences=_known([row.sequence]))
-        if refused:
-            cx.execute(
-                "DELETE FROM dead_letter WHERE row NOT IN (SELECT row FROM dead_letter ORDER BY refused DESC LIMIT ?)",
-                (MAX_DEAD_LETTERS,),
-            )
-
-    def _drop_old(self, cx: sqlite3.Connection, counters: Counters) -> None:
-        limit = self._age.now() - self._max_age_s
-        for priority in Priority:
-            while counters.depth[priority]:
-                head = self._head(cx, priority)
-                old = [row for row, born in head if born < limit]
-                self._drop(cx, priority, old, "max_age_days", counters)
-                if not old or len(old) < len(head):
-                    break
-
-    def _drop_surplus(self, cx: sqlite3.Connection, counters: Counters) -> None:
-        """Down to 95 % of the budget, so that a full outbox does not drop at each commit."""
-        if self._used_pages(cx) <= self._max_pages:
-            return
-        cx.execute(
-            "DELETE FROM dead_letter WHERE row IN (SELECT row FROM dead_letter ORDER BY refused LIMIT ?)",
-            (MAX_DEAD_LETTERS,),
-        )
-        while self._used_pages(cx) > self._max_pages * 0.95:
-            worst = next((p for p in reversed(Priority) if counters.depth[p] > 0), None)
-            if worst is None:
-                return
-            head = [row for row, _ in self._head(cx, worst)]
-            if not head:  # the counter and the rows disagree: believe the rows
-                counters.depth[worst] = 0
-            self._drop(cx, worst, head, "max_mb", counters)
-
-    @staticmethod
-    def _head(cx: sqlite3.Connection, priority: Priority) -> list[tuple[Row, float]]:
-        found = cx.execute(
-            "SELECT row, sequence, topic, payload, born FROM message WHERE row>=? AND row<? ORDER BY row LIMIT ?",
-            (*span(priority), _CHUNK),
-        )
-        return [(Row(row, sequence, topic, payload), born) for row, sequence, topic, payload, born in found]
-
-    def _drop(
-        self, cx: sqlite3.Connection, priority: Priority, rows: Sequence[Row], reason: str, counters: Counters
-    ) -> None:
-        if not rows:
-            return
-        self._forget(cx, [row.row for row in rows], counters)
-        for row in rows:
-            if row.topic.startswith(_REPORTS):  # what it explained must still be explained
-                with contextlib.suppress(ValueError, KeyError):  # recovered from a damaged file
-                    self.losses[row.topic.rpartition("/")[2]].restore(json.loads(row.payload)["data"])
-        self.losses[DROPS].add(priority, reason, len(rows), _known(row.sequence for row in rows))
-
-    def _used_pages(self, cx: sqlite3.Connection) -> int:
-        return _pragma(cx, "page_count") - _pragma(cx, "freelist_count")
-
     def _save(self, cx: sqlite3.Connection, counters: Counters) -> None:
         age, wall = self._age.mark()
         losses = {kind: losses.data() for kind, losses in self.losses.items() if losses}
@@ -291,18 +215,16 @@ class Store:
         values |= {f"depth.{p.plural}": n for p, n in counters.depth.items()} | {"losses": json.dumps(losses)}
         cx.executemany("INSERT OR REPLACE INTO meta VALUES (?,?)", values.items())
 
-    def shrink(self) -> bool:
-        """Give free space back to the file system, a piece at a time; True while there is more to give."""
+    def shrink(self) -> None:
+        """Give free space back to the file system, a piece at each call."""
         cx = self._open_cx
         with translated("shrink"):
-            if _pragma(cx, "freelist_count") <= _FREE_PAGES:
-                return False
+            if pragma(cx, "freelist_count") <= _FREE_PAGES:
+                return
             # One page comes free with each step of this statement, and ``execute`` makes only the first.
             cx.executescript(f"PRAGMA incremental_vacuum({8 * _FREE_PAGES})")
-            if _pragma(cx, "freelist_count") > _FREE_PAGES:
-                return True
-            cx.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            return False
+            if pragma(cx, "freelist_count") <= _FREE_PAGES:
+                cx.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def oldest(self) -> float | None:
         """The age clock at the birth of the oldest message; None when empty."""
@@ -324,14 +246,3 @@ class Store:
         """Every open episode."""
         with translated("read the open episodes"):
             return [Episode(*row) for row in self._open_cx.execute("SELECT * FROM episode ORDER BY started")]
-
-
-_REPORTS = (f"events/{DEVICE}/{DROPS}", f"events/{DEVICE}/{DEAD}")
-
-
-def _known(sequences: Iterable[int | None]) -> list[int]:
-    return [sequence for sequence in sequences if sequence is not None]
-
-
-def _pragma(cx: sqlite3.Connection, name: str) -> int:
-    return int(cx.execute(f"PRAGMA {name}").fetchone()[0])
