@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import threading
 from contextlib import closing
@@ -110,3 +111,26 @@ def test_counters_that_are_rubbish_are_damage(tmp_path: Path, key: str, value: s
         assert [doc["data"]["n"] for doc in found if "n" in doc["data"]] == [0, 1]
         assert [int(doc["sequence"]) for doc in found] == sorted({int(doc["sequence"]) for doc in found})
         assert [doc["type"] for doc in found].count("edge_agent.device.outbox_recreated") == 1
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_a_database_removed_while_in_use_is_begun_anew(tmp_path: Path, what: str) -> None:
+    """Else all that comes is written to a file that nobody will ever find."""
+    path = tmp_path / "state" / "o.db"
+    with running(path) as outbox:
+        outbox.put([make_event(0)])
+        assert outbox.flush(5)
+        if what == "folder":
+            shutil.rmtree(path.parent)
+        else:
+            path.unlink()
+        wait_for(lambda: path.exists() and outbox.stat().state == "ok")
+        outbox.put([make_event(1)])
+        assert outbox.flush(5)
+    with running(path) as outbox:
+        found = docs(outbox)
+        assert [doc["data"].get("n") for doc in found] == [None, 1]
+        assert found[0]["type"].endswith("outbox_recreated") and "removed" in found[0]["data"]["reason"]
+        assert [int(doc["sequence"]) for doc in found] == [2, 3]
+    assert path.with_name("o.db.sequence").exists()
+    assert not path.with_name("o.db.corrupt").exists() or what == "file"

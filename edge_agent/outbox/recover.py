@@ -17,6 +17,15 @@ from edge_agent.outbox.schema import files, translated
 _COLUMNS = "SELECT row, sequence, topic, payload FROM message"
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file this is: device and inode; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
 def move_aside(path: Path) -> Path:
     """Rename the database and its log to ``<name>.corrupt``; an earlier one there is lost. Raises OutboxError."""
     target = path.with_name(path.name + ".corrupt")
@@ -51,6 +60,8 @@ def readable_episodes(path: Path) -> Iterator[Episode]:
 
 
 def _until_damage(path: Path, query: str) -> Iterator[tuple[Any, ...]]:
+    if not path.exists():  # removed; SQLite would make an empty one
+        return
     with contextlib.suppress(sqlite3.Error, OutboxError):
         # Opened for writing: only so does SQLite take in what a killed process left in the log.
         cx = sqlite3.connect(path, isolation_level=None)

@@ -29,7 +29,7 @@ class SequenceRecord:
 
     def reserve(self, sequence: int) -> None:
         """Make sure that ``sequence`` is covered, on disk. Raises OutboxError."""
-        if sequence <= self.reserved:
+        if sequence <= self.reserved and self._path.exists():  # it may be removed, together with the database
             return
         upper = sequence + BLOCK
         temporary = self._path.with_name(self._path.name + ".new")

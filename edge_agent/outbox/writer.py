@@ -18,7 +18,7 @@ from edge_agent.outbox.inbox import Inbox, priority_of
 from edge_agent.outbox.messages import Draft, Priority, draft, sequence_text
 from edge_agent.outbox.reader import Reader
 from edge_agent.outbox.records import DEAD, DROPS, Committed, Episode
-from edge_agent.outbox.recover import move_aside, readable_episodes, readable_rows
+from edge_agent.outbox.recover import identity, move_aside, readable_episodes, readable_rows
 from edge_agent.outbox.stat import OutboxStat
 from edge_agent.outbox.store import Store
 from edge_agent.types import DEVICE, Event, NewId, Output
@@ -58,6 +58,7 @@ class Writer:
         self._begun = False
         self._failure: Exception | None = None
         self._rescue: tuple[Path, str] | None = None
+        self._identity: tuple[int, int] | None = None
         self._next_report = {DROPS: 0.0, DEAD: 0.0}
         self._next_age_check = 0.0
         self.version = 0
@@ -112,6 +113,8 @@ class Writer:
             damage = self._inbox.take_damage()
             if damage is not None:
                 raise damage
+            if self._store.is_open and identity(self._path) != self._identity:  # SQLite would go on, for nobody
+                raise OutboxCorrupt("the file was removed or replaced while it was in use")
             self._count_overflow()
             self._step()
         except EdgeAgentError as error:
@@ -150,6 +153,7 @@ class Writer:
     def _step(self) -> None:
         if not self._store.is_open:
             self._store.open()
+            self._identity = identity(self._path)
         if self._rescue is not None:
             self._take_over(*self._rescue)
         if not self._begun:
