@@ -1,6 +1,7 @@
 """The command line: ``edge-agent <verb> [-c config.yaml]``.
 
-Exit codes: 0 done; 1 failed at run time; 2 bad usage or config (nothing was started); 3 hardware or model missing.
+Exit codes: 0 done; 1 failed at run time; 2 bad usage or config (nothing was started); 3 hardware or model missing;
+130 interrupted from the keyboard (``run`` stops in order instead, and ends with 0).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -36,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args, error, located.problems)
     except EdgeAgentError as error:
         return _fail(args, error, [str(error)])
+    except KeyboardInterrupt:  # ``run`` stops in order once it runs; everything else just ends
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not our failure, but nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

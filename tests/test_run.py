@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import sqlite3
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.agent_process import RunningAgent, result_of, run_agent, write_config
+from tests.agent_process import COMMAND, RunningAgent, result_of, run_agent, write_config
 from tests.mosquitto import broker, free_port, subscriber, wait_for
 
 pytestmark = pytest.mark.slow
@@ -231,6 +233,16 @@ def test_what_cannot_start_says_why(
     assert done.returncode == code, done.stderr
     assert says in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "state" / "outbox.db").exists(), "nothing was started"
+
+
+def test_control_c_ends_a_verb_without_a_traceback(root: Path, vtest_video: Path, tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "endless.jsonl")
+    command = [*COMMAND, "replay", str(pipe), "-c", str(write_config(root, tmp_path))]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        with pipe.open("w"):  # returns once it is read
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (130, "")
 
 
 def test_a_ground_plane_that_cannot_be_is_refused_by_check(root: Path, tmp_path: Path) -> None:
