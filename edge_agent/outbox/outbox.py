@@ -71,7 +71,7 @@ class Outbox:
         """Commit what is left and close; gives up at the deadline."""
         self._inbox.stop(deadline_s)
         if self._writer.thread.ident is not None:
-            self._writer.thread.join(deadline_s + 1.0)
+            self._writer.thread.join(deadline_s)
         self._reader.close()
 
     def stat(self) -> OutboxStat:
