@@ -268,14 +268,14 @@ class SocialDistancing:
 
     def _measure(self, pairs: Pairs, here: Bools, inside: Bools) -> None:
         levels = {
-            "people": float(here.sum()),
+            "people": float(np.count_nonzero(here)),
             "violations": float(len(self._told.open)),
             "violations_without_exemption": float(len((self._all or self._told).open)),
         }
         for name, count in zip(self._zones.names, inside.sum(axis=1).tolist(), strict=True):
             levels[f"zone/{name}"] = float(count)
         distances = pairs.distance_m
-        levels["pairs"] = float((distances < self._config.distance_m).sum())
+        levels["pairs"] = float(np.count_nonzero(distances < self._config.distance_m))
         if len(distances):
             self._minutes.hold(Sample(levels, float(distances.min()), float(distances.mean())))
         else:
