@@ -59,8 +59,9 @@ def _distancing(data: Mapping[str, Any], phase: str) -> str:
     duration, reason = _number(data, "duration_s"), data.get("reason")
     if phase == "ended":
         after = "" if duration is None else f" after {seconds(duration)}"
-        closest = _number(data, "min_distance_m")
-        apart = "" if closest is None else f", closest {closest:.1f} m{estimate}"
+        closest, sigma = _number(data, "min_distance_m"), _number(data, "min_distance_sigma_m") or 0.0
+        doubt = f" ± {sigma:.1f}" if sigma >= 0.05 else ""
+        apart = "" if closest is None else f", closest {closest:.1f}{doubt} m{estimate}"
         why = f" ({reason.replace('_', ' ')})" if isinstance(reason, str) and reason not in {"", "left"} else ""
         return f"over{after}{place}: {_people(data, 'people_max', 'people')}{apart}{why}"
     still = "" if phase == "started" else "now " if reason == "growth" else "still "

@@ -63,8 +63,16 @@ NEAR = [{"a": 3, "b": 9, "distance_m": 1.42}, {"a": 3, "b": 11, "distance_m": 1.
             "over after 2 min 14 s in till: 4 people, closest 1.2 m (agent restart)",
         ),
         (
-            event(f"{VIOLATION}.ended", people=2, min_distance_m=1.2, duration_s=5.0, calibrated=False, reason="left"),
-            "over after 5.0 s: 2 people, closest 1.2 m (estimate)",
+            event(
+                f"{VIOLATION}.ended",
+                people=2,
+                min_distance_m=0.0,
+                min_distance_sigma_m=0.42,
+                duration_s=5.0,
+                calibrated=False,
+                reason="left",
+            ),
+            "over after 5.0 s: 2 people, closest 0.0 ± 0.4 m (estimate)",
         ),
         (event(f"{VIOLATION}.started", people=2, pairs=NEAR, calibrated=False), "2 people 1.4 m apart (estimate)"),
         (
