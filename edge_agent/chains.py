@@ -25,6 +25,7 @@ def build_chain(
     """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
     use_cases: list[UseCase] = []
     distancing = config.use_cases.social_distancing
+    label = distancing.label if distancing is not None else "person"
     if (
         distancing is not None
         and distancing.enabled
@@ -34,10 +35,11 @@ def build_chain(
     return CameraChain(
         camera.id,
         tracker=MultiObjectTracker(config.track),
-        ground=CameraGround(camera, distancing.label) if distancing is not None else CameraGround(camera),
+        ground=CameraGround(camera, label),
         use_cases=use_cases,
         emit=emit,
         on_result=on_result,
+        label=label,
     )
 
 

@@ -103,7 +103,10 @@ class ChainStats:
 
 
 class CameraChain:
-    """One camera after detection: tracker, ground, use cases. Not thread-safe; fed in frame order."""
+    """One camera after detection: tracker, ground, use cases. Not thread-safe; fed in frame order.
+
+    ``label`` names the people that ``stats`` counts.
+    """
 
     def __init__(
         self,
@@ -114,11 +117,13 @@ class CameraChain:
         use_cases: Sequence[UseCase],
         emit: Callable[[Sequence[Output]], None],
         on_result: Callable[[FrameResult], None] | None = None,
+        label: str = "person",
     ) -> None:
         self.camera = camera
         self.stats = ChainStats()
         self._tracker, self._ground, self._use_cases = tracker, ground, use_cases
         self._emit, self._on_result = emit, on_result
+        self._label = label
 
     @property
     def open_episodes(self) -> int:
@@ -133,7 +138,8 @@ class CameraChain:
         outputs = [output for use_case in self._use_cases for output in use_case.update(seen)]
         if outputs:
             self._emit(outputs)
-        self.stats.done(time.monotonic(), frame.captured, len(tracks))
+        people = sum(tracks.labels[label] == self._label for label in tracks.classes.tolist())
+        self.stats.done(time.monotonic(), frame.captured, people)
         if self._on_result is not None:
             self._on_result(FrameResult(frame, detections, tracks, ground, pairs))
 

@@ -23,7 +23,7 @@ class NoTracks:
     def update(self, detections: Detections, t: float) -> Tracks:
         n = len(detections)
         return Tracks(
-            np.arange(n), detections.boxes, detections.scores, detections.classes, np.zeros(n, bool), ("person",)
+            np.arange(n), detections.boxes, detections.scores, detections.classes, np.zeros(n, bool), detections.labels
         )
 
 
@@ -188,6 +188,15 @@ def test_the_episodes_of_a_silent_camera_end_and_later_frames_go_on() -> None:
     ]
     seen.lane.submit(1, frame("a", 1), NOTHING)
     assert seen.indices == [0, 1]
+
+
+def test_only_people_are_counted_as_people() -> None:
+    seen = Seen("a", threading.Condition())
+    boxes, scores, labels = np.zeros((3, 4), np.float32), np.ones(3, np.float32), ("car", "person")
+    for index, classes in enumerate(([1, 0, 1], [0, 0, 0])):
+        seen.lane.submit(index, frame("a", index), Detections(boxes, scores, np.array(classes, np.int32), labels))
+        assert seen.lane.chain.stats.people == classes.count(1)
+    assert seen.lane.chain.stats.people_max == 2
 
 
 class HeldDetector:
