@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from edge_agent.config import redact
 from edge_agent.health.status import AgentStatus, CameraStatus, Health, Part
 from edge_agent.sentences import camera_of, is_logged, printable, seconds, sentence
 
@@ -107,11 +108,16 @@ class _FeedHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line, in yellow or red where it is a warning or an error."""
+        try:
+            text = printable(redact(record.getMessage()))
+        except Exception:  # noqa: BLE001 - as every handler of the library: whoever logs goes on
+            self.handleError(record)
+            return
         if record.levelno >= logging.WARNING:
             self.kept.append(record)
         style = "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else "dim"
         line = Text().append(time.strftime("%H:%M:%S ", time.localtime(record.created)), "dim")
-        self._lines.append(line.append(printable(record.getMessage()), style))
+        self._lines.append(line.append(text, style))
 
 
 def _event_line(event: CloudEvent) -> Text:

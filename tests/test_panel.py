@@ -179,9 +179,12 @@ def test_log_lines_join_the_panel_and_warnings_outlive_it() -> None:
     try:
         with LivePanel(agent_status, Console(file=out, force_terminal=True, width=100, height=30)) as panel:
             logging.getLogger("x").info("just so")
+            logging.getLogger("x").info("opening %s", "rtsp://admin:geheim@camera/1")
+            logging.getLogger("x").info("%d", "a slip of a library is no reason to end its thread")
             logging.getLogger("x").warning("the disk is %d %% full", 93)
             panel.on_event(event(f"{VIOLATION}.updated", people=2, min_distance_m=1.4, duration_s=10.0))
             until(lambda: "93 % full" in out.getvalue() and "still 2 people 1.4 m apart for 10 s" in out.getvalue())
+            assert "opening rtsp://" in out.getvalue() and "geheim" not in out.getvalue()
             assert written.getvalue() == ""
         assert root.handlers == [handler]
         assert written.getvalue() == "the disk is 93 % full\n"
