@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from benchmarks.crash_loop import Report, Run, judge
@@ -185,3 +187,16 @@ def ask(folder: Path, query: str, terminal: int) -> int:
             return int(database.execute(query).fetchone()[0])
     except sqlite3.Error:
         return 0
+
+
+def test_a_folder_of_bad_and_odd_pictures_does_not_fill_the_log(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    wide, narrow = np.zeros((96, 320, 3), np.uint8), np.zeros((96, 48, 3), np.uint8)
+    for number in range(40):
+        cv2.imwrite(str(folder / f"{number}.png"), narrow if number % 2 else wide)
+        (folder / f"bad{number}.png").write_bytes(b"no picture")
+    done = run_agent("run", "-c", write_config(root, tmp_path), "--no-mqtt", "--source", folder, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["frames"] == 40
+    assert done.stderr.count("cannot decode") == 5 and "40 of 80 pictures passed over" in done.stderr
+    assert done.stderr.count("another aspect") == 2

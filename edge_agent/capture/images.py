@@ -16,13 +16,14 @@ from edge_agent.types import U8, Frame
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 _DEFAULT_FPS = 10.0
+_NAMED = 5
 _log = logging.getLogger(__name__)
 
 
 class ImageFolder:
     """``t`` is index / ``camera.fps`` (10 if not set: pictures carry no time).
 
-    A picture that cannot be decoded is passed over with a warning.
+    A picture that cannot be decoded is passed over with a warning, the first few by name.
     """
 
     live = False
@@ -35,6 +36,7 @@ class ImageFolder:
         self.fps = camera.fps or _DEFAULT_FPS
         self._limit = RateLimit(camera.max_fps)
         self._paths: list[Path] = []
+        self._bad = 0
         self._index = 0
         self._start = 0.0
 
@@ -47,8 +49,8 @@ class ImageFolder:
             raise SourceNotFound(f"{where}: {error.strerror}") from error
         if not self._paths:
             raise SourceNotFound(f"{where}: holds no pictures ({', '.join(sorted(_SUFFIXES))})")
-        if _decode(self._paths[0]) is None:
-            raise SourceNotFound(f"{where}: cannot decode {self._paths[0].name}")
+        if all(_decode(path) is None for path in self._paths):
+            raise SourceNotFound(f"{where}: cannot decode {self._paths[0].name}, nor any other picture there")
         self.length = len(self._paths)
         self._start = start_utc(self._camera.start)
 
@@ -64,7 +66,12 @@ class ImageFolder:
             self.progress = time.monotonic()
             if image is not None:
                 return Frame(self._camera.id, index, t, self._start + t, image)
-            _log.warning("camera %s: cannot decode %s, passed over", self._camera.id, path.name)
+            self._bad += 1
+            if self._bad <= _NAMED:
+                _log.warning("camera %s: cannot decode %s, passed over", self._camera.id, path.name)
+        if self._bad > _NAMED:
+            _log.warning("camera %s: %d of %d pictures passed over", self._camera.id, self._bad, len(self._paths))
+            self._bad = 0
         return None
 
     def close(self) -> None:

@@ -99,6 +99,7 @@ class CameraGround:
         self._noise = noise or BoxNoise()
         self._filters = GroundFilters(motion)
         self._scaled = self.plane
+        self._told_sizes: set[tuple[int, int]] = set()
 
     @property
     def remembered(self) -> int:
@@ -127,7 +128,8 @@ class CameraGround:
         if self.plane is None or self._scaled is None or self._scaled.image_size == size:
             return self._scaled
         width, height = self.plane.image_size
-        if abs(width * size[1] / (height * size[0]) - 1) > 0.02:
+        if abs(width * size[1] / (height * size[0]) - 1) > 0.02 and size not in self._told_sizes:
+            self._told_sizes = {size, *list(self._told_sizes)[:9]}  # a source that goes to and fro is told once
             log.warning(
                 "frames are %d×%d, calibrated was %d×%d: another aspect, positions may be off", *size, width, height
             )
