@@ -249,8 +249,9 @@ class DetectionPool:
             detections = self._detector.detect(frame)
         except InferenceError as error:
             self._failures += 1
+            if lane.chain.stats.last_error != str(error):  # the counter tells of the others
+                log.warning("camera %s: frame %d: %s", frame.camera, frame.index, error)
             lane.chain.stats.last_error = str(error)
-            log.warning("camera %s: frame %d: %s", frame.camera, frame.index, error)
             if self._failures >= self.MAX_FAILURES:
                 raise
             return None

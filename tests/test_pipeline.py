@@ -168,6 +168,23 @@ def test_a_frame_that_fails_is_skipped_and_counted() -> None:
     assert "is broken" in seen.lane.chain.stats.last_error
 
 
+def test_frames_that_fail_alike_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    ready = threading.Condition()
+    seen = Seen("a", ready)
+
+    class EverySecond(SlowDetector):
+        def detect(self, seen: Frame) -> Detections:
+            if seen.index % 2:
+                raise InferenceError("out of memory")
+            return NOTHING
+
+    feeder = feed(seen, "a", 40)
+    assert run_pool(DetectionPool(EverySecond(), [seen.lane], ready, 2), 2) == []
+    feeder.join()
+    assert seen.lane.chain.stats.failed == 20
+    assert 1 <= caplog.text.count("out of memory") <= 2, "two workers may meet the first at once"
+
+
 def test_a_backend_that_only_fails_ends_the_worker() -> None:
     ready = threading.Condition()
     seen = Seen("a", ready)
