@@ -292,12 +292,14 @@ def read_secret(file: Path | None, variable: str) -> str | None:
         return None
     try:
         with file.open(encoding="utf-8") as lines:
-            value = lines.readline(4096).strip()
+            value = lines.readline(4098).strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise ConfigError([f"{file}: cannot read the secret in it: {reason}"]) from None
     if not value:
         raise ConfigError([f"{file}: is empty; put the secret in its first line"])
+    if len(value) > 4096:
+        raise ConfigError([f"{file}: its first line is no secret: it has more than 4096 characters"])
     return value
 
 

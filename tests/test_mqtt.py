@@ -259,6 +259,20 @@ def test_wrong_password_is_shown_and_never_taken_for_connected(
             assert sink.state().last_error == ""
 
 
+def test_the_environment_wins_over_the_file_whose_first_line_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = tmp_path / "word"
+    word.write_text("first\nsecond\n")
+    users = {"box": "first", "other": "from the environment"}
+    with running(tmp_path / "o.db") as outbox, broker(tmp_path / "m", users=users) as mosquitto:
+        with delivering(outbox, mosquitto.port, username="box", password_file=word) as sink:
+            wait_for(lambda: sink.state().connected)
+        monkeypatch.setenv("EDGE_AGENT_MQTT_PASSWORD", "from the environment")
+        with delivering(outbox, mosquitto.port, username="other", password_file=word) as sink:
+            wait_for(lambda: sink.state().connected)
+
+
 def test_missing_password_file_is_an_error_that_can_be_mended(tmp_path: Path) -> None:
     with running(tmp_path / "o.db") as outbox, broker(tmp_path / "m", users={"box": "right"}) as mosquitto:
         with delivering(outbox, mosquitto.port, username="box", password_file=tmp_path / "later") as sink:

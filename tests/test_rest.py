@@ -227,7 +227,7 @@ def test_a_bad_token_is_a_configuration_error_that_does_not_tell_it(tmp_path: Pa
 
 
 def test_a_missing_token_file_and_an_unknown_host() -> None:
-    with pytest.raises(ConfigError, match=r"http.token_file: cannot read"):
+    with pytest.raises(ConfigError, match=r"http.token_file: /nowhere/token: cannot read"):
         Agent().serve(HttpConfig(port=0, token_file=Path("/nowhere/token")))
     with pytest.raises(ConfigError, match=r"http.host: 'no.such.invalid'"):
         Agent().serve(HttpConfig(host="no.such.invalid", port=0))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.config import HttpConfig
+from edge_agent.config import HttpConfig, read_secret
 from edge_agent.errors import ConfigError, ListenError
 from edge_agent.health.guard import Guard
 from edge_agent.health.status import AgentStatus
@@ -186,17 +186,13 @@ def _make_server(sources: Sources, token: str | None, loopback: bool) -> uvicorn
 
 def read_token(config: HttpConfig) -> str | None:
     """The bearer token from the environment, else from the file; None where neither is set. Raises ConfigError."""
-    token, where = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
+    where = TOKEN_VARIABLE if os.environ.get(TOKEN_VARIABLE) else "http.token_file"
+    try:
+        token = read_secret(config.token_file, TOKEN_VARIABLE)
+    except ConfigError as error:
+        raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
     if token is None:
-        if config.token_file is None:
-            return None
-        where = "http.token_file"
-        try:
-            with config.token_file.open(encoding="ascii") as file:
-                token = file.read(4097)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError([f"{where}: cannot read a token from {config.token_file}: {error}"]) from error
-    token = token.strip()
+        return None
     if not (MIN_TOKEN <= len(token) <= 4096 and token.isascii() and token.isprintable() and " " not in token):
         raise ConfigError([f"{where}: a token has {MIN_TOKEN} to 4096 printable ASCII characters without spaces"])
     return token

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 import threading
 import time
@@ -18,14 +17,15 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge_agent.config import MqttConfig
-from edge_agent.errors import SinkError, SinkRejected, SinkUnavailable
+from edge_agent.config import MqttConfig, read_secret
+from edge_agent.errors import ConfigError, SinkError, SinkRejected, SinkUnavailable
 
 log = logging.getLogger(__name__)
 
 Version = Literal["5.0", "3.1.1"]
 CONNECT_S = 10.0
 JSON_TYPE = "application/json"
+PASSWORD_VARIABLE = "EDGE_AGENT_MQTT_PASSWORD"  # noqa: S105 - its name, not the password
 UNSUPPORTED_VERSION = 132
 SESSION_TAKEN_OVER = 142
 NOT_AUTHORISED = 135
@@ -82,8 +82,9 @@ class Connection:
         client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(65535)  # the window is ours; paho must never hold a message back
         client.will_set(will.topic, will.payload, qos=1, retain=True, properties=self._content(JSON_TYPE, will=True))
-        if config.username is not None or password(config) is not None:
-            client.username_pw_set(config.username or "", password(config))
+        secret = password(config)
+        if config.username is not None or secret is not None:
+            client.username_pw_set(config.username or "", secret)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
@@ -203,14 +204,11 @@ class ClosedUnanswered(SinkUnavailable):
 
 
 def password(config: MqttConfig) -> str | None:
-    """From the file, else from the environment; read anew for every connection, so that it can be changed. Raises SinkUnavailable."""
-    if config.password_file is None:
-        return os.environ.get("EDGE_AGENT_MQTT_PASSWORD")
+    """Read anew for every connection, so that it can be changed. Raises SinkUnavailable."""
     try:
-        with config.password_file.open(encoding="utf-8") as file:
-            return file.read(65_536).rstrip("\r\n")
-    except (OSError, ValueError) as error:
-        raise SinkUnavailable(f"cannot read {config.password_file}: {_text(error)}") from error
+        return read_secret(config.password_file, PASSWORD_VARIABLE)
+    except ConfigError as error:
+        raise SinkUnavailable(str(error)) from error
 
 
 def _text(error: Exception) -> str:
