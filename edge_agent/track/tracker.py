@@ -129,9 +129,9 @@ class MultiObjectTracker:
 
     def _confirm(self, rows: Rows) -> None:
         """Give ids to those of ``rows`` with enough evidence that do not look like somebody's double box."""
-        new = self._rows[rows]
-        ready = (new["id"] == 0) & (new["scores"] >= CONFIRM_SCORES)
-        rows = rows[ready]
+        if self._rows["id"].all():
+            return
+        rows = rows[(self._rows["id"][rows] == 0) & (self._rows["scores"][rows] >= CONFIRM_SCORES)]
         if not len(rows):
             return
         others = np.flatnonzero((self._rows["id"] > 0) & (self._rows["missed"] == 0))
