@@ -103,7 +103,7 @@ def _default_config() -> Path:
 
 def _add_run(verbs: Any) -> None:
     parser = _add(verbs, "run", _run, "run the agent", "--source video.mp4 --record out.jsonl --no-mqtt")
-    parser.add_argument("--source", metavar="URI", help="replaces the source of the first camera")
+    parser.add_argument("--source", type=_named, metavar="URI", help="replaces the source of the first camera")
     parser.add_argument("--model", metavar="NAME[@VERSION]", help="use this model for this run")
     parser.add_argument(
         "--realtime", action="store_true", help="read a file at its own pace, dropping what comes too late"
@@ -115,6 +115,12 @@ def _add_run(verbs: Any) -> None:
     parser.add_argument(
         "--no-mqtt", action="store_true", help="do not connect to the broker; events wait in the outbox"
     )
+
+
+def _named(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a URL, a device, a file or a folder")
+    return text
 
 
 def _positive(text: str) -> int:

@@ -224,6 +224,7 @@ def test_two_agents_on_one_state_folder_are_refused(root: Path, vtest_video: Pat
         (["--model", "nobody"], 3, "person-pilot@0.1.0"),
         (["--record", "/nowhere/out.jsonl"], 2, "/nowhere/out.jsonl"),
         (["--max-frames", "0"], 2, "positive"),
+        (["--source", ""], 2, "is empty"),
     ],
 )
 def test_what_cannot_start_says_why(
