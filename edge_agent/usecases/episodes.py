@@ -149,5 +149,5 @@ def _follow(episode: Episode, pairs: dict[Key, PairState]) -> None:
     episode.people_max = max(episode.people_max, len(episode.members))
     for state in pairs.values():
         episode.last_near = max(episode.last_near, state.last_near)
-        if state.min_distance_m < episode.min_distance_m:
+        if state.min_distance_m + state.min_sigma_m < episode.min_distance_m + episode.min_sigma_m:
             episode.min_distance_m, episode.min_sigma_m = state.min_distance_m, state.min_sigma_m

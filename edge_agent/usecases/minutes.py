@@ -18,7 +18,8 @@ class Sample:
 
     levels: Mapping[str, float] = field(default_factory=dict)
     """Averaged over time, and the highest of them; occupancies of zones are named ``zone/<name>``."""
-    distance_min_m: float | None = None
+    closest: tuple[float, float] | None = None
+    """Distance and its standard error, metres, of the pair that is nearest for sure (by their sum)."""
     distance_mean_m: float | None = None
 
 
@@ -29,7 +30,7 @@ class _Minute:
     seconds: dict[str, float] = field(default_factory=dict)
     highest: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    distance_min_m: float | None = None
+    closest: tuple[float, float] | None = None
     distance_s: float = 0.0
     distance_m_s: float = 0.0
 
@@ -77,9 +78,9 @@ class Minutes:
         if self._minute is not None:
             for name, level in sample.levels.items():
                 self._minute.highest[name] = max(level, self._minute.highest.get(name, 0.0))
-            low = sample.distance_min_m
-            if low is not None and (self._minute.distance_min_m is None or low < self._minute.distance_min_m):
-                self._minute.distance_min_m = low
+            low = sample.closest
+            if low is not None and (self._minute.closest is None or sum(low) < sum(self._minute.closest)):
+                self._minute.closest = low
 
     def count(self, name: str, by: int = 1) -> None:
         """Something happened in this minute."""
@@ -125,7 +126,7 @@ class Minutes:
             "violation_s": round(minute.seconds.get("violations", 0.0), 3),
             "violations_without_exemption": minute.counts.get("violations_without_exemption", 0),
             "violation_s_without_exemption": round(minute.seconds.get("violations_without_exemption", 0.0), 3),
-            "min_distance_m": None if minute.distance_min_m is None else round(minute.distance_min_m, 3),
+            "min_distance_m": None if minute.closest is None else round(minute.closest[0], 3),
             "mean_distance_m": round(minute.distance_m_s / minute.distance_s, 3) if minute.distance_s else None,
             "occupancy": {
                 name.removeprefix("zone/"): {"mean": mean(name), "max": int(highest)}

@@ -137,7 +137,8 @@ class Proximity:
 
 def _see(state: PairState, found: Near, t: float) -> None:
     state.distance_m, state.sigma_m, state.apart, state.t = found.distance_m, found.sigma_m, found.apart, t
-    if found.distance_m < state.min_distance_m:
+    # The closest for sure: a minimum of distances alone would pick the worst measured, not the nearest.
+    if found.distance_m + found.sigma_m < state.min_distance_m + state.min_sigma_m:
         state.min_distance_m, state.min_sigma_m = found.distance_m, found.sigma_m
 
 

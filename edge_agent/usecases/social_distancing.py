@@ -277,6 +277,8 @@ class SocialDistancing:
         distances = pairs.distance_m
         levels["pairs"] = float(np.count_nonzero(distances < self._config.distance_m))
         if len(distances):
-            self._minutes.hold(Sample(levels, float(distances.min()), float(distances.mean())))
+            nearest = int(np.argmin(distances + pairs.sigma_m))
+            closest = (float(distances[nearest]), float(pairs.sigma_m[nearest]))
+            self._minutes.hold(Sample(levels, closest, float(distances.mean())))
         else:
             self._minutes.hold(Sample(levels))
