@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -197,6 +198,9 @@ class Agent:
             )
         for number in range(self.workers):
             self.supervisor.spawn(f"detect:{number}", self.pool.work, essential=True, deadline_s=30.0, restart=True)
+        # What was built until here stays: the collector need not walk through it while frames come.
+        gc.collect()
+        gc.freeze()
         self._notifier.ready("running")
 
     def _tick(self, tick: Callable[[], None]) -> None:

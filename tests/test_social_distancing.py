@@ -14,6 +14,7 @@ from edge_agent.errors import ConfigError
 from edge_agent.types import Event, Ground, Metric, Observation, Output, Tracks, rfc3339, uuid7_factory
 from edge_agent.usecases.clusters import components
 from edge_agent.usecases.ground import near_pairs
+from edge_agent.usecases.minutes import Minutes, Sample
 from edge_agent.usecases.social_distancing import SocialDistancing
 
 People = dict[int, tuple[float, float]]
@@ -396,3 +397,14 @@ def test_components_agree_with_flooding(edges: list[tuple[int, int]]) -> None:
             todo += more
         reached[node] = frozenset(seen)
     assert {frozenset(cluster) for cluster in found} == set(reached.values())
+
+
+def test_the_closest_distance_is_one_that_is_sure() -> None:
+    """A minimum of noisy distances would be the worst measured one."""
+    minutes = Minutes("hall", "social_distancing", gap_s=5.0)
+    for i, closest in enumerate([(0.9, 0.1), (0.05, 0.9), (0.7, 0.1), (0.8, 0.05)]):
+        minutes.advance(i * 1.0, 600.0 + i)
+        minutes.hold(Sample({}, closest, 1.0))
+    minutes.advance(4.0, 604.0)
+    (metric,) = minutes.close()
+    assert metric.data["min_distance_m"] == 0.7
