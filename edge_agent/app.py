@@ -251,8 +251,11 @@ class Agent:
     def _close_chains(self) -> None:
         asked = self.supervisor.signal is not None or self.supervisor.failure is not None
         for unit in self.cameras:
-            unit.chain.close("shutdown" if asked else "end_of_file")
-            if unit.recorder is not None:
+            if not unit.lane.close("shutdown" if asked else "end_of_file"):
+                log.error(
+                    "camera %s: a frame hangs in tracking or rules; the next start ends what is open", unit.config.id
+                )
+            elif unit.recorder is not None:
                 unit.recorder.close()
 
     def _open_records(self) -> None:

@@ -187,6 +187,19 @@ class CameraLane:
         finally:
             self._work_off()
 
+    def close(self, reason: str) -> bool:
+        """End the open episodes; no frame is worked off afterwards.
+
+        False, and nothing is done, while a frame is inside: then a worker hangs in it, and what is open is ended by the
+        next start.
+        """
+        with self._lock:
+            if self._busy:
+                return False
+            self._busy = True  # for good
+        self.chain.close(reason)
+        return True
+
     def _work_off(self) -> None:
         """All that is due. Who comes here has set ``_busy``."""
         try:

@@ -281,3 +281,24 @@ def test_a_crash_in_the_chain_does_not_stop_the_lane_for_good() -> None:
     with pytest.raises(RuntimeError, match="bug"):
         lane.submit(1, frame("a", 1), NOTHING)
     assert lane.due == 2
+
+
+def test_closing_waits_for_nobody_and_nothing_comes_after() -> None:
+    seen = Seen("a", threading.Condition())
+    entered, leave = threading.Event(), threading.Event()
+
+    def hang(_: Sequence[Output]) -> None:
+        entered.set()
+        assert leave.wait(10)
+
+    chain = CameraChain("a", tracker=NoTracks(), ground=NoGround(), use_cases=[EveryFrame()], emit=hang)
+    lane = CameraLane(seen.slot, chain)
+    worker = threading.Thread(target=lane.submit, args=(0, frame("a", 0), NOTHING))
+    worker.start()
+    assert entered.wait(10)
+    assert not lane.close("shutdown"), "a frame is inside"
+    leave.set()
+    worker.join(10)
+    assert lane.close("shutdown")
+    lane.submit(1, frame("a", 1), NOTHING)
+    assert chain.stats.frames == 1
