@@ -15,7 +15,7 @@ from typing import Any
 
 from edge_agent import __version__
 from edge_agent.capture.worker import CaptureWorker, make_slot
-from edge_agent.chains import build_chain
+from edge_agent.chains import build_chain, check_labels
 from edge_agent.config import CameraConfig, Config
 from edge_agent.detect.detector import ModelDetector
 from edge_agent.detect.manifest import Model, find_model, list_models
@@ -119,6 +119,7 @@ class Agent:
         self.new_id = uuid7_factory()
         self.device = config.device or "device"
         self.model: Model = find_model(config.model, config.models_dir)
+        check_labels(config, self.model.manifest)
         self.outbox = Outbox(
             config.state_dir / "outbox.db",
             config.outbox,

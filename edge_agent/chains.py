@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edge_agent.config import CameraConfig, Config
-from edge_agent.detect.manifest import find_model
+from edge_agent.detect.manifest import Manifest, find_model
 from edge_agent.errors import ConfigError
 from edge_agent.pipeline import CameraChain, FrameResult, UseCase
 from edge_agent.track import MultiObjectTracker
@@ -43,6 +43,19 @@ def build_chain(
     )
 
 
+def check_labels(config: Config, model: Manifest) -> None:
+    """Refuse a use case that waits for what the model cannot say. Raises ConfigError."""
+    distancing = config.use_cases.social_distancing
+    if distancing is not None and distancing.enabled and distancing.label not in model.labels:
+        known = ", ".join(model.labels[:20]) + (" …" if len(model.labels) > 20 else "")
+        raise ConfigError(
+            [
+                f"use_cases.social_distancing.label: given {distancing.label!r}, which model "
+                f"{model.name}@{model.version} does not know; it knows: {known}"
+            ]
+        )
+
+
 def check(config: Config) -> list[str]:
     """Build what can be built of a configuration without starting anything; facts worth knowing. Raises as a start would."""
     facts: list[str] = []
@@ -62,5 +75,6 @@ def check(config: Config) -> list[str]:
     if problems:
         raise ConfigError(problems)
     model = find_model(config.model, config.models_dir).manifest
+    check_labels(config, model)
     size = f"{model.input.size[0]}x{model.input.size[1]}"
     return [f"model {model.name}@{model.version}: {', '.join(model.labels[:5])}, input {size}", *facts]

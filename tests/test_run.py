@@ -246,6 +246,16 @@ def test_control_c_ends_a_verb_without_a_traceback(root: Path, vtest_video: Path
     assert (process.returncode, said) == (130, "")
 
 
+@pytest.mark.parametrize("verb", [["check"], ["run", "--no-mqtt", "--max-frames", "1"]])
+def test_a_label_that_the_model_does_not_know_is_refused(
+    root: Path, vtest_video: Path, tmp_path: Path, verb: list[str]
+) -> None:
+    config = write_config(root, tmp_path, use_cases={"social_distancing": {"label": "persn"}})
+    done = run_agent(*verb, "-c", config)
+    assert done.returncode == 2
+    assert re.search(r"config\.yaml:\d+:\d+: use_cases\.social_distancing\.label: given 'persn'.*person", done.stderr)
+
+
 def test_a_ground_plane_that_cannot_be_is_refused_by_check(root: Path, tmp_path: Path) -> None:
     config = write_config(root, tmp_path)
     text = config.read_text().replace("- -12.0\n", "- 12.0\n", 1)
