@@ -48,12 +48,9 @@ def check_labels(config: Config, model: Manifest) -> None:
     distancing = config.use_cases.social_distancing
     if distancing is not None and distancing.enabled and distancing.label not in model.labels:
         known = ", ".join(model.labels[:20]) + (" …" if len(model.labels) > 20 else "")
-        raise ConfigError(
-            [
-                f"use_cases.social_distancing.label: given {distancing.label!r}, which model "
-                f"{model.name}@{model.version} does not know; it knows: {known}"
-            ]
-        )
+        name = f"{model.name}@{model.version}"
+        where = f"use_cases.social_distancing.label: given {distancing.label!r}"
+        raise ConfigError([f"{where}, which model {name} does not know; it knows: {known}"])
 
 
 def check(config: Config) -> list[str]:
