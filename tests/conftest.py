@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,8 @@ hypothesis.settings.load_profile("shared-cores")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before any import of onnxruntime
 for _name in [name for name in os.environ if name.startswith("EDGE_AGENT_")]:
     del os.environ[_name]  # a developer's own settings must not change what is tested
+# A build server may run us under nohup. Programs we start inherit that, and the agent would rightly ignore a hang-up.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
 
