@@ -15,8 +15,9 @@ hypothesis.settings.load_profile("shared-cores")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before any import of onnxruntime
 for _name in [name for name in os.environ if name.startswith("EDGE_AGENT_")]:
     del os.environ[_name]  # a developer's own settings must not change what is tested
-# A build server may run us under nohup. Programs we start inherit that, and the agent would rightly ignore a hang-up.
+# A build server may run us under nohup or in the background of a shell, which ignore these; programs we start inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 
