@@ -27,6 +27,7 @@ def camera_status(capture: CaptureWorker, chain: CameraChain, model: str) -> Cam
         open_episodes=chain.open_episodes,
         frames=done.frames,
         dropped=capture.dropped,
+        failed=done.failed,
         reconnects=seen.reconnects,
         size=seen.size,
         model=model,

@@ -36,6 +36,12 @@ def test_what_it_says() -> None:
     assert seen["edge_agent_host_cpu_ratio"] == 0.5
 
 
+def test_frames_on_which_inference_failed_are_counted() -> None:
+    seen = parse(exposition(agent_status(cameras=(CameraStatus("gate", "delivering", dropped=2, failed=3),))))
+    assert seen['edge_agent_camera_frames_failed_total{camera="gate"}'] == 3
+    assert seen['edge_agent_camera_frames_dropped_total{camera="gate"}'] == 2
+
+
 def test_every_family_has_help_and_type_once_before_its_samples() -> None:
     text = exposition(agent_status())
     names = re.findall(r"^# HELP (\S+) \S", text, re.M)

@@ -113,6 +113,7 @@ def _cameras(out: Writer, cameras: tuple[CameraStatus, ...]) -> None:
     each(
         "edge_agent_camera_frames_dropped_total", "counter", "Frames that nobody took before the next came.", "dropped"
     )
+    each("edge_agent_camera_frames_failed_total", "counter", "Frames on which inference failed.", "failed")
     each("edge_agent_camera_reconnects_total", "counter", "Times the source was opened again.", "reconnects")
 
 

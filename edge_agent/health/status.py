@@ -45,6 +45,8 @@ class CameraStatus:
     open_episodes: int = 0
     frames: int = 0
     dropped: int = 0
+    failed: int = 0
+    """Frames on which inference failed."""
     reconnects: int = 0
     size: tuple[int, int] | None = None
     model: str = ""
