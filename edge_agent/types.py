@@ -25,7 +25,6 @@ I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 U8: TypeAlias = NDArray[np.uint8]
 Bools: TypeAlias = NDArray[np.bool_]
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 CameraState: TypeAlias = Literal["starting", "delivering", "stalled", "reconnecting", "failed", "ended"]
 Phase: TypeAlias = Literal["started", "updated", "ended"]
 DEVICE = "_device"
