@@ -31,9 +31,10 @@ import numpy as np
 import onnxruntime
 
 from edge_agent import config_file
-from edge_agent.config import Config
+from edge_agent.config import Config, DetectConfig
+from edge_agent.detect.backends import InputTensor, LoadRequest
 from edge_agent.detect.backends.onnxruntime import OnnxRuntimeBackend
-from edge_agent.detect.decoders import DECODERS
+from edge_agent.detect.decoders import FAMILIES
 from edge_agent.detect.manifest import Model, find_model
 from edge_agent.detect.nms import nms
 from edge_agent.detect.preprocess import Preprocessor
@@ -52,7 +53,7 @@ GOALS = {
 
 def bare(model: Model, workers: int, seconds: float) -> float:
     """Inferences per second of the model alone."""
-    backend = OnnxRuntimeBackend(model)
+    backend = OnnxRuntimeBackend(LoadRequest(model.network("onnxruntime"), DetectConfig(), ROOT))
     width, height = model.manifest.input.size
     counts = [0] * workers
     until = 0.0
@@ -81,10 +82,12 @@ def bare(model: Model, workers: int, seconds: float) -> float:
 
 def loop(model: Model, config: Config, video: Path, frames: int) -> float:
     """Frames per second of the obvious sequential program, start-up not counted."""
-    with model.verified(model.file_for("onnxruntime")) as path:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    preprocess = Preprocessor(model.manifest.input)
-    decode = DECODERS[model.manifest.family]
+    network = model.network("onnxruntime")
+    with network.verified() as paths:
+        session = onnxruntime.InferenceSession(paths[0], providers=["CPUExecutionProvider"])
+    width, height = network.input.size
+    preprocess = Preprocessor(network.input, InputTensor((1, 3, height, width), "NCHW", np.dtype(np.float32)))
+    decode = FAMILIES[network.family].decode
     tracker = MultiObjectTracker(config.track)
     capture = cv2.VideoCapture(str(video))
     began, count = 0.0, 0
@@ -94,7 +97,7 @@ def loop(model: Model, config: Config, video: Path, frames: int) -> float:
             break
         tensor, letterbox = preprocess(image)
         outputs = session.run(list(model.manifest.outputs), {model.manifest.input.name: tensor})
-        boxes, scores, classes = decode(outputs, config.detect.score_threshold)
+        boxes, scores, classes = decode(outputs, network, config.detect.score_threshold)
         keep = nms(boxes, scores, classes, config.detect.nms_iou, config.detect.max_detections)
         found = Detections(letterbox.to_source(boxes[keep]), scores[keep], classes[keep], model.manifest.labels)
         tracker.update(found, count / 7)

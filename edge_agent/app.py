@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import threading
 import time
 import uuid
@@ -17,8 +16,10 @@ from edge_agent import __version__
 from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.chains import build_chain, check_labels
 from edge_agent.config import CameraConfig, Config
+from edge_agent.detect.backends import LoadRequest
 from edge_agent.detect.detector import ModelDetector
 from edge_agent.detect.manifest import Model, find_model, list_models
+from edge_agent.detect.serving import ServingDetector
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
@@ -103,10 +104,6 @@ def _with_options(config: Config, options: RunOptions) -> Config:
     return config.model_copy(update=changes)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 class Agent:
     """One daemon. The constructor raises for what is wrong before anything runs; ``run`` blocks until the end."""
 
@@ -133,9 +130,11 @@ class Agent:
         self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
         for unit in self.cameras:
             unit.capture.prepare()
-        self.detector = ModelDetector(self.model, config.detect)
-        workers = config.detect.workers or _cores()
-        self.workers = workers if self.detector.backend.parallel else 1
+        network = self.model.network("onnxruntime")
+        self.detector = ServingDetector(
+            ModelDetector("onnxruntime", LoadRequest(network, config.detect, config.state_dir / "cache"))
+        )
+        self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
         self.mqtt: MqttSink | None = None
         if config.mqtt.enabled and options.mqtt:
@@ -298,8 +297,8 @@ class Agent:
             model=ModelStatus(
                 name=manifest.name,
                 version=manifest.version,
-                sha256=self.model.file_for(self.config.detect.backend).sha256,
-                backend=f"{self.config.detect.backend} ({self.detector.backend.device})",
+                sha256=self.detector.current.network.file.sha256,
+                backend=f"{self.detector.current.backend_name} ({self.detector.current.backend.device})",
                 active=True,
             ),
             host=self._host.sample(),

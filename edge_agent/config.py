@@ -105,16 +105,74 @@ class CameraConfig(Strict):
         return value
 
 
+class OnnxRuntimeConfig(Strict):
+    """ONNX Runtime."""
+
+    providers: list[str] = Field(
+        ["CPUExecutionProvider"],
+        min_length=1,
+        max_length=8,
+        description="execution providers; the first one must really be there",
+    )
+    threads: int = Field(1, ge=1, le=64, description="cores that one inference uses; the workers use the others")
+
+
+class TfliteConfig(Strict):
+    """LiteRT (TensorFlow Lite): Coral, NXP, any delegate, or the plain CPU."""
+
+    delegate: str | None = Field(
+        None,
+        max_length=500,
+        description="library of an accelerator: libvx_delegate.so, …; a model compiled for the Edge TPU takes libedgetpu.so.1",
+    )
+    delegate_options: dict[str, str] = Field(default_factory=dict, max_length=32, description="for that library")
+    devices: list[Annotated[str, StringConstraints(pattern=r"^(usb|pci)?(:[0-9]{1,2})?$", min_length=1)]] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Edge TPUs to use: usb, pci, :0, usb:1, …; default: all there are",
+    )
+    threads: int = Field(1, ge=1, le=64, description="cores that one inference on the CPU uses")
+
+
+class OpenVinoConfig(Strict):
+    """OpenVINO: Intel CPUs, GPUs and NPUs."""
+
+    device: str = Field("AUTO", pattern=r"^[A-Z][A-Za-z0-9_.:,-]{0,63}$", description="CPU, GPU, GPU.1, NPU, AUTO")
+    hint: Literal["latency", "throughput"] = Field("throughput", description="what to tune for")
+
+
+class TensorRtConfig(Strict):
+    """TensorRT: NVIDIA Jetson and GPUs. The engine is built on the box, from ONNX."""
+
+    precision: Literal["fp32", "fp16", "int8"] = Field("fp16", description="what the engine calculates in")
+    device: int = Field(0, ge=0, le=64, description="number of the GPU")
+    max_batch: int = Field(1, ge=1, le=64, description="largest batch the engine is built for")
+    workspace_mb: int = Field(512, ge=16, le=65536, description="memory the builder may use")
+    cuda_graph: bool = Field(False, description="record the launches once and replay them")
+    calibration_images: Path | None = Field(
+        None, description="folder of pictures for int8, where the model has no quantisation of its own"
+    )
+    memory: Literal["auto", "cuda-bindings", "pycuda"] = Field("auto", description="package that handles device memory")
+
+
 class DetectConfig(Strict):
     """How the detector runs."""
 
-    backend: Literal["onnxruntime"] = Field("onnxruntime", description="what runs the model")
-    workers: int | None = Field(None, ge=1, le=64, description="inference threads; default: one for each CPU core")
+    backend: Literal["auto", "onnxruntime", "tflite", "openvino", "tensorrt"] = Field(
+        "auto", description="what runs the model; auto: the best that hardware, packages and model files allow"
+    )
+    workers: int | None = Field(
+        None, ge=1, le=64, description="inference threads; default: as many as the backend gains from"
+    )
     score_threshold: float = Field(
         0.05, gt=0, lt=1, description="lowest score kept; the tracker uses low ones to hold on to people"
     )
     nms_iou: float = Field(0.6, gt=0, lt=1, description="boxes of one class that overlap more are one")
     max_detections: int = Field(300, ge=1, le=3000, description="in one frame, the best ones")
+    onnxruntime: OnnxRuntimeConfig = OnnxRuntimeConfig()
+    tflite: TfliteConfig = TfliteConfig()
+    openvino: OpenVinoConfig = OpenVinoConfig()
+    tensorrt: TensorRtConfig = TensorRtConfig()
 
 
 class TrackConfig(Strict):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.detect.backends import InputTensor
 from edge_agent.detect.decoders.yolov8 import decode
-from edge_agent.detect.manifest import InputSpec
+from edge_agent.detect.manifest import InputSpec, load_model
 from edge_agent.detect.nms import nms
 from edge_agent.detect.preprocess import Letterbox, Preprocessor
 from edge_agent.types import F32
 
 sides = st.integers(2, 3000)
+TENSOR = InputTensor((1, 3, 48, 64), "NCHW", np.dtype(np.float32))
 
 
 @given(sides, sides, st.integers(32, 1280), st.integers(32, 1280), st.sampled_from(["top_left", "centre"]), st.data())
@@ -44,7 +48,7 @@ def spec(**change: object) -> InputSpec:
 @pytest.mark.parametrize("position", ["top_left", "centre"])
 def test_preprocessing_equals_the_plain_computation(colour: str, position: str) -> None:
     rng = np.random.default_rng(3)
-    preprocess = Preprocessor(spec(colour=colour, position=position))
+    preprocess = Preprocessor(spec(colour=colour, position=position), TENSOR)
     # Twice: the second picture meets used buffers, the third another source size.
     for size in ((120, 200), (120, 200), (300, 100)):
         image = rng.integers(0, 256, (*size, 3), np.uint8)
@@ -60,7 +64,7 @@ def test_preprocessing_equals_the_plain_computation(colour: str, position: str) 
 
 
 def test_the_tensor_is_one_buffer_used_again() -> None:
-    preprocess = Preprocessor(spec())
+    preprocess = Preprocessor(spec(), TENSOR)
     image = np.zeros((48, 64, 3), np.uint8)
     assert preprocess(image)[0] is preprocess(image)[0]
 
@@ -108,16 +112,17 @@ def test_boxes_that_are_not_finite_are_dropped_and_drop_no_other(bad: float) -> 
 
 
 @pytest.mark.parametrize("classes", [1, 3])
-def test_yolov8_layout(classes: int) -> None:
+def test_yolov8_layout(root: Path, classes: int) -> None:
+    network = load_model(root / "models" / "person-pilot" / "0.1.0").network("onnxruntime")
     output = np.zeros((1, 4 + classes, 5), np.float32)
     output[0, :4, 2] = (50, 40, 20, 10)
     output[0, 4 + classes - 1, 2] = 0.9
     output[0, :4, 4] = (10, 10, 4, 4)
     output[0, 4, 4] = 0.3
-    boxes, scores, labels = decode([output], 0.25)
+    boxes, scores, labels = decode([output], network, 0.25)
     assert boxes.tolist() == [[40, 35, 60, 45], [8, 8, 12, 12]]
     assert scores.tolist() == pytest.approx([0.9, 0.3])
     assert labels.tolist() == [classes - 1, 0]
     output[:] = 0
     assert boxes[0].tolist() == [40, 35, 60, 45], "results are owned, not views of the network's buffer"
-    assert len(decode([output], 0.25)[0]) == 0
+    assert len(decode([output], network, 0.25)[0]) == 0

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from edge_agent.config import DetectConfig
+from edge_agent.detect.backends import LoadRequest
 from edge_agent.detect.detector import ModelDetector
-from edge_agent.detect.manifest import find_model, load_model
+from edge_agent.detect.manifest import Model, find_model, load_model
 from edge_agent.errors import HardwareError, ModelError
 from edge_agent.types import Detections, Frame
 
@@ -23,6 +24,10 @@ from edge_agent.types import Detections, Frame
 def models(root: Path, tmp_path: Path) -> Path:
     shutil.copytree(root / "models", tmp_path / "models")
     return tmp_path / "models"
+
+
+def load(model: Model) -> ModelDetector:
+    return ModelDetector("onnxruntime", LoadRequest(model.network("onnxruntime"), DetectConfig(), Path("never used")))
 
 
 def edit(folder: Path, **change: object) -> None:
@@ -90,7 +95,7 @@ def test_damaged_file_is_not_loaded(models: Path) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(ModelError, match="SHA-256"):
-        ModelDetector(find_model("person-pilot", models), DetectConfig())
+        load(find_model("person-pilot", models))
 
 
 def test_authentic_nonsense_is_a_model_error(models: Path) -> None:
@@ -102,29 +107,29 @@ def test_authentic_nonsense_is_a_model_error(models: Path) -> None:
         files=[{"backend": "onnxruntime", "path": "person-pilot-416.onnx", "sha256": digest, "precision": "fp32"}],
     )
     with pytest.raises(ModelError, match="cannot load"):
-        ModelDetector(load_model(folder), DetectConfig())
+        load(load_model(folder))
 
 
 def test_manifest_that_does_not_fit_the_file_is_a_model_error(models: Path) -> None:
     folder = models / "person-pilot" / "0.1.0"
     edit(folder, outputs=["boxes"])
     with pytest.raises(ModelError, match="output0"):
-        ModelDetector(load_model(folder), DetectConfig())
+        load(load_model(folder))
     spec = yaml.safe_load((folder / "manifest.yaml").read_text())["input"] | {"size": [320, 320]}
     edit(folder, outputs=["output0"], input=spec)
     with pytest.raises(ModelError, match="320"):
-        ModelDetector(load_model(folder), DetectConfig())
+        load(load_model(folder))
 
 
 def test_a_missing_runtime_says_how_to_install_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(HardwareError, match=r"pip install 'edge-agent\[onnx\]'"):
-        ModelDetector(find_model("person-pilot", root / "models"), DetectConfig())
+        load(find_model("person-pilot", root / "models"))
 
 
 @pytest.mark.slow
 def test_the_bundled_model_finds_the_people_of_the_video(root: Path, vtest_video: Path) -> None:
-    detector = ModelDetector(find_model("person-pilot", root / "models"), DetectConfig())
+    detector = load(find_model("person-pilot", root / "models"))
     capture = cv2.VideoCapture(str(vtest_video))
     capture.set(cv2.CAP_PROP_POS_FRAMES, 300)
     image = capture.read()[1]
@@ -138,7 +143,7 @@ def test_the_bundled_model_finds_the_people_of_the_video(root: Path, vtest_video
 
 @pytest.mark.slow
 def test_several_threads_get_the_answers_of_one(root: Path, vtest_video: Path) -> None:
-    detector = ModelDetector(find_model("person-pilot", root / "models"), DetectConfig())
+    detector = load(find_model("person-pilot", root / "models"))
     capture = cv2.VideoCapture(str(vtest_video))
     frames = [Frame("a", i, 0.0, 0.0, capture.read()[1]) for i in range(8)]
     capture.release()

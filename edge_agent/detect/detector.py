@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from edge_agent.config import DetectConfig
-from edge_agent.detect.backends import BACKENDS, Backend, Runner
-from edge_agent.detect.decoders import DECODERS
-from edge_agent.detect.manifest import Model
-from edge_agent.detect.nms import nms
+from edge_agent.detect.backends import BACKENDS, Backend, LoadRequest, Runner
+from edge_agent.detect.decoders import FAMILIES
+from edge_agent.detect.nms import best, nms
 from edge_agent.detect.preprocess import Preprocessor
 from edge_agent.types import Detections, Frame
 
@@ -21,19 +19,20 @@ class _Workspace(threading.local):
 
 
 class ModelDetector:
-    """Fulfils the ``Detector`` seam for one model; ``detect`` may be called from several threads at once.
+    """Fulfils the ``Detector`` seam for one network; ``detect`` may be called from several threads at once.
 
     Raises ModelError or HardwareError at construction, InferenceError from ``detect``.
     """
 
-    def __init__(self, model: Model, config: DetectConfig) -> None:
-        self.model = model
-        self.labels = model.manifest.labels
-        self.backend: Backend = BACKENDS[config.backend](model)
-        self._decode = DECODERS[model.manifest.family]
-        self._config = config
+    def __init__(self, backend: str, request: LoadRequest) -> None:
+        self.network = request.network
+        self.labels = request.network.labels
+        self.backend_name = backend
+        self.backend: Backend = BACKENDS[backend](request)
+        self._family = FAMILIES[request.network.family]
+        self._config = request.config
         self._local = _Workspace()
-        if self.backend.parallel:
+        if self.backend.concurrency > 1:
             import cv2
 
             # The cores belong to the workers: OpenCV's own threads would take turns with them.
@@ -44,11 +43,14 @@ class ModelDetector:
         local = self._local
         if local.preprocess is None:
             local.run = self.backend.runner()
-            local.preprocess = Preprocessor(self.model.manifest.input)
+            local.preprocess = Preprocessor(self.network.input, self.backend.input)
         tensor, letterbox = local.preprocess(frame.image)
         config = self._config
-        boxes, scores, classes = self._decode(local.run(tensor), config.score_threshold)
-        keep = nms(boxes, scores, classes, config.nms_iou, config.max_detections)
+        boxes, scores, classes = self._family.decode(local.run(tensor), self.network, config.score_threshold)
+        if self._family.suppress:
+            keep = nms(boxes, scores, classes, config.nms_iou, config.max_detections)
+        else:
+            keep = best(boxes, scores, config.max_detections)
         return Detections(letterbox.to_source(boxes[keep]), scores[keep], classes[keep], self.labels)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -19,6 +19,14 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Channels = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
+Layout = Literal["NCHW", "NHWC"]
+DType = Literal["float32", "float16", "uint8", "int8"]
+OutputNames = Annotated[tuple[str, ...], Field(min_length=1, max_length=16)]
+BackendName = Literal["onnxruntime", "tflite", "openvino", "tensorrt"]
+FamilyName = Literal[
+    "yolov8", "yolox", "yolov5", "ssd", "yolov10", "boxes_labels_scores", "yolov4", "rtdetr", "yolonas"
+]
+"""Output families; which networks belong to which, and what `decode` means to each: docs/decoders.md."""
 
 
 class _Strict(BaseModel):
@@ -26,29 +34,69 @@ class _Strict(BaseModel):
 
 
 class InputSpec(_Strict):
-    """The one image input. A pixel becomes ``(value - mean) / std`` in the order of ``colour``."""
+    """The one image input. A pixel becomes ``(value - mean) / std`` in the order of ``colour``.
+
+    A network with integer input is fed that number quantised by the tensor's own scale and zero point.
+    """
 
     name: str
     size: tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]] = Field(
         description="[width, height]"
     )
-    layout: Literal["NCHW"] = "NCHW"
-    dtype: Literal["float32"] = "float32"
+    layout: Layout = "NCHW"
+    dtype: DType = "float32"
     colour: Literal["RGB", "BGR"]
     mean: Channels = (0.0, 0.0, 0.0)
     std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
-    fit: Literal["letterbox"] = "letterbox"
+    fit: Literal["letterbox", "stretch"] = Field("letterbox", description="keep the picture's proportions, or not")
     position: Literal["top_left", "centre"] = Field("top_left", description="where the picture lies in the letterbox")
     pad: Annotated[int, Field(ge=0, le=255)] = 114
 
 
-class ModelFile(_Strict):
-    """One file that a backend can load."""
+class InputOverride(_Strict):
+    """What one file has otherwise than ``input`` says."""
 
-    backend: Literal["onnxruntime"]
+    name: str | None = None
+    layout: Layout | None = None
+    dtype: DType | None = None
+
+
+class DecodeSpec(_Strict):
+    """How the outputs are written, where a family leaves it open."""
+
+    boxes: Literal["pixels", "normalised"] = Field("pixels", description="pixels of the input, or fractions of it")
+    box_format: Literal["cxcywh", "xyxy", "yxyx", "xywh"] | None = Field(None, description="default: the family's own")
+    scores: Literal["probability", "logit"] = Field("probability", description="a logit is put through a sigmoid")
+    transposed: bool = Field(False, description="the two last axes are the other way round than usual for the family")
+    decoded: bool = Field(False, description="yolox: the file applies grid and strides itself")
+    strides: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field((8, 16, 32), min_length=1, max_length=8)
+    background: bool = Field(False, description="the scores begin with a background class that `labels` does not name")
+    label_offset: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="a class number less this is the place in `labels`"
+    )
+
+
+class FilePart(_Strict):
+    """A further file that a model file needs."""
+
+    path: FileName
+    sha256: Sha256
+
+
+class ModelFile(_Strict):
+    """One file that a backend can load, and what it has otherwise than the manifest says for all."""
+
+    backend: BackendName
     path: FileName = Field(description="in the manifest's own folder")
     sha256: Sha256
     precision: Literal["fp32", "fp16", "int8"]
+    device: Literal["any", "edgetpu"] = Field("any", description="what it was compiled for")
+    parts: tuple[FilePart, ...] = Field(
+        (), max_length=64, description="an IR's weights, external data, the next segments of a pipelined Edge TPU model"
+    )
+    input: InputOverride | None = None
+    outputs: OutputNames | None = None
+    decode: DecodeSpec | None = None
 
 
 class Manifest(_Strict):
@@ -57,15 +105,99 @@ class Manifest(_Strict):
     manifest: Literal[1]
     name: str
     version: str
-    family: Literal["yolov8"]
+    family: FamilyName
     licence: str
     labels: tuple[Annotated[str, StringConstraints(min_length=1, max_length=64)], ...] = Field(
         min_length=1, max_length=10_000
     )
     input: InputSpec
-    outputs: tuple[str, ...] = Field(min_length=1, max_length=16)
+    outputs: OutputNames
+    decode: DecodeSpec = DecodeSpec()
     files: tuple[ModelFile, ...] = Field(min_length=1, max_length=64)
     description: str = ""
+
+
+ONNX_READERS = frozenset({"onnxruntime", "openvino", "tensorrt"})
+"""Backends that take an ONNX file, which a manifest lists under ``onnxruntime``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One file of a model, with everything the manifest says about it: what a backend loads and a decoder reads."""
+
+    manifest: Manifest
+    file: ModelFile
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """``name@version``, for messages."""
+        return f"{self.manifest.name}@{self.manifest.version}"
+
+    @property
+    def path(self) -> Path:
+        """The file itself, for messages; what is loaded comes from ``verified``."""
+        return self.folder / self.file.path
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.manifest.labels
+
+    @property
+    def family(self) -> str:
+        """Output family, a key of ``decoders.FAMILIES``."""
+        return self.manifest.family
+
+    @property
+    def input(self) -> InputSpec:
+        """The image input of this file."""
+        own = self.file.input
+        return (
+            self.manifest.input
+            if own is None
+            else self.manifest.input.model_copy(update=own.model_dump(exclude_none=True))
+        )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Output tensors of this file, in the order the family's decoder takes them."""
+        return self.file.outputs or self.manifest.outputs
+
+    @property
+    def decode(self) -> DecodeSpec:
+        """How this file writes its outputs."""
+        return self.file.decode or self.manifest.decode
+
+    @contextlib.contextmanager
+    def verified(self) -> Iterator[list[str]]:
+        """Paths to the contents of the file and its parts, each checked against its SHA-256, valid inside the ``with``.
+
+        A path leads to the open file: one that is put in its place meanwhile is not what gets loaded. Raises ModelError.
+        """
+        with contextlib.ExitStack() as stack:
+            paths = []
+            wanted = [(self.file.path, self.file.sha256), *((part.path, part.sha256) for part in self.file.parts)]
+            for name, sha256 in wanted:
+                file = stack.enter_context(_open_verified(self.folder / name, sha256))
+                paths.append(f"/proc/self/fd/{file.fileno()}")
+            yield paths
+
+
+def _open_verified(path: Path, sha256: str) -> BinaryIO:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}; the manifest names this file, is the model complete?") from error
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    if digest.hexdigest() != sha256:
+        file.close()
+        raise ModelError(
+            f"{path}: SHA-256 is {digest.hexdigest()}, the manifest says {sha256}: the file is damaged or was replaced"
+        )
+    return file
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,39 +207,21 @@ class Model:
     manifest: Manifest
     folder: Path
 
-    def file_for(self, backend: str) -> ModelFile:
-        """The file for a backend. Raises ModelError where the model has none."""
-        for entry in self.manifest.files:
-            if entry.backend == backend:
-                return entry
+    def networks(self, backend: str) -> list[Network]:
+        """The files a backend can load, in manifest order, its own format before ONNX."""
+        own = [f for f in self.manifest.files if f.backend == backend]
+        if backend in ONNX_READERS and backend != "onnxruntime":
+            own += [f for f in self.manifest.files if f.backend == "onnxruntime"]
+        return [Network(self.manifest, file, self.folder) for file in own]
+
+    def network(self, backend: str) -> Network:
+        """The first file for a backend. Raises ModelError where the model has none."""
+        for network in self.networks(backend):
+            return network
         have = ", ".join(sorted({f.backend for f in self.manifest.files}))
         raise ModelError(
             f"model {self.manifest.name}@{self.manifest.version} has no file for backend {backend!r} (it has: {have})"
         )
-
-    @contextlib.contextmanager
-    def verified(self, entry: ModelFile) -> Iterator[str]:
-        """A path to the file's content, checked against its SHA-256; it stays valid inside the ``with`` block.
-
-        The path leads to the open file: one that is put in its place meanwhile is not what gets loaded. Raises ModelError.
-        """
-        path = self.folder / entry.path
-        try:
-            file = path.open("rb")
-        except OSError as error:
-            raise ModelError(
-                f"{path}: {error.strerror}; the manifest names this file, is the model complete?"
-            ) from error
-        with file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-            if digest.hexdigest() != entry.sha256:
-                raise ModelError(
-                    f"{path}: SHA-256 is {digest.hexdigest()}, the manifest says {entry.sha256}: "
-                    "the file is damaged or was replaced"
-                )
-            yield f"/proc/self/fd/{file.fileno()}"
 
 
 def load_model(folder: Path) -> Model:

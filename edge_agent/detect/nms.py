@@ -32,3 +32,9 @@ def nms(boxes: F32, scores: F32, classes: I32, iou: float, limit: int) -> NDArra
     # Lists: the binding takes an array's rows for objects and is slower on them.
     keep = cv2.dnn.NMSBoxes(rects.tolist(), scores.tolist(), 0.0, iou, 1.0, CANDIDATES)
     return np.asarray(keep, np.intp).ravel()[:limit]
+
+
+def best(boxes: F32, scores: F32, limit: int) -> NDArray[np.intp]:
+    """Indices of the finite boxes, best score first (ties by index), at most ``limit``: for a network that suppressed itself."""
+    finite = np.flatnonzero(np.isfinite(boxes).all(axis=1))
+    return finite[np.argsort(-scores[finite], kind="stable")[:limit]]

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge_agent.detect.backends import InputTensor
 from edge_agent.detect.manifest import InputSpec
+from edge_agent.errors import ModelError
 from edge_agent.types import F32, U8
 
 
@@ -42,7 +44,9 @@ class Letterbox:
 class Preprocessor:
     """Letterbox, colour order, scaling and layout. One instance per thread: it owns the tensor it returns."""
 
-    def __init__(self, spec: InputSpec) -> None:
+    def __init__(self, spec: InputSpec, wanted: InputTensor) -> None:
+        if wanted.layout != "NCHW" or wanted.dtype != np.float32 or spec.fit != "letterbox":
+            raise ModelError(f"input {wanted} with fit {spec.fit}: not supported yet")
         self._spec = spec
         width, height = spec.size
         self.tensor: F32 = np.empty((1, 3, height, width), np.float32)

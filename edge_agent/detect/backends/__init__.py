@@ -3,41 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
-from edge_agent.detect.manifest import Model
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.config import DetectConfig
+from edge_agent.detect.manifest import Layout, Network
 from edge_agent.types import F32
+
+
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    """How a loaded network wants its input in memory.
+
+    An integer input holds ``round(real / scale) + zero_point``, clipped to its type.
+    """
+
+    shape: tuple[int, int, int, int]
+    """As the network has it, batch 1."""
+    layout: Layout
+    dtype: np.dtype[Any]
+    scale: float = 1.0
+    zero_point: int = 0
 
 
 class Runner(Protocol):
     """One thread's way to run the network. Owns its output buffers: they are valid until its next call."""
 
-    def __call__(self, tensor: F32) -> Sequence[F32]:
-        """Run one batch. ``tensor`` is the input as the manifest declares it, read during the call only. Raises InferenceError."""
+    def __call__(self, tensor: NDArray[Any]) -> Sequence[F32]:
+        """Run one picture. ``tensor`` is as the backend's ``input`` says, C-contiguous, and read during the call only.
+
+        The outputs come in the manifest's order, as real numbers (dequantised). Raises InferenceError.
+        """
 
 
 class Backend(Protocol):
-    """A loaded network, shared by threads."""
-
-    def runner(self) -> Runner:
-        """A runner for the calling thread; several may run at once where ``parallel``."""
+    """A loaded network, shared by threads. Whoever has a device that does one thing at a time takes turns itself."""
 
     @property
-    def parallel(self) -> bool:
-        """Whether several runners gain speed (CPU) or the device does one thing at a time (GPU, Edge TPU)."""
+    def input(self) -> InputTensor:
+        """What ``Runner`` takes."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many threads calling at once gain speed: CPU cores, Edge TPUs, 2 for a GPU (one prepares, one runs)."""
 
     @property
     def device(self) -> str:
         """Where it really runs, for status."""
 
+    def runner(self) -> Runner:
+        """A runner for the calling thread."""
+
     def close(self) -> None:
         """Release the device. No runner may be used afterwards."""
 
 
-def _onnxruntime(model: Model) -> Backend:
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What a backend needs to load a network. ``cache`` is a folder where it may keep what it builds."""
+
+    network: Network
+    config: DetectConfig
+    cache: Path
+
+
+def _onnxruntime(request: LoadRequest) -> Backend:
     from edge_agent.detect.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(model)
+    return OnnxRuntimeBackend(request)
 
 
-BACKENDS: Mapping[str, Callable[[Model], Backend]] = {"onnxruntime": _onnxruntime}
+BACKENDS: Mapping[str, Callable[[LoadRequest], Backend]] = {"onnxruntime": _onnxruntime}
+"""Factories by name. They raise ModelError (damaged, foreign, not as the manifest says) and HardwareError (no such device)."""

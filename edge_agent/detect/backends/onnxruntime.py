@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.detect.manifest import Model
+from edge_agent.detect.backends import InputTensor, LoadRequest
+from edge_agent.detect.manifest import Network
 from edge_agent.errors import HardwareError, InferenceError, ModelError
 from edge_agent.types import F32
 
@@ -28,11 +29,10 @@ PROVIDER = "CPUExecutionProvider"
 class OnnxRuntimeBackend:
     """Loads the model's ONNX file. Raises ModelError (damaged or not as its manifest says), HardwareError (no runtime)."""
 
-    parallel = True
     device = "cpu"
 
-    def __init__(self, model: Model) -> None:
-        entry = model.file_for("onnxruntime")
+    def __init__(self, request: LoadRequest) -> None:
+        network = request.network
         # Read once at import: without it the package writes under the home directory and calls its maker.
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         try:
@@ -49,28 +49,31 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry("session.use_env_allocators", "1")
         try:
             # By path: from bytes the session would keep a second copy of the whole file.
-            with model.verified(entry) as path:
-                self._session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER])
+            with network.verified() as paths:
+                self._session = onnxruntime.InferenceSession(paths[0], options, providers=[PROVIDER])
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError(f"{model.folder / entry.path}: ONNX Runtime cannot load it: {error}") from error
+            raise ModelError(f"{network.path}: ONNX Runtime cannot load it: {error}") from error
         if self._session.get_providers() != [PROVIDER]:
             raise HardwareError(f"ONNX Runtime runs on {self._session.get_providers()}, asked was {PROVIDER}")
         trim_heap()
-        self._check(model)
-        self._input = model.manifest.input.name
-        self._outputs = list(model.manifest.outputs)
+        self._check(network)
+        width, height = network.input.size
+        self.input = InputTensor((1, 3, height, width), "NCHW", np.dtype(np.float32))
+        self.concurrency = len(os.sched_getaffinity(0))
+        self._input = network.input.name
+        self._outputs = list(network.outputs)
 
-    def _check(self, model: Model) -> None:
-        spec = model.manifest.input
+    def _check(self, network: Network) -> None:
+        spec = network.input
         inputs = {i.name: i for i in self._session.get_inputs()}
         outputs = {o.name for o in self._session.get_outputs()}
-        where = f"model {model.manifest.name}@{model.manifest.version}"
-        if set(inputs) != {spec.name} or not set(model.manifest.outputs) <= outputs:
+        where = f"model {network.label}"
+        if set(inputs) != {spec.name} or not set(network.outputs) <= outputs:
             raise ModelError(
                 f"{where}: the file has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
-                f"the manifest names {spec.name!r} and {list(model.manifest.outputs)}"
+                f"the manifest names {spec.name!r} and {list(network.outputs)}"
             )
         shape = inputs[spec.name].shape
         expected = [1, 3, spec.size[1], spec.size[0]]

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edge_agent.detect.manifest import Network
 from edge_agent.types import F32, I32
 
 
-def decode(outputs: Sequence[F32], threshold: float) -> tuple[F32, F32, I32]:
+def decode(outputs: Sequence[F32], network: Network, threshold: float) -> tuple[F32, F32, I32]:
     """Candidates at or above ``threshold``, each with its best class."""
     rows = outputs[0][0]
     scores = rows[4:]
