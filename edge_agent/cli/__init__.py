@@ -1,0 +1,63 @@
+"""The command line: ``edge-agent <verb> [-c config.yaml]``.
+
+Exit codes: 0 done; 1 failed at run time; 2 bad usage or config (nothing was started); 3 hardware or model missing;
+130 interrupted from the keyboard (``run`` stops in order instead, and ends with 0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from edge_agent import __version__, config_file
+from edge_agent.cli import calibrate, config, replay, run
+from edge_agent.cli.common import Verb, out
+from edge_agent.errors import ConfigError, EdgeAgentError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the process's exit code."""
+    # Before anything can import onnxruntime: it reads this once, and would otherwise call its maker.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    args = _parser().parse_args(argv)
+    verb: Verb = args.verb
+    try:
+        return verb(args)
+    except ConfigError as error:
+        file = getattr(args, "config", None)
+        located = config_file.locate(file, error) if file is not None and file.is_file() else error
+        return _fail(args, error, located.problems)
+    except EdgeAgentError as error:
+        return _fail(args, error, [str(error)])
+    except KeyboardInterrupt:  # ``run`` stops in order once it runs; everything else just ends
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not our failure, but nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _fail(args: argparse.Namespace, error: EdgeAgentError, problems: list[str]) -> int:
+    if getattr(args, "json", False):
+        out(json.dumps({"ok": False, "error": type(error).__name__, "problems": problems}))
+    else:
+        for problem in problems:
+            sys.stderr.write(f"edge-agent: {problem}\n")
+    return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-agent",
+        description="Computer vision on the box next to the camera.",
+        epilog="Example: edge-agent run -c config.yaml",
+    )
+    parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for group in (run, config, replay, calibrate):
+        group.add(verbs)
+    return parser

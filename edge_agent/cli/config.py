@@ -1,0 +1,45 @@
+"""``check`` and ``schema``: the configuration."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from edge_agent import config_file
+from edge_agent.cli.common import add_verb, out
+from edge_agent.config import json_schema
+
+
+def add(verbs: Any) -> None:
+    """Add ``check`` and ``schema``."""
+    add_verb(
+        verbs,
+        "check",
+        _check,
+        "validate the configuration and say every problem in it",
+        "check -c /etc/edge-agent/config.yaml",
+    )
+    parser = add_verb(
+        verbs, "schema", _schema, "print a JSON Schema", "schema config > config.schema.json", config=False
+    )
+    parser.add_argument("of", choices=["config"], help="what to describe")
+
+
+def _check(args: argparse.Namespace) -> int:
+    from edge_agent.chains import check
+
+    config = config_file.load(args.config)
+    facts = check(config)
+    if args.json:
+        out(json.dumps({"ok": True, "config": str(args.config), "config_hash": config.digest(), "facts": facts}))
+    else:
+        out(f"{args.config}: ok (site {config.site}, device {config.device}, {len(config.cameras)} camera(s))")
+        for fact in facts:
+            out(f"  {fact}")
+    return 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+    out(json.dumps(json_schema(), indent=None if args.json else 2))
+    return 0

@@ -1,0 +1,30 @@
+"""``replay``: tracking and rules on a record."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from edge_agent import config_file
+from edge_agent.cli.common import add_verb
+from edge_agent.config import Config
+
+
+def add(verbs: Any) -> None:
+    """Add ``replay``."""
+    parser = add_verb(
+        verbs, "replay", _replay, "run tracking and use cases on a --record file", "replay out.jsonl --json"
+    )
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl")
+    parser.add_argument("--record", type=Path, metavar="OUT.jsonl", help="write tracks and pairs anew")
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from edge_agent.run_display import run_replay
+
+    config: Config = config_file.load(args.config)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    return run_replay(args.file, config, record=args.record, as_json=args.json)

@@ -1,0 +1,55 @@
+"""``run``: the agent itself."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from edge_agent import config_file
+from edge_agent.cli.common import add_verb, named, positive
+from edge_agent.logs import setup_logging
+
+
+def add(verbs: Any) -> None:
+    """Add ``run``."""
+    parser = add_verb(verbs, "run", _run, "run the agent", "run --source video.mp4 --record out.jsonl --no-mqtt")
+    parser.add_argument("--source", type=named, metavar="URI", help="replaces the source of the first camera")
+    parser.add_argument("--model", metavar="NAME[@VERSION]", help="use this model for this run")
+    parser.add_argument(
+        "--realtime", action="store_true", help="read a file at its own pace, dropping what comes too late"
+    )
+    parser.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames of each camera")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE.jsonl", help="write what was seen in each frame (no pictures)"
+    )
+    parser.add_argument(
+        "--no-mqtt", action="store_true", help="do not connect to the broker; events wait in the outbox"
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    from edge_agent.app import Agent, RunOptions
+    from edge_agent.run_display import run_with_display
+
+    config = config_file.load(args.config)
+    setup_logging(config.logging)
+    options = RunOptions(
+        source=args.source,
+        model=args.model,
+        realtime=args.realtime,
+        max_frames=args.max_frames,
+        record=args.record,
+        mqtt=not args.no_mqtt,
+    )
+    code = run_with_display(Agent(config, options), as_json=args.json)
+    if threading.active_count() > 1:
+        # A thread hangs in native code (a dead camera, a driver): tearing the interpreter down under it may hang as well.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
