@@ -54,6 +54,10 @@ class Detector(Protocol):
 
     labels: tuple[str, ...]
 
+    @property
+    def concurrency(self) -> int:
+        """How many threads calling at once gain speed, at least 1. May change when another model or device takes over."""
+
     def detect(self, frame: Frame) -> Detections:
         """Boxes in source pixels, down to the configured score, after NMS. Raises InferenceError."""
 
@@ -240,6 +244,7 @@ class DetectionPool:
         # A slow frame must not let the others of its camera pile up behind it.
         self._limit = workers + 1
         self._failures = 0
+        self._detecting = 0
 
     def work(self, beat: Beat) -> None:
         """Detect until every slot is exhausted. Raises InferenceError after MAX_FAILURES failures in a row."""
@@ -251,11 +256,14 @@ class DetectionPool:
                 detections = self._detect(lane, frame)
             finally:
                 # Also on the way out of a crash: a ticket that never comes back would stop the camera for good.
-                lane.submit(ticket, frame, detections)
-                beat.end()
-                # Who waits may do so for this ticket: its camera was ahead by the limit, or this was its last frame.
-                with self._ready:
-                    self._ready.notify_all()
+                try:
+                    lane.submit(ticket, frame, detections)
+                finally:
+                    beat.end()
+                    # Who waits may do so for this ticket: its camera was ahead by the limit, or this was its last frame.
+                    with self._ready:
+                        self._detecting -= 1
+                        self._ready.notify_all()
 
     def _detect(self, lane: CameraLane, frame: Frame) -> Detections | None:
         try:
@@ -274,7 +282,9 @@ class DetectionPool:
     def _take(self) -> tuple[CameraLane, int, Frame] | None:
         with self._ready:
             while True:
-                n = len(self._lanes)
+                # More threads than the device gains from would take fresh frames only to let them grow old.
+                free = self._detecting < self._detector.concurrency
+                n = len(self._lanes) if free else 0
                 for step in range(n):
                     i = (self._next + step) % n
                     lane = self._lanes[i]
@@ -285,6 +295,7 @@ class DetectionPool:
                         self._next = (i + 1) % n
                         ticket = self._tickets[i]
                         self._tickets[i] += 1
+                        self._detecting += 1
                         return lane, ticket, frame
                 if all(lane.slot.exhausted for lane in self._lanes):
                     return None

@@ -85,6 +85,7 @@ class SlowDetector:
     """Answers out of order: some frames take longer, seeded."""
 
     labels: tuple[str, ...] = ("person",)
+    concurrency = 8
 
     def __init__(self, seed: int = 0, broken: Sequence[int] = ()) -> None:
         self._random = Random(seed)
@@ -220,6 +221,7 @@ class HeldDetector:
     """Frame 0 takes as long as the test wants."""
 
     labels: tuple[str, ...] = ("person",)
+    concurrency = 8
 
     def __init__(self) -> None:
         self.release = threading.Event()
@@ -302,3 +304,38 @@ def test_closing_waits_for_nobody_and_nothing_comes_after() -> None:
     assert lane.close("shutdown")
     lane.submit(1, frame("a", 1), NOTHING)
     assert chain.stats.frames == 1
+
+
+class CountingDetector(SlowDetector):
+    """Knows how many threads were inside at once."""
+
+    def __init__(self, concurrency: int, later: int) -> None:
+        super().__init__()
+        self.concurrency = concurrency
+        self.later = later
+        self.inside = 0
+        self.most = {concurrency: 0, later: 0}
+        self._lock = threading.Lock()
+
+    def detect(self, seen: Frame) -> Detections:
+        with self._lock:
+            self.inside += 1
+            self.most[self.concurrency] = max(self.most[self.concurrency], self.inside)
+        result = super().detect(seen)
+        with self._lock:
+            self.inside -= 1
+            if seen.index == 100:  # another device takes over
+                self.concurrency = self.later
+        return result
+
+
+def test_no_more_frames_are_under_way_than_the_device_gains_from() -> None:
+    ready = threading.Condition()
+    seen = Seen("a", ready)
+    detector = CountingDetector(1, 3)
+    feeder = feed(seen, "a", 200)
+    run_pool(DetectionPool(detector, [seen.lane], ready, 4), 4)
+    feeder.join(20)
+    assert seen.indices == list(range(200))
+    assert detector.most[1] == 1
+    assert 1 < detector.most[3] <= 3

@@ -32,6 +32,11 @@ class ServingDetector:
         """The detector that the next frame goes to."""
         return self._held.detector
 
+    @property
+    def concurrency(self) -> int:
+        """See ``Detector``."""
+        return self._held.detector.backend.concurrency
+
     def detect(self, frame: Frame) -> Detections:
         """See ``Detector``."""
         with self._lock:
