@@ -15,7 +15,7 @@ compile() {
         setup.cfg requirements/build.in "$@"
 }
 
-compile requirements/dev.txt --extra opencv --extra onnx --extra dev
+compile requirements/dev.txt --extra opencv --extra onnx --extra dev --constraint requirements/constraints.in
 compile requirements/run.txt --extra opencv --extra onnx --constraint requirements/dev.txt
 mapfile -t run < <(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package=\1/p' requirements/run.txt | sort -u)
 for extra in coral influxdb openvino systemd tensorrt; do
