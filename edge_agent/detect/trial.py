@@ -1,0 +1,169 @@
+"""Load a network and run it once in a child process: what a vendor library does to a process, it does to that one."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_agent.detect.child import Say, run_child, serve
+from edge_agent.errors import HardwareError, UsageError
+
+if TYPE_CHECKING:
+    from edge_agent.detect.backends import LoadRequest
+
+REPEAT = 9
+REPEAT_S = 1.0
+"""Inferences that are timed: nine, or as many as fit into a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """An input or output as the runner takes or gives it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An object in the picture: ``box`` xyxy in its pixels."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """What a network did. ``inference_ms`` is the median of one call after the first, without pre- and postprocessing."""
+
+    device: str
+    input: TensorFacts
+    outputs: tuple[TensorFacts, ...]
+    load_s: float
+    inference_ms: float
+    seen: tuple[Seen, ...] | None
+    """What was found, best score first; None where no picture was given."""
+
+
+def trial(
+    backend: str,
+    request: LoadRequest,
+    *,
+    timeout_s: float = 120.0,
+    image: Path | None = None,
+    memory_mb: int | None = None,
+) -> TrialResult:
+    """Load ``request`` with ``backend`` in a child process, run it on ``image`` (or on grey), and say how it went.
+
+    ``memory_mb`` limits the child's address space: for CPU backends only. Raises ModelError and HardwareError as the backend
+    does, HardwareError where the child crashed (it names the signal), hung or ran out of memory, InferenceError where the
+    network loads and does not run, UsageError for a picture that cannot be read.
+    """
+    network = request.network
+    asked = {
+        "backend": backend,
+        "manifest": network.manifest.model_dump(mode="json"),
+        "file": network.manifest.files.index(network.file),
+        "folder": str(network.folder.absolute()),
+        "config": request.config.model_dump(mode="json"),
+        "cache": str(request.cache.absolute()),
+        "image": None if image is None else str(image.absolute()),
+    }
+    what = f"trial of {network.label} with {backend}"
+    reply = run_child("edge_agent.detect.trial", asked, what=what, timeout_s=timeout_s, memory_mb=memory_mb)
+    if reply is None:  # only a cancelled one
+        raise HardwareError(f"{what}: cancelled")
+    return _result(reply)
+
+
+def _result(reply: dict[str, Any]) -> TrialResult:
+    """The child's JSON as values."""
+    seen = reply["seen"]
+    return TrialResult(
+        device=reply["device"],
+        input=_facts(reply["input"]),
+        outputs=tuple(_facts(o) for o in reply["outputs"]),
+        load_s=reply["load_s"],
+        inference_ms=reply["inference_ms"],
+        seen=None if seen is None else tuple(Seen(s["label"], s["score"], tuple(s["box"])) for s in seen),
+    )
+
+
+def _facts(reply: dict[str, Any]) -> TensorFacts:
+    return TensorFacts(reply["name"], tuple(reply["shape"]), reply["dtype"])
+
+
+def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
+    """The child's part."""
+    from edge_agent.config import DetectConfig
+    from edge_agent.detect.backends import LoadRequest
+    from edge_agent.detect.detector import ModelDetector
+    from edge_agent.detect.manifest import Manifest, Network
+    from edge_agent.types import Frame
+
+    manifest = Manifest.model_validate(asked["manifest"])
+    network = Network(manifest, manifest.files[asked["file"]], Path(asked["folder"]))
+    request = LoadRequest(network, DetectConfig.model_validate(asked["config"]), Path(asked["cache"]))
+    picture = _picture(asked["image"], network.input.size)
+    say("loading the network")
+    began = time.monotonic()
+    detector = ModelDetector(asked["backend"], request)
+    load_s = time.monotonic() - began
+    say("running it for the first time")
+    found = detector.detect(Frame("trial", 0, 0.0, 0.0, picture))
+    say("running it again")
+    outputs, inference_ms = _time_inference(detector, picture)
+    wanted = detector.backend.input
+    result = TrialResult(
+        device=detector.backend.device,
+        input=TensorFacts(network.input.name, tuple(wanted.shape), wanted.dtype.name),
+        outputs=tuple(TensorFacts(n, o.shape, o.dtype.name) for n, o in zip(network.outputs, outputs, strict=True)),
+        load_s=load_s,
+        inference_ms=inference_ms,
+        seen=None
+        if asked["image"] is None
+        else tuple(
+            Seen(found.labels[c], float(s), (float(b[0]), float(b[1]), float(b[2]), float(b[3])))
+            for b, s, c in zip(found.boxes, found.scores, found.classes, strict=True)
+        ),
+    )
+    say("closing it")
+    detector.close()
+    return asdict(result)
+
+
+def _picture(path: str | None, size: tuple[int, int]) -> Any:
+    import cv2
+    import numpy as np
+
+    if path is None:
+        return np.full((size[1], size[0], 3), 128, np.uint8)
+    picture = cv2.imread(path, cv2.IMREAD_COLOR)
+    if picture is None:
+        raise UsageError(f"{path}: not a picture that OpenCV can read")
+    return picture
+
+
+def _time_inference(detector: Any, picture: Any) -> tuple[list[Any], float]:
+    """The outputs, and milliseconds of one call to the runner."""
+    from edge_agent.detect.preprocess import Preprocessor
+
+    run = detector.backend.runner()
+    tensor, _ = Preprocessor(detector.network.input, detector.backend.input)(picture)
+    outputs = list(run(tensor))
+    times: list[float] = []
+    end = time.monotonic() + REPEAT_S
+    while not times or (len(times) < REPEAT and time.monotonic() < end):
+        began = time.perf_counter()
+        outputs = list(run(tensor))
+        times.append(time.perf_counter() - began)
+    return outputs, statistics.median(times) * 1000
+
+
+if __name__ == "__main__":
+    serve(_perform)
