@@ -77,5 +77,11 @@ def _onnxruntime(request: LoadRequest) -> Backend:
     return OnnxRuntimeBackend(request)
 
 
-BACKENDS: Mapping[str, Callable[[LoadRequest], Backend]] = {"onnxruntime": _onnxruntime}
+def _openvino(request: LoadRequest) -> Backend:
+    from edge_agent.detect.backends.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(request)
+
+
+BACKENDS: Mapping[str, Callable[[LoadRequest], Backend]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 """Factories by name. They raise ModelError (damaged, foreign, not as the manifest says) and HardwareError (no such device)."""

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: one session with one intra-op thread, called by several workers at once.
+"""ONNX Runtime: one session, called by several workers at once; on the CPU each call takes one core by default.
 
 Two single-threaded calls in parallel give more frames per second than one call on two threads, and the session's
 weights exist once. The runtime releases the GIL while it works.
@@ -10,85 +10,149 @@ import contextlib
 import ctypes
 import functools
 import logging
+import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_agent.detect.backends import InputTensor, LoadRequest
+from edge_agent.config import DetectConfig
+from edge_agent.detect.backends import LoadRequest
+from edge_agent.detect.backends.fit import TensorFacts, check_fit, expected_input
 from edge_agent.detect.manifest import Network
 from edge_agent.errors import HardwareError, InferenceError, ModelError
 from edge_agent.types import F32
 
 log = logging.getLogger(__name__)
 
-PROVIDER = "CPUExecutionProvider"
+CPU = "CPUExecutionProvider"
+_NUMERIC = {"float": "float32", "float16": "float16", "double": "float64", "bool": "bool"} | {
+    f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+
+
+def available(config: DetectConfig) -> str:
+    """Empty where the package and the first provider of the configuration are there, else why not."""
+    try:
+        _first_provider(_import(), config)
+    except HardwareError as error:
+        return str(error)
+    return ""
+
+
+def _import() -> Any:
+    # Read once at import: without it the package writes under the home directory and calls its maker.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise HardwareError(f"onnxruntime is not installed ({error}): pip install 'edge-agent[onnx]'") from error
+    return onnxruntime
+
+
+def _first_provider(onnxruntime: Any, config: DetectConfig) -> str:
+    first, there = config.onnxruntime.providers[0], onnxruntime.get_available_providers()
+    if first not in there:
+        raise HardwareError(f"this ONNX Runtime has no {first} (it has: {', '.join(there)})")
+    return first
 
 
 class OnnxRuntimeBackend:
-    """Loads the model's ONNX file. Raises ModelError (damaged or not as its manifest says), HardwareError (no runtime)."""
+    """Loads the model's ONNX file. Raises ModelError (damaged or not as its manifest says), HardwareError (no runtime or
+    provider).
 
-    device = "cpu"
+    The first provider of the configuration must really run the model. What it cannot do runs on the others that are
+    named, and on the CPU only where that is named.
+    """
 
     def __init__(self, request: LoadRequest) -> None:
-        network = request.network
-        # Read once at import: without it the package writes under the home directory and calls its maker.
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise HardwareError(f"onnxruntime is not installed ({error}): pip install 'edge-agent[onnx]'") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # A memory pattern is one block as large as all activations, for each parallel call, beside the arena's own.
-        options.enable_mem_pattern = False
-        if _small_arena(onnxruntime):
-            options.add_session_config_entry("session.use_env_allocators", "1")
-        try:
-            # By path: from bytes the session would keep a second copy of the whole file.
-            with network.verified() as paths:
-                self._session = onnxruntime.InferenceSession(paths[0], options, providers=[PROVIDER])
-        except ModelError:
-            raise
-        except Exception as error:
-            raise ModelError(f"{network.path}: ONNX Runtime cannot load it: {error}") from error
-        if self._session.get_providers() != [PROVIDER]:
-            raise HardwareError(f"ONNX Runtime runs on {self._session.get_providers()}, asked was {PROVIDER}")
+        network, settings = request.network, request.config.onnxruntime
+        onnxruntime = _import()
+        first = _first_provider(onnxruntime, request.config)
+        there = onnxruntime.get_available_providers()
+        if missing := [name for name in settings.providers if name not in there]:
+            log.warning("this ONNX Runtime has no %s, which detect.onnxruntime.providers names", ", ".join(missing))
+        providers = [name for name in settings.providers if name in there]
+        options = _options(onnxruntime, settings.threads, providers)
+        self._session = _load(onnxruntime, network, options, providers)
+        if (used := self._session.get_providers())[0] != first:
+            raise HardwareError(
+                f"ONNX Runtime could not start {first} and would run on {', '.join(used)}: is its driver installed?"
+            )
         trim_heap()
         self._check(network)
-        width, height = network.input.size
-        self.input = InputTensor((1, 3, height, width), "NCHW", np.dtype(np.float32))
-        self.concurrency = len(os.sched_getaffinity(0))
-        self._input = network.input.name
+        self.input = expected_input(network)
+        self.device = first.removesuffix("ExecutionProvider").lower()
+        cores = len(os.sched_getaffinity(0))
+        self.concurrency = max(1, cores // settings.threads) if first == CPU else 2
         self._outputs = list(network.outputs)
 
     def _check(self, network: Network) -> None:
-        spec = network.input
-        inputs = {i.name: i for i in self._session.get_inputs()}
-        outputs = {o.name for o in self._session.get_outputs()}
-        where = f"model {network.label}"
-        if set(inputs) != {spec.name} or not set(network.outputs) <= outputs:
-            raise ModelError(
-                f"{where}: the file has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
-                f"the manifest names {spec.name!r} and {list(network.outputs)}"
-            )
-        shape = inputs[spec.name].shape
-        expected = [1, 3, spec.size[1], spec.size[0]]
-        fits = len(shape) == 4 and all(not isinstance(s, int) or s == e for s, e in zip(shape, expected, strict=True))
-        if not fits or inputs[spec.name].type != "tensor(float)":
-            raise ModelError(
-                f"{where}: input {spec.name!r} is {inputs[spec.name].type} {shape}, the manifest says float32 {expected}"
-            )
+        outputs = {o.name: _dtype(o.type) for o in self._session.get_outputs()}
+        inputs = [
+            TensorFacts(i.name, _dtype(i.type), [s if isinstance(s, int) else None for s in i.shape])
+            for i in self._session.get_inputs()
+        ]
+        check_fit(network, inputs, outputs)
+        if odd := {name: outputs[name] for name in network.outputs if outputs[name] not in _NUMERIC.values()}:
+            raise ModelError(f"model {network.label}: outputs {odd} of {network.file.path} are no tensors of numbers")
 
     def runner(self) -> OnnxRuntimeRunner:
         """A runner with buffers of its own."""
-        return OnnxRuntimeRunner(self._session, self._input, self._outputs)
+        return OnnxRuntimeRunner(self._session, self._outputs)
 
     def close(self) -> None:
-        """The session goes with its last runner; the CPU has nothing to release."""
+        """The session goes with its last runner."""
+        self._session = None
+
+
+def _dtype(type_: str) -> str:
+    """``tensor(float)`` in numpy's words; what is no tensor of numbers as it is."""
+    return _NUMERIC.get(type_.removeprefix("tensor(").removesuffix(")"), type_)
+
+
+def _options(onnxruntime: Any, threads: int, providers: list[str]) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A memory pattern is one block as large as all activations, for each parallel call, beside the arena's own.
+    options.enable_mem_pattern = False
+    if CPU not in providers:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if _small_arena(onnxruntime):
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    return options
+
+
+def _load(onnxruntime: Any, network: Network, options: Any, providers: list[str]) -> Any:
+    with contextlib.ExitStack() as stack:
+        paths = stack.enter_context(network.verified())
+        names = [part.path for part in network.file.parts]
+        blocks = [stack.enter_context(_mapped(path)) for path in paths[1:]]
+        try:
+            if names:
+                # The runtime looks for external data beside the file, and the file is a descriptor here.
+                sizes = [len(block) for block in blocks]
+                options.add_external_initializers_from_files_in_memory(names, blocks, sizes)
+            # By path: from bytes the session would keep a second copy of the whole file.
+            return onnxruntime.InferenceSession(paths[0], options, providers=providers)
+        except Exception as error:
+            raise ModelError(f"{network.path}: ONNX Runtime cannot load it: {error}") from error
+
+
+@contextlib.contextmanager
+def _mapped(path: str) -> Iterator[mmap.mmap]:
+    with Path(path).open("rb") as file:
+        try:
+            block = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:
+            raise ModelError(f"a part of the model is empty: {error}") from error
+    with block:
+        yield block
 
 
 @functools.cache
@@ -114,33 +178,65 @@ def trim_heap() -> None:
 
 
 class OnnxRuntimeRunner:
-    """Runs with input and outputs bound to memory that is reused: nothing is copied or allocated per frame."""
+    """Runs with input and outputs bound to memory that is reused: nothing is copied or allocated per frame.
 
-    def __init__(self, session: Any, input_name: str, outputs: list[str]) -> None:
+    Except for outputs that are no float32 or whose size the picture decides: they are made anew for each.
+    """
+
+    def __init__(self, session: Any, outputs: list[str]) -> None:
         self._session = session
-        self._input = input_name
+        self._input = session.get_inputs()[0]
         self._names = outputs
+        self._fixed = _fixed_shapes(session)
         self._binding = session.io_binding()
-        self._tensor: F32 | None = None
-        self._bound: list[F32] = []
+        self._tensor: NDArray[Any] | None = None
+        self._bound: list[NDArray[Any] | None] = []
+        self._plain = False
 
-    def __call__(self, tensor: F32) -> Sequence[F32]:
+    def __call__(self, tensor: NDArray[Any]) -> Sequence[F32]:
         """See ``Runner``."""
         try:
             if tensor is not self._tensor:
                 self._bind(tensor)
             self._session.run_with_iobinding(self._binding)
+            if self._plain:
+                return self._bound  # type: ignore[return-value]
+            values = self._binding.get_outputs()
         except Exception as error:
             self._tensor = None
             raise InferenceError(f"ONNX Runtime: {error}") from error
-        return self._bound
+        return [
+            _float32(value.numpy() if bound is None else bound)
+            for bound, value in zip(self._bound, values, strict=True)
+        ]
 
-    def _bind(self, tensor: F32) -> None:
+    def _bind(self, tensor: NDArray[Any]) -> None:
         """Bind the input and, from one plain run that shows their shapes, the outputs."""
-        self._bound = [np.ascontiguousarray(o) for o in self._session.run(self._names, {self._input: tensor})]
+        shown = self._session.run(self._names, {self._input.name: tensor})
+        self._bound = [
+            np.ascontiguousarray(o) if name in self._fixed else None for name, o in zip(self._names, shown, strict=True)
+        ]
+        self._plain = all(o is not None and o.dtype == np.float32 for o in self._bound)
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
-        self._binding.bind_input(self._input, "cpu", 0, tensor.dtype, tensor.shape, tensor.ctypes.data)
+        self._binding.bind_input(self._input.name, "cpu", 0, tensor.dtype, tensor.shape, tensor.ctypes.data)
         for name, output in zip(self._names, self._bound, strict=True):
-            self._binding.bind_output(name, "cpu", 0, output.dtype, output.shape, output.ctypes.data)
+            if output is None:
+                self._binding.bind_output(name, "cpu")
+            else:
+                self._binding.bind_output(name, "cpu", 0, output.dtype, output.shape, output.ctypes.data)
         self._tensor = tensor
+
+
+def _float32(output: NDArray[Any]) -> F32:
+    return output.astype(np.float32, copy=False)
+
+
+def _fixed_shapes(session: Any) -> set[str]:
+    """Outputs whose shape is the same for every picture: known sizes, or names that the input's shape gives a value."""
+    known = set(session.get_inputs()[0].shape)
+    return {
+        o.name
+        for o in session.get_outputs()
+        if all(isinstance(s, int) or (s is not None and s in known) for s in o.shape)
+    }
