@@ -103,8 +103,8 @@ numbers = st.floats(-300, 300, width=32)
 @settings(max_examples=60)
 @given(
     numbers,
-    st.floats(0.01, 300, width=32),
-    st.floats(1e-4, 10, width=32),
+    st.floats(2**-7, 300, width=32),
+    st.floats(2**-13, 10, width=32),
     st.integers(-128, 255),
     st.sampled_from(["uint8", "int8"]),
 )
