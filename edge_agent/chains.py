@@ -9,7 +9,7 @@ from edge_agent.detect.manifest import Manifest, find_model
 from edge_agent.errors import ConfigError
 from edge_agent.pipeline import CameraChain, FrameResult, UseCase
 from edge_agent.track import MultiObjectTracker
-from edge_agent.types import NewId, Output, uuid7_factory
+from edge_agent.types import NO_CLOCK, NewId, Output, StageClock, uuid7_factory
 from edge_agent.usecases.ground import CameraGround
 from edge_agent.usecases.social_distancing import SocialDistancing
 
@@ -21,6 +21,7 @@ def build_chain(
     new_id: NewId,
     emit: Callable[[Sequence[Output]], None],
     on_result: Callable[[FrameResult], None] | None = None,
+    clock: StageClock = NO_CLOCK,
 ) -> CameraChain:
     """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
     use_cases: list[UseCase] = []
@@ -40,6 +41,7 @@ def build_chain(
         emit=emit,
         on_result=on_result,
         label=label,
+        clock=clock,
     )
 
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from edge_agent.errors import InferenceError
-from edge_agent.types import Beat, Detections, Frame, FrameSlot, Ground, Observation, Output, Pairs, Tracks
+from edge_agent.types import (
+    NO_CLOCK,
+    Beat,
+    Detections,
+    Frame,
+    FrameSlot,
+    Ground,
+    Observation,
+    Output,
+    Pairs,
+    StageClock,
+    Tracks,
+)
 
 log = logging.getLogger(__name__)
 
@@ -122,12 +135,14 @@ class CameraChain:
         emit: Callable[[Sequence[Output]], None],
         on_result: Callable[[FrameResult], None] | None = None,
         label: str = "person",
+        clock: StageClock = NO_CLOCK,
     ) -> None:
         self.camera = camera
         self.stats = ChainStats()
         self._tracker, self._ground, self._use_cases = tracker, ground, use_cases
         self._emit, self._on_result = emit, on_result
         self._label = label
+        self._clock = clock
 
     @property
     def open_episodes(self) -> int:
@@ -136,16 +151,23 @@ class CameraChain:
 
     def process(self, frame: Frame, detections: Detections) -> None:
         """Work off one frame."""
+        clock = self._clock
+        clock.start()
         tracks = self._tracker.update(detections, frame.t)
+        clock.lap("track")
         ground, pairs = self._ground.update(tracks, frame.t, frame.size)
+        clock.lap("ground")
         seen = Observation(frame.camera, frame.index, frame.t, frame.utc, frame.size, tracks, ground, pairs)
         outputs = [output for use_case in self._use_cases for output in use_case.update(seen)]
+        clock.lap("use_cases")
         if outputs:
             self._emit(outputs)
+        clock.lap("outbox")
         people = sum(tracks.labels[label] == self._label for label in tracks.classes.tolist())
         self.stats.done(time.monotonic(), frame.captured, people)
         if self._on_result is not None:
             self._on_result(FrameResult(frame, detections, tracks, ground, pairs))
+        clock.done(frame, outputs)
 
     def close(self, reason: str) -> None:
         """End open episodes, see ``UseCase.close``."""
@@ -245,6 +267,7 @@ class DetectionPool:
         self._limit = workers + 1
         self._failures = 0
         self._detecting = 0
+        self._paused = False
 
     def work(self, beat: Beat) -> None:
         """Detect until every slot is exhausted. Raises InferenceError after MAX_FAILURES failures in a row."""
@@ -265,6 +288,21 @@ class DetectionPool:
                         self._detecting -= 1
                         self._ready.notify_all()
 
+    @contextlib.contextmanager
+    def pause(self, timeout_s: float = 30.0) -> Iterator[None]:
+        """Take no frame meanwhile; begins when none is inside any more. Raises InferenceError where one does not come out."""
+        with self._ready:
+            self._paused = True
+            empty = self._ready.wait_for(lambda: self._detecting == 0, timeout_s)
+        try:
+            if not empty:
+                raise InferenceError(f"a frame is inside for more than {timeout_s:g} s")
+            yield
+        finally:
+            with self._ready:
+                self._paused = False
+                self._ready.notify_all()
+
     def _detect(self, lane: CameraLane, frame: Frame) -> Detections | None:
         try:
             detections = self._detector.detect(frame)
@@ -283,7 +321,7 @@ class DetectionPool:
         with self._ready:
             while True:
                 # More threads than the device gains from would take fresh frames only to let them grow old.
-                free = self._detecting < self._detector.concurrency
+                free = not self._paused and self._detecting < self._detector.concurrency
                 n = len(self._lanes) if free else 0
                 for step in range(n):
                     i = (self._next + step) % n

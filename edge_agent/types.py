@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Literal, Protocol, TypeAlias
@@ -27,6 +27,8 @@ U8: TypeAlias = NDArray[np.uint8]
 Bools: TypeAlias = NDArray[np.bool_]
 CameraState: TypeAlias = Literal["starting", "delivering", "stalled", "reconnecting", "failed", "ended"]
 Phase: TypeAlias = Literal["started", "updated", "ended"]
+Stage: TypeAlias = Literal["decode", "preprocess", "inference", "postprocess", "track", "ground", "use_cases", "outbox"]
+"""A frame's way; ``postprocess`` is the network's outputs to boxes and their suppression."""
 DEVICE = "_device"
 """Stands where a camera id stands in an event about the box itself (a camera id cannot begin with an underscore)."""
 
@@ -237,6 +239,25 @@ class Beat(Protocol):
 
     def end(self) -> None:
         """It is done."""
+
+
+class StageClock:
+    """Is told where each frame's time goes. This one does not listen: ``bench`` brings one that does.
+
+    All is called by the thread that did the work, so an implementation is called from many at once, and must be quick.
+    """
+
+    def start(self) -> None:
+        """A stage begins in this thread."""
+
+    def lap(self, stage: Stage) -> None:
+        """What this thread did since its last call was ``stage``; the next one begins."""
+
+    def done(self, frame: Frame, outputs: Sequence[Output]) -> None:
+        """The frame went all the way; ``outputs`` were handed to the outbox."""
+
+
+NO_CLOCK = StageClock()
 
 
 class FrameSlot(Protocol):

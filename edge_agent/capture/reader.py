@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from edge_agent.capture.source import FrameSource
 from edge_agent.errors import EdgeAgentError, SourceLost, WorkerDied
-from edge_agent.types import Frame
+from edge_agent.types import NO_CLOCK, Frame, StageClock
 
 ABANDONED_LIMIT = 3
 _log = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ class Reader(threading.Thread):
     on ``news``, which is set at the first frame and when ``error`` is.
     """
 
-    def __init__(self, camera: str, source: FrameSource, deliver: Callable[[Frame], object]) -> None:
+    def __init__(
+        self, camera: str, source: FrameSource, deliver: Callable[[Frame], object], clock: StageClock = NO_CLOCK
+    ) -> None:
         super().__init__(name=f"read-{camera}-{next(_numbers)}", daemon=True)
         self.source = source
         self.opened = False
@@ -42,6 +44,7 @@ class Reader(threading.Thread):
         self.news = threading.Event()
         self._camera = camera
         self._deliver = deliver
+        self._clock = clock
         self._quit = threading.Event()
 
     def quit(self) -> None:
@@ -68,7 +71,9 @@ class Reader(threading.Thread):
         self.source.open()
         self.opened = True
         while not self._quit.is_set():
+            self._clock.start()
             frame = self.source.read()
+            self._clock.lap("decode")
             if self._quit.is_set():
                 return
             if frame is None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from edge_agent.capture.looped import LoopedFile
 from edge_agent.capture.opencv import load_cv2
 from edge_agent.capture.reader import Reader, abandon
 from edge_agent.capture.slots import FrameQueue, LatestSlot
@@ -21,7 +22,7 @@ from edge_agent.capture.source import FrameSource, LiveClock, is_live, open_sour
 from edge_agent.capture.view import ViewHealth
 from edge_agent.config import CameraConfig, redact
 from edge_agent.errors import SourceError, WorkerDied
-from edge_agent.types import Beat, CameraChange, CameraState, Frame, FrameSlot
+from edge_agent.types import NO_CLOCK, Beat, CameraChange, CameraState, Frame, FrameSlot, StageClock
 
 STALL_S = 3.0
 """No sign of life for this long is a stall, while a time-out of the library (4 s) has yet to strike."""
@@ -83,6 +84,8 @@ def make_slot(camera: CameraConfig, realtime: bool, ready: threading.Condition, 
 class CaptureWorker:
     """Feeds one slot from one camera until the end of the file, ``max_frames``, or ``stop``; then it closes the slot.
 
+    With ``loop`` a file has no end.
+
     ``on_change`` is called from this camera's capture threads (one at a time is not promised): it must be quick and
     thread-safe.
     """
@@ -96,6 +99,8 @@ class CaptureWorker:
         *,
         realtime: bool,
         max_frames: int | None,
+        loop: bool = False,
+        clock: StageClock = NO_CLOCK,
     ) -> None:
         self.camera = camera
         self.slot = slot
@@ -105,6 +110,8 @@ class CaptureWorker:
         self._stop = stop
         self._realtime = realtime
         self._max_frames = max_frames
+        self._loop = loop
+        self._stages = clock
         self._view = ViewHealth(camera.id)
         self._file: FrameSource | None = None
         self._clock = LiveClock()
@@ -134,7 +141,7 @@ class CaptureWorker:
         """
         load_cv2()
         if not self.live and self._file is None:
-            source = open_source(self.camera)
+            source = LoopedFile(self.camera) if self._loop else open_source(self.camera)
             source.open()
             self._file = source
 
@@ -170,7 +177,9 @@ class CaptureWorker:
         began = time.monotonic()
         while not self._stop.is_set():
             self._beat.begin()
+            self._stages.start()
             frame = self._file.read()
+            self._stages.lap("decode")
             self._beat.end()
             if frame is None:
                 return "end of file"
@@ -193,7 +202,7 @@ class CaptureWorker:
         backoff, lost = BACKOFF_MIN_S, False
         while not self._stop.is_set() and not self._full():
             source = open_source(self.camera, self._clock)
-            reader = Reader(self.camera.id, source, self._deliver)
+            reader = Reader(self.camera.id, source, self._deliver, self._stages)
             reader.start()
             delivered_s = self._watch(reader, lost)
             lost = True
