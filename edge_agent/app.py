@@ -34,7 +34,7 @@ from edge_agent.snapshot import snapshot_jpeg
 from edge_agent.state_dir import state_lock
 from edge_agent.status_board import camera_status, mqtt_status, outbox_status
 from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
-from edge_agent.types import DEVICE, CameraChange, Event, parse_rfc3339, uuid7_factory
+from edge_agent.types import DEVICE, NO_CLOCK, CameraChange, Event, StageClock, parse_rfc3339, uuid7_factory
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class RunOptions:
     max_frames: int | None = None
     record: Path | None = None
     mqtt: bool = True
+    loop: bool = False
 
 
 class CameraUnit:
@@ -67,13 +68,17 @@ class CameraUnit:
             agent.stop,
             realtime=agent.options.realtime,
             max_frames=agent.options.max_frames,
+            loop=agent.options.loop,
+            clock=agent.clock,
         )
         self.last: FrameResult | None = None
         self.recorder: RecordWriter | None = None
         keep = agent.options.record is not None or agent.config.privacy.images
         on_result = self._result if keep else None
         self._keep_image = agent.config.privacy.images
-        self.chain = build_chain(agent.config, config, new_id=agent.new_id, emit=agent.outbox.put, on_result=on_result)
+        self.chain = build_chain(
+            agent.config, config, new_id=agent.new_id, emit=agent.outbox.put, on_result=on_result, clock=agent.clock
+        )
         self.lane = CameraLane(self.slot, self.chain)
 
         distancing = agent.config.use_cases.social_distancing
@@ -107,9 +112,10 @@ def _with_options(config: Config, options: RunOptions) -> Config:
 class Agent:
     """One daemon. The constructor raises for what is wrong before anything runs; ``run`` blocks until the end."""
 
-    def __init__(self, config: Config, options: RunOptions) -> None:
+    def __init__(self, config: Config, options: RunOptions, clock: StageClock = NO_CLOCK) -> None:
         self.config = config = _with_options(config, options)
         self.options = options
+        self.clock = clock
         self.stop = threading.Event()
         self.started = time.monotonic()
         self.boot_id = uuid.uuid4().hex
@@ -132,7 +138,7 @@ class Agent:
             unit.capture.prepare()
         network = self.model.network("onnxruntime")
         self.detector = ServingDetector(
-            ModelDetector("onnxruntime", LoadRequest(network, config.detect, config.state_dir / "cache"))
+            ModelDetector("onnxruntime", LoadRequest(network, config.detect, config.state_dir / "cache")), clock
         )
         self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)

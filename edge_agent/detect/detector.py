@@ -8,7 +8,7 @@ from edge_agent.detect.backends import BACKENDS, Backend, LoadRequest, Runner
 from edge_agent.detect.decoders import FAMILIES
 from edge_agent.detect.nms import best, nms
 from edge_agent.detect.preprocess import Preprocessor
-from edge_agent.types import Detections, Frame
+from edge_agent.types import NO_CLOCK, Detections, Frame, StageClock
 
 
 class _Workspace(threading.local):
@@ -38,20 +38,26 @@ class ModelDetector:
             # The cores belong to the workers: OpenCV's own threads would take turns with them.
             cv2.setNumThreads(1)
 
-    def detect(self, frame: Frame) -> Detections:
+    def detect(self, frame: Frame, clock: StageClock = NO_CLOCK) -> Detections:
         """Boxes in source pixels, best score first."""
         local = self._local
         if local.preprocess is None:
             local.run = self.backend.runner()
             local.preprocess = Preprocessor(self.network.input, self.backend.input)
+        clock.start()
         tensor, letterbox = local.preprocess(frame.image)
+        clock.lap("preprocess")
+        outputs = local.run(tensor)
+        clock.lap("inference")
         config = self._config
-        boxes, scores, classes = self._family.decode(local.run(tensor), self.network, config.score_threshold)
+        boxes, scores, classes = self._family.decode(outputs, self.network, config.score_threshold)
         if self._family.suppress:
             keep = nms(boxes, scores, classes, config.nms_iou, config.max_detections)
         else:
             keep = best(boxes, scores, config.max_detections)
-        return Detections(letterbox.to_source(boxes[keep]), scores[keep], classes[keep], self.labels)
+        found = Detections(letterbox.to_source(boxes[keep]), scores[keep], classes[keep], self.labels)
+        clock.lap("postprocess")
+        return found
 
     def close(self) -> None:
         """Release the backend."""

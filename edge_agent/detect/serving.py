@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edge_agent.detect.detector import ModelDetector
 from edge_agent.errors import ModelError
-from edge_agent.types import Detections, Frame
+from edge_agent.types import NO_CLOCK, Detections, Frame, StageClock
 
 
 @dataclass(slots=True, eq=False)
@@ -22,8 +22,9 @@ class ServingDetector:
     A detector that was replaced is closed by the last thread to leave it.
     """
 
-    def __init__(self, detector: ModelDetector) -> None:
+    def __init__(self, detector: ModelDetector, clock: StageClock = NO_CLOCK) -> None:
         self.labels = detector.labels
+        self._clock = clock
         self._lock = threading.Lock()
         self._held = _Held(detector)
 
@@ -43,7 +44,7 @@ class ServingDetector:
             held = self._held
             held.users += 1
         try:
-            return held.detector.detect(frame)
+            return held.detector.detect(frame, self._clock)
         finally:
             self._leave(held)
 
