@@ -25,7 +25,8 @@ from edge_agent.detect.manifest import Network
 from edge_agent.errors import HardwareError, InferenceError, ModelError
 from edge_agent.types import F32
 
-_MISSING = "openvino is not installed: pip install 'edge-agent[openvino]'"
+_INSTALL = "pip install 'edge-agent[openvino]'"
+_MISSING = f"openvino is not installed: {_INSTALL}"
 _DRIVER_NODES = {"GPU": ("dri", "renderD*"), "NPU": ("accel", "accel*")}
 """Where under /dev the kernel driver of a device shows: looked for first, as the package takes long to import."""
 _MANY = ("AUTO", "MULTI", "HETERO", "BATCH")
@@ -34,7 +35,7 @@ _MANY = ("AUTO", "MULTI", "HETERO", "BATCH")
 def available(config: DetectConfig) -> str:
     """Empty where the package and the device of the configuration are there, else why not."""
     wanted = config.openvino.device
-    if importlib.util.find_spec("openvino") is None:
+    if not _installed():
         return _MISSING
     if reason := _no_driver(wanted.partition(".")[0]):
         return reason
@@ -52,7 +53,7 @@ def accelerator(config: DetectConfig) -> str:
     kinds = [kind.partition(".")[0] for kind in kinds if kind not in _MANY]
     if not set(kinds) & set(_DRIVER_NODES):
         return f"detect.openvino.device is {wanted}"
-    if importlib.util.find_spec("openvino") is None:
+    if not _installed():
         return _MISSING
     missing = [_no_driver(kind) for kind in kinds]
     if all(missing):
@@ -62,6 +63,13 @@ def accelerator(config: DetectConfig) -> str:
     except HardwareError as error:
         return str(error)
     return "OpenVINO finds no GPU and no NPU: are its driver packages installed?" if device == "CPU" else ""
+
+
+def _installed() -> bool:
+    try:
+        return importlib.util.find_spec("openvino") is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _no_driver(kind: str) -> str:
@@ -81,7 +89,7 @@ def _import() -> Any:
         import openvino
         import openvino.frontend
     except ImportError as error:
-        raise HardwareError(f"openvino cannot be imported ({error}): pip install 'edge-agent[openvino]'") from error
+        raise HardwareError(f"openvino cannot be imported ({error}): {_INSTALL}") from error
     return openvino
 
 

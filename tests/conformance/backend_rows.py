@@ -1,0 +1,189 @@
+"""The table of backends that ``test_backends.py`` goes through. A further backend is one more row here.
+
+Every case is the same convolution (``tests/onnx_networks/make.py``) as another file, so that one reference serves all:
+ONNX Runtime itself, run on ``float.onnx`` without a line of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.config import DetectConfig
+from edge_agent.detect.backends import BACKENDS, Backend, InputTensor, LoadRequest
+from edge_agent.detect.manifest import FilePart, InputSpec, Manifest, ModelFile, Network
+from edge_agent.types import F32
+
+ONNX = Path(__file__).parent.parent / "onnx_networks"
+WIDTH, HEIGHT = 32, 24
+Files = Callable[[Path], list[Path]]
+"""Puts a file and its parts into a folder."""
+
+
+def copied(*names: str, source: Path = ONNX) -> Files:
+    """Committed files."""
+    return lambda folder: [Path(shutil.copy(source / name, folder)) for name in names]
+
+
+def as_ir(name: str) -> Files:
+    """An IR made of a committed ONNX file by OpenVINO itself."""
+
+    def make(folder: Path) -> list[Path]:
+        from edge_agent.detect.backends import openvino
+
+        package = openvino._import()
+        model = package.Core().read_model(str(ONNX / f"{name}.onnx"))
+        package.save_model(model, str(folder / f"{name}.xml"), compress_to_fp16=False)
+        return [folder / f"{name}.xml", folder / f"{name}.bin"]
+
+    return make
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file of the network and what its manifest says. ``tolerance`` is relative to the largest value of an output."""
+
+    name: str
+    files: Files
+    dtype: Literal["float32", "float16", "uint8", "int8"] = "float32"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    outputs: tuple[str, ...] = ("grid", "mean")
+    tolerance: float = 1e-5
+    input_name: str = "image"
+    backend: Literal["onnxruntime", "tflite", "openvino", "tensorrt"] = "onnxruntime"
+    channels_last: bool = False
+    """Whether ``grid`` comes as (1, rows, columns, 4)."""
+
+
+_FLOAT = Case("float", copied("float.onnx"))
+ONNX_CASES = (
+    _FLOAT,
+    Case("nhwc", copied("nhwc.onnx"), layout="NHWC"),
+    Case("uint8", copied("uint8.onnx"), dtype="uint8", layout="NHWC"),
+    Case("int8", copied("int8.onnx"), dtype="int8"),
+    Case("float16", copied("float16.onnx"), dtype="float16", precision="fp16", tolerance=5e-3),
+    Case("dynamic", copied("dynamic.onnx")),
+    Case("quantised", copied("quantised.onnx"), precision="int8", tolerance=0.03),
+    Case("external", copied("external.onnx", "external.bin")),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A backend. The first case serves where one network is enough."""
+
+    name: str
+    backend: str
+    cases: Sequence[Case]
+    packages: tuple[str, ...]
+    """Packages without which it cannot run."""
+    extra: str
+    """What installs them."""
+    config: dict[str, Any] = field(default_factory=dict)
+    hardware: str = ""
+    """Marker of the device it needs; empty where every box can run it."""
+
+    @property
+    def detect(self) -> DetectConfig:
+        """Its configuration."""
+        return DetectConfig.model_validate(self.config)
+
+
+ROWS = (
+    Row("onnxruntime", "onnxruntime", ONNX_CASES, ("onnxruntime",), "onnx"),
+    Row(
+        "openvino",
+        "openvino",
+        (
+            *ONNX_CASES,
+            Case("ir", as_ir("float"), backend="openvino"),
+            Case("ir-int8", as_ir("quantised"), precision="int8", tolerance=0.03, backend="openvino"),
+        ),
+        ("openvino",),
+        "openvino",
+        {"openvino": {"device": "CPU"}},
+    ),
+)
+
+
+def network(case: Case, folder: Path, **change: Any) -> Network:
+    """The case's files in ``folder`` under a manifest; ``change`` replaces fields of its input, or its ``outputs``."""
+    folder.mkdir(exist_ok=True)
+    files = case.files(folder)
+    outputs = change.pop("outputs", case.outputs)
+    spec = {"name": case.input_name, "size": (WIDTH, HEIGHT), "layout": case.layout, "dtype": case.dtype} | change
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    file = ModelFile(
+        backend=case.backend,
+        path=files[0].name,
+        sha256=digests[0],
+        precision=case.precision,
+        parts=tuple(FilePart(path=f.name, sha256=d) for f, d in zip(files[1:], digests[1:], strict=True)),
+    )
+    manifest = Manifest(
+        manifest=1,
+        name="tiny",
+        version="1",
+        family="yolov8",
+        licence="Apache-2.0",
+        labels=("a",),
+        input=InputSpec(colour="RGB", **spec),
+        outputs=outputs,
+        files=(file,),
+    )
+    return Network(manifest, file, folder)
+
+
+def load(row: Row, network: Network) -> Backend:
+    """Load as the agent does, with a cache folder of its own beside the model's folder."""
+    return BACKENDS[row.backend](LoadRequest(network, row.detect, network.folder.parent / "cache"))
+
+
+def available(row: Row) -> str:
+    """What the backend's module says."""
+    return str(importlib.import_module(f"edge_agent.detect.backends.{row.backend}").available(row.detect))
+
+
+def picture(wanted: InputTensor, seed: int) -> tuple[NDArray[Any], F32]:
+    """A random input as the backend wants it, and the same as real numbers in NCHW."""
+    random = np.random.default_rng(seed)
+    if wanted.dtype.kind == "f":
+        tensor = random.random(wanted.shape, np.float32).astype(wanted.dtype)
+        real = tensor.astype(np.float32)
+    else:
+        info = np.iinfo(wanted.dtype)
+        tensor = random.integers(info.min, info.max + 1, wanted.shape, wanted.dtype)
+        real = ((tensor.astype(np.float32) - wanted.zero_point) * wanted.scale).astype(np.float32)
+    return tensor, real if wanted.layout == "NCHW" else np.ascontiguousarray(real.transpose(0, 3, 1, 2))
+
+
+@functools.cache
+def _session() -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(ONNX / "float.onnx", providers=["CPUExecutionProvider"])
+
+
+def reference(case: Case, real: F32) -> list[F32]:
+    """``grid`` and ``mean`` as ONNX Runtime has them for real numbers in NCHW, in the case's order and layout."""
+    grid, mean = _session().run(["grid", "mean"], {"image": real})
+    values = {"grid": grid.transpose(0, 2, 3, 1) if case.channels_last else grid, "mean": mean}
+    return [values[name] for name in ("grid", "mean")[: len(case.outputs)]]
+
+
+def assert_close(case: Case, given: Sequence[F32], expected: Sequence[F32]) -> None:
+    """Equal within the case's tolerance."""
+    assert [g.shape for g in given] == [e.shape for e in expected]
+    for ours, theirs in zip(given, expected, strict=True):
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=case.tolerance * float(np.abs(theirs).max()))

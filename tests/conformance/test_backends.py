@@ -1,0 +1,290 @@
+"""What every backend must do, on this machine for real. A further backend is one more row in ``backend_rows.py``."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_agent.detect.backends import Backend
+from edge_agent.detect.backends.onnxruntime import trim_heap
+from edge_agent.errors import InferenceError, ModelError
+from tests.conformance.backend_rows import (
+    ROWS,
+    Case,
+    Row,
+    assert_close,
+    available,
+    load,
+    network,
+    picture,
+    reference,
+)
+
+
+def marks(row: Row) -> list[pytest.MarkDecorator]:
+    return [getattr(pytest.mark, row.hardware)] if row.hardware else []
+
+
+ROW = pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=marks(row)) for row in ROWS])
+CASE = pytest.mark.parametrize(
+    ("row", "case"),
+    [pytest.param(row, case, id=f"{row.name}-{case.name}", marks=marks(row)) for row in ROWS for case in row.cases],
+)
+
+
+@pytest.fixture(autouse=True)
+def hardware(row: Row) -> None:
+    if row.hardware and (reason := available(row)):
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def backend(row: Row, folder: Path) -> Any:
+    loaded = load(row, network(row.cases[0], folder))
+    yield loaded
+    loaded.close()
+
+
+def left(folder: Path) -> set[str]:
+    """Everything that a load could leave: files beside the model and in the cache, open descriptors."""
+    opened = [str(link.resolve()) for link in Path("/proc/self/fd").iterdir()]
+    return {str(p) for p in folder.parent.rglob("*")} | {f"open: {path}" for path in opened if str(folder) in path}
+
+
+@CASE
+def test_answers_like_the_reference(row: Row, case: Case, folder: Path) -> None:
+    backend = load(row, network(case, folder))
+    wanted = backend.input
+    assert wanted.dtype == np.dtype(case.dtype) and wanted.layout == case.layout
+    assert wanted.shape == ((1, 3, 24, 32) if case.layout == "NCHW" else (1, 24, 32, 3))
+    run = backend.runner()
+    for seed in (1, 2):
+        tensor, real = picture(wanted, seed)
+        assert_close(case, run(tensor), reference(case, real))
+        tensor[:], real = picture(wanted, seed + 10)  # the same memory, as the preprocessor has it
+        assert_close(case, run(tensor), reference(case, real))
+    backend.close()
+
+
+@ROW
+def test_outputs_come_in_the_order_of_the_manifest(row: Row, folder: Path) -> None:
+    case = row.cases[0]
+    forward = load(row, network(case, folder))
+    tensor, _ = picture(forward.input, 1)
+    outputs = [o.copy() for o in forward.runner()(tensor)]
+    for names in (case.outputs[::-1], case.outputs[1:]):
+        other = load(row, network(case, folder, outputs=names)).runner()(tensor)
+        expected = [outputs[case.outputs.index(name)] for name in names]
+        for ours, theirs in zip(other, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@ROW
+def test_says_where_it_runs_and_how_many_may_call(row: Row, backend: Backend) -> None:
+    assert backend.device.strip() == backend.device != ""
+    assert 1 <= backend.concurrency <= 64
+
+
+@ROW
+def test_outputs_stay_until_the_runners_own_next_call(row: Row, backend: Backend) -> None:
+    one, other = backend.runner(), backend.runner()
+    tensors = [picture(backend.input, seed) for seed in range(4)]
+    outputs = one(tensors[0][0])
+    copies = [o.copy() for o in outputs]
+    for tensor, _ in tensors[1:]:
+        other(tensor)
+    for ours, copy in zip(outputs, copies, strict=True):
+        np.testing.assert_array_equal(ours, copy)
+    assert_close(row.cases[0], one(tensors[1][0]), reference(row.cases[0], tensors[1][1]))
+
+
+@ROW
+def test_threads_with_runners_of_their_own_get_the_answers_of_one(row: Row, backend: Backend) -> None:
+    case = row.cases[0]
+    tensors = [picture(backend.input, seed) for seed in range(16)]
+    failures: list[BaseException] = []
+
+    def work(part: int) -> None:
+        try:
+            run = backend.runner()
+            for _ in range(5):
+                for tensor, real in tensors[part::2]:
+                    assert_close(case, run(tensor), expected[id(real)])
+        except BaseException as error:  # noqa: BLE001  (shown by the test's own thread)
+            failures.append(error)
+
+    expected = {id(real): reference(case, real) for _, real in tensors}
+    threads = [threading.Thread(target=work, args=(part % 2,)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+
+
+@ROW
+@pytest.mark.parametrize("change", ["name", "size", "layout", "dtype", "outputs"])
+def test_a_manifest_that_does_not_fit_is_refused_with_both_sides(row: Row, folder: Path, change: str) -> None:
+    case = row.cases[0]
+    changes: dict[str, tuple[Any, list[str]]] = {
+        "name": ("picture", [repr("picture"), case.input_name]),
+        "size": ((32, 32), ["24", "[1, 3, 32, 32]" if case.layout == "NCHW" else "[1, 32, 32, 3]"]),
+        "layout": ("NHWC" if case.layout == "NCHW" else "NCHW", ["[1, 3, 24, 32]", "[1, 24, 32, 3]"]),
+        "dtype": (
+            "int8" if case.dtype == "uint8" else "uint8",
+            ["uint8", "int8" if case.dtype == "uint8" else case.dtype],
+        ),
+        "outputs": ((case.outputs[0], "nothing"), ["nothing", *case.outputs]),
+    }
+    value, says = changes[change]
+    wrong = network(case, folder, **{change: value})
+    before = left(folder)
+    with pytest.raises(ModelError) as refused:
+        load(row, wrong)
+    assert all(word in str(refused.value) for word in [*says, "tiny@1", "manifest"]), str(refused.value)
+    assert left(folder) == before
+
+
+@ROW
+@pytest.mark.parametrize("damage", ["truncated", "empty", "random", "foreign"])
+def test_a_damaged_file_is_refused_and_leaves_nothing(row: Row, folder: Path, damage: str) -> None:
+    case = row.cases[0]
+    whole = case.files(_made(folder.parent / "whole"))[0].read_bytes()
+    foreign = b"\x89PNG\r\n\x1a\n" + bytes(2000)
+    data = {
+        "truncated": whole[: len(whole) * 2 // 3],
+        "empty": b"",
+        "random": np.random.default_rng(3).bytes(4000),
+        "foreign": foreign,
+    }[damage]
+
+    def files(into: Path) -> list[Path]:
+        made = case.files(into)
+        made[0].write_bytes(data)
+        return made
+
+    damaged = network(replace(case, files=files), folder)
+    before = left(folder)
+    with pytest.raises(ModelError) as refused:
+        load(row, damaged)
+    assert damaged.file.path in str(refused.value) and len(str(refused.value)) < 1000
+    assert left(folder) == before
+
+
+@ROW
+def test_a_file_that_was_replaced_is_refused(row: Row, folder: Path) -> None:
+    replaced = network(row.cases[0], folder)
+    for path in (replaced.path, *(folder / part.path for part in replaced.file.parts)):
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        before = left(folder)
+        with pytest.raises(ModelError, match="SHA-256"):
+            load(row, replaced)
+        assert left(folder) == before
+        path.unlink()
+        with pytest.raises(ModelError, match="is the model complete"):
+            load(row, replaced)
+        path.write_bytes(data)
+    load(row, replaced).close()
+
+
+@ROW
+def test_a_tensor_that_does_not_fit_fails_one_frame(row: Row, backend: Backend) -> None:
+    run = backend.runner()
+    good, real = picture(backend.input, 1)
+    run(good)
+    with pytest.raises(InferenceError):
+        run(np.zeros((1, 3, 8, 8), good.dtype))
+    assert_close(row.cases[0], run(good), reference(row.cases[0], real))
+
+
+@ROW
+def test_not_a_number_is_no_crash(row: Row, folder: Path) -> None:
+    case = next(case for case in row.cases if case.dtype == "float32")
+    backend = load(row, network(case, folder))
+    tensor, real = picture(backend.input, 1)
+    run = backend.runner()
+    for value in (np.nan, np.inf, -np.inf, np.finfo(np.float32).max):
+        assert len(run(np.full_like(tensor, value))) == len(case.outputs)
+    assert_close(case, run(tensor), reference(case, real))
+
+
+@ROW
+def test_is_available_here(row: Row) -> None:
+    assert available(row) == ""
+
+
+BLOCKED = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+from pathlib import Path
+from tests.conformance.backend_rows import ROWS, available, load, network
+from edge_agent.errors import HardwareError
+row = next(row for row in ROWS if row.name == sys.argv[2])
+print(available(row))
+try:
+    load(row, network(row.cases[0], Path(sys.argv[3])))
+except HardwareError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@ROW
+def test_a_missing_package_says_what_to_install(row: Row, folder: Path, root: Path) -> None:
+    command = [sys.executable, "-c", BLOCKED, ",".join(row.packages), row.name, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    why, refused = done.stdout.splitlines()
+    assert f"edge-agent[{row.extra}]" in why
+    assert refused.startswith("HardwareError") and f"pip install 'edge-agent[{row.extra}]'" in refused
+
+
+def usage() -> tuple[int, int, float]:
+    """Threads, descriptors, resident MB."""
+    gc.collect()
+    trim_heap()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    tasks, files = (len(list(Path("/proc/self", what).iterdir())) for what in ("task", "fd"))
+    return tasks, files, pages * os.sysconf("SC_PAGESIZE") / 2**20
+
+
+@ROW
+def test_closing_gives_everything_back(row: Row, folder: Path) -> None:
+    fresh = network(row.cases[0], folder)
+
+    def cycle() -> None:
+        backend = load(row, fresh)
+        backend.runner()(picture(backend.input, 1)[0])
+        backend.close()
+
+    for _ in range(5):
+        cycle()
+    threads, files, megabytes = usage()
+    for _ in range(20):
+        cycle()
+    after = usage()
+    assert after[0] <= threads and after[1] <= files
+    assert after[2] - megabytes < 6, "MB more after 20 loads"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
