@@ -1,7 +1,7 @@
 """The table of backends that ``test_backends.py`` goes through. A further backend is one more row here.
 
-Every case is the same convolution (``tests/onnx_networks/make.py``) as another file, so that one reference serves all:
-ONNX Runtime itself, run on ``float.onnx`` without a line of ours.
+A case is one file of a network. The reference for all is ONNX Runtime itself, without a line of ours, on the plain float
+file of the same network (``tests/onnx_networks/make.py``).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import BACKENDS, Backend, InputTensor, LoadRequest
-from edge_agent.detect.manifest import FilePart, InputSpec, Manifest, ModelFile, Network
+from edge_agent.detect.manifest import BackendName, FilePart, InputSpec, Manifest, ModelFile, Network
 from edge_agent.types import F32
 
 ONNX = Path(__file__).parent.parent / "onnx_networks"
-WIDTH, HEIGHT = 32, 24
+TFLITE = Path(__file__).parent.parent / "tflite_networks"
 Files = Callable[[Path], list[Path]]
 """Puts a file and its parts into a folder."""
 
@@ -50,7 +50,7 @@ def as_ir(name: str) -> Files:
 
 @dataclass(frozen=True)
 class Case:
-    """One file of the network and what its manifest says. ``tolerance`` is relative to the largest value of an output."""
+    """One file of a network and what its manifest says. ``tolerance`` is relative to the largest value of an output."""
 
     name: str
     files: Files
@@ -60,14 +60,21 @@ class Case:
     outputs: tuple[str, ...] = ("grid", "mean")
     tolerance: float = 1e-5
     input_name: str = "image"
-    backend: Literal["onnxruntime", "tflite", "openvino", "tensorrt"] = "onnxruntime"
-    channels_last: bool = False
-    """Whether ``grid`` comes as (1, rows, columns, 4)."""
+    size: tuple[int, int] = (32, 24)
+    backend: BackendName = "onnxruntime"
+    reference: str = "float"
+    answers: tuple[str, ...] = ("grid", "mean")
+    """What the reference calls the outputs."""
+
+    @property
+    def shape(self) -> list[int]:
+        """Of the input."""
+        width, height = self.size
+        return [1, 3, height, width] if self.layout == "NCHW" else [1, height, width, 3]
 
 
-_FLOAT = Case("float", copied("float.onnx"))
 ONNX_CASES = (
-    _FLOAT,
+    Case("float", copied("float.onnx")),
     Case("nhwc", copied("nhwc.onnx"), layout="NHWC"),
     Case("uint8", copied("uint8.onnx"), dtype="uint8", layout="NHWC"),
     Case("int8", copied("int8.onnx"), dtype="int8"),
@@ -75,6 +82,24 @@ ONNX_CASES = (
     Case("dynamic", copied("dynamic.onnx")),
     Case("quantised", copied("quantised.onnx"), precision="int8", tolerance=0.03),
     Case("external", copied("external.onnx", "external.bin")),
+)
+
+
+def _cells(name: str, outputs: Sequence[str], **more: Any) -> Case:
+    """A file of the TFLite network that finds light squares."""
+    about: dict[str, Any] = {"backend": "tflite", "layout": "NHWC", "size": (64, 48), "reference": "cells"}
+    about |= {"input_name": "serving_default_images:0", "answers": tuple(outputs)}
+    about["outputs"] = tuple(f"PartitionedCall:{place}" for place in range(len(outputs)))
+    return Case(name.replace("_", "-"), copied(f"{name}.tflite", source=TFLITE), **about | more)
+
+
+_INT8: dict[str, Any] = {"precision": "int8", "tolerance": 0.02}
+TFLITE_CASES = (
+    _cells("int8_float_io", ("boxes", "scores"), **_INT8),
+    _cells("float", ("output0",)),
+    _cells("float_nchw", ("output0",), layout="NCHW"),
+    _cells("int8", ("boxes", "scores"), dtype="int8", **_INT8),
+    _cells("uint8", ("boxes", "scores"), dtype="uint8", **_INT8),
 )
 
 
@@ -121,7 +146,7 @@ def network(case: Case, folder: Path, **change: Any) -> Network:
     folder.mkdir(exist_ok=True)
     files = case.files(folder)
     outputs = change.pop("outputs", case.outputs)
-    spec = {"name": case.input_name, "size": (WIDTH, HEIGHT), "layout": case.layout, "dtype": case.dtype} | change
+    spec = {"name": case.input_name, "size": case.size, "layout": case.layout, "dtype": case.dtype} | change
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     file = ModelFile(
         backend=case.backend,
@@ -168,17 +193,16 @@ def picture(wanted: InputTensor, seed: int) -> tuple[NDArray[Any], F32]:
 
 
 @functools.cache
-def _session() -> Any:
+def _session(name: str) -> Any:
     import onnxruntime
 
-    return onnxruntime.InferenceSession(ONNX / "float.onnx", providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(ONNX / f"{name}.onnx", providers=["CPUExecutionProvider"])
 
 
 def reference(case: Case, real: F32) -> list[F32]:
-    """``grid`` and ``mean`` as ONNX Runtime has them for real numbers in NCHW, in the case's order and layout."""
-    grid, mean = _session().run(["grid", "mean"], {"image": real})
-    values = {"grid": grid.transpose(0, 2, 3, 1) if case.channels_last else grid, "mean": mean}
-    return [values[name] for name in ("grid", "mean")[: len(case.outputs)]]
+    """The outputs as ONNX Runtime has them for real numbers in NCHW."""
+    answers: list[F32] = _session(case.reference).run(case.answers, {"image": real})
+    return answers
 
 
 def assert_close(case: Case, given: Sequence[F32], expected: Sequence[F32]) -> None:
@@ -186,4 +210,4 @@ def assert_close(case: Case, given: Sequence[F32], expected: Sequence[F32]) -> N
     assert [g.shape for g in given] == [e.shape for e in expected]
     for ours, theirs in zip(given, expected, strict=True):
         assert ours.dtype == np.float32
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=case.tolerance * float(np.abs(theirs).max()))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=case.tolerance * max(1.0, float(np.abs(theirs).max())))

@@ -1,4 +1,4 @@
-"""Writes the tiny ONNX files beside it, each the same convolution with another kind of input or output.
+"""Writes the tiny ONNX files beside it, all but one the same convolution with another kind of input or output.
 
 Run it where the ``onnx`` package is (the tests themselves do not need it): ``python tests/onnx_networks/make.py``. The
 input is 32 pixels wide and 24 high, so that swapped sides show. Outputs: ``grid`` (1,4,12,16) and ``mean`` (1,4).
@@ -89,6 +89,38 @@ def quantised() -> ModelProto:
     return model(made)
 
 
+def cells() -> ModelProto:
+    """The network of ``tests/tflite_networks``, as reference for it: light 8x8 squares in a picture of 64x48, from -1 to 1."""
+    y, x = np.mgrid[0:6, 0:8]
+    centre = np.stack(((x + 0.5) * 8, (y + 0.5) * 8)).reshape(1, 2, 48)
+    nodes = [
+        helper.make_node("Conv", ["image", "first", "one"], ["mean"], strides=[4, 4]),
+        helper.make_node("Relu", ["mean"], ["light"]),
+        helper.make_node("Conv", ["light", "second", "below"], ["logits"], strides=[2, 2]),
+        helper.make_node("Sigmoid", ["logits"], ["sure"]),
+        helper.make_node("Reshape", ["sure", "row"], ["scores"]),
+        helper.make_node("Identity", ["places"], ["boxes"]),
+        helper.make_node("Concat", ["boxes", "scores"], ["output0"], axis=1),
+    ]
+    values = {
+        "first": np.full((4, 3, 4, 4), 1 / 48, np.float32),
+        "one": np.ones(4, np.float32),
+        "second": np.full((1, 4, 2, 2), 8 / 16, np.float32),
+        "below": np.asarray([-12], np.float32),
+        "row": np.asarray([1, 1, 48], np.int64),
+        "places": np.concatenate((centre, np.full((1, 2, 48), 8)), 1).astype(np.float32),
+    }
+    sizes = {"boxes": 4, "scores": 1, "output0": 5}
+    made = helper.make_graph(
+        nodes,
+        "cells",
+        [helper.make_tensor_value_info("image", F32, [1, 3, 48, 64])],
+        [helper.make_tensor_value_info(name, F32, [1, rows, 48]) for name, rows in sizes.items()],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    return model(made)
+
+
 def main() -> None:
     """Write all files."""
     cast = helper.make_node("Cast", ["image"], ["x"], to=F32)
@@ -129,6 +161,7 @@ def main() -> None:
     for name, each in made.items():
         (HERE / f"{name}.onnx").write_bytes(model(each).SerializeToString())
     (HERE / "quantised.onnx").write_bytes(quantised().SerializeToString())
+    (HERE / "cells.onnx").write_bytes(cells().SerializeToString())
     two = graph([helper.make_node("Add", ["image", "other"], ["x"])])
     two.input.append(helper.make_tensor_value_info("other", F32, NCHW))
     (HERE / "two_inputs.onnx").write_bytes(model(two).SerializeToString())
