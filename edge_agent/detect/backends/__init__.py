@@ -83,5 +83,15 @@ def _openvino(request: LoadRequest) -> Backend:
     return OpenVinoBackend(request)
 
 
-BACKENDS: Mapping[str, Callable[[LoadRequest], Backend]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+def _tflite(request: LoadRequest) -> Backend:
+    from edge_agent.detect.backends.tflite import TfliteBackend
+
+    return TfliteBackend(request)
+
+
+BACKENDS: Mapping[str, Callable[[LoadRequest], Backend]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "tflite": _tflite,
+}
 """Factories by name. They raise ModelError (damaged, foreign, not as the manifest says) and HardwareError (no such device)."""
