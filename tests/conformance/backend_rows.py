@@ -88,8 +88,7 @@ ONNX_CASES = (
 def _cells(name: str, outputs: Sequence[str], **more: Any) -> Case:
     """A file of the TFLite network that finds light squares."""
     about: dict[str, Any] = {"backend": "tflite", "layout": "NHWC", "size": (64, 48), "reference": "cells"}
-    about |= {"input_name": "serving_default_images:0", "answers": tuple(outputs)}
-    about["outputs"] = tuple(f"PartitionedCall:{place}" for place in range(len(outputs)))
+    about |= {"input_name": "images", "answers": tuple(outputs), "outputs": tuple(outputs)}
     return Case(name.replace("_", "-"), copied(f"{name}.tflite", source=TFLITE), **about | more)
 
 
@@ -138,6 +137,7 @@ ROWS = (
         "openvino",
         {"openvino": {"device": "CPU"}},
     ),
+    Row("tflite", "tflite", TFLITE_CASES, ("ai_edge_litert", "tflite_runtime"), "coral"),
 )
 
 

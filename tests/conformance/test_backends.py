@@ -16,6 +16,7 @@ import pytest
 
 from edge_agent.detect.backends import Backend
 from edge_agent.detect.backends.onnxruntime import trim_heap
+from edge_agent.detect.manifest import Network
 from edge_agent.errors import InferenceError, ModelError
 from tests.conformance.backend_rows import (
     ROWS,
@@ -61,8 +62,16 @@ def backend(row: Row, folder: Path) -> Any:
 
 def left(folder: Path) -> set[str]:
     """Everything that a load could leave: files beside the model and in the cache, open descriptors."""
+    gc.collect()  # a traceback of the failed load is a ring
     opened = [str(link.resolve()) for link in Path("/proc/self/fd").iterdir()]
     return {str(p) for p in folder.parent.rglob("*")} | {f"open: {path}" for path in opened if str(folder) in path}
+
+
+def refusal(row: Row, network: Network) -> str:
+    """The ModelError's text only: its traceback would hold on to what the failed load had in hand."""
+    with pytest.raises(ModelError) as refused:
+        load(row, network)
+    return str(refused.value)
 
 
 @CASE
@@ -149,14 +158,13 @@ def test_a_manifest_that_does_not_fit_is_refused_with_both_sides(row: Row, folde
             "int8" if case.dtype == "uint8" else "uint8",
             ["uint8", "int8" if case.dtype == "uint8" else case.dtype],
         ),
-        "outputs": ((case.outputs[0], "nothing"), ["nothing", *case.outputs]),
+        "outputs": ((case.outputs[0], "nothing"), ["nothing", *case.answers]),
     }
     value, says = changes[change]
     wrong = network(case, folder, **{change: value})
     before = left(folder)
-    with pytest.raises(ModelError) as refused:
-        load(row, wrong)
-    assert all(word in str(refused.value) for word in [*says, "tiny@1", "manifest"]), str(refused.value)
+    message = refusal(row, wrong)
+    assert all(word in message for word in [*says, "tiny@1", "manifest"]), message
     assert left(folder) == before
 
 
@@ -180,9 +188,8 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(row: Row, folder: Path, da
 
     damaged = network(replace(case, files=files), folder)
     before = left(folder)
-    with pytest.raises(ModelError) as refused:
-        load(row, damaged)
-    assert damaged.file.path in str(refused.value) and len(str(refused.value)) < 1000
+    message = refusal(row, damaged)
+    assert damaged.file.path in message and len(message) < 1000
     assert left(folder) == before
 
 
@@ -259,11 +266,11 @@ def child(row: Row, folder: Path, before: str, after: str, **environment: str) -
 
 
 BLOCKER = """
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in sys.argv[3].split(","):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Blocker())
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def find_others(cls, name, path=None, target=None):
+    return None if name.partition(".")[0] in sys.argv[3].split(",") else find(name, path, target)
+PathFinder.find_spec = classmethod(find_others)
 """
 TRY = """
 print(available(row))
