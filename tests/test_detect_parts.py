@@ -1,8 +1,6 @@
-"""Letterbox, suppression and decoding, without a model."""
+"""Letterbox and suppression, without a model."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.detect.backends import InputTensor
-from edge_agent.detect.decoders.yolov8 import decode
-from edge_agent.detect.manifest import InputSpec, load_model
+from edge_agent.detect.manifest import InputSpec
 from edge_agent.detect.nms import nms
 from edge_agent.detect.preprocess import Letterbox, Preprocessor
 from edge_agent.types import F32
@@ -109,20 +106,3 @@ def test_boxes_that_are_not_finite_are_dropped_and_drop_no_other(bad: float) -> 
         scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
         keep = nms(boxes[order], scores, np.zeros(4, np.int32), 0.5, 2)
         assert sorted(np.array(order)[keep].tolist()) == [0, 1]
-
-
-@pytest.mark.parametrize("classes", [1, 3])
-def test_yolov8_layout(root: Path, classes: int) -> None:
-    network = load_model(root / "models" / "person-pilot" / "0.1.0").network("onnxruntime")
-    output = np.zeros((1, 4 + classes, 5), np.float32)
-    output[0, :4, 2] = (50, 40, 20, 10)
-    output[0, 4 + classes - 1, 2] = 0.9
-    output[0, :4, 4] = (10, 10, 4, 4)
-    output[0, 4, 4] = 0.3
-    boxes, scores, labels = decode([output], network, 0.25)
-    assert boxes.tolist() == [[40, 35, 60, 45], [8, 8, 12, 12]]
-    assert scores.tolist() == pytest.approx([0.9, 0.3])
-    assert labels.tolist() == [classes - 1, 0]
-    output[:] = 0
-    assert boxes[0].tolist() == [40, 35, 60, 45], "results are owned, not views of the network's buffer"
-    assert len(decode([output], network, 0.25)[0]) == 0

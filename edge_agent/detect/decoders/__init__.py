@@ -1,4 +1,7 @@
-"""Decoders: one file for each output family, pure functions from output tensors to candidate boxes."""
+"""Decoders: one file for each output family, pure functions from output tensors to candidate boxes.
+
+Which networks belong to which family, and what the manifest's ``decode`` means to each: docs/decoders.md.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from edge_agent.detect.decoders.yolov8 import decode as _yolov8
+from edge_agent.detect.decoders import (
+    boxes_labels_scores,
+    rtdetr,
+    ssd,
+    yolonas,
+    yolov4,
+    yolov5,
+    yolov8,
+    yolov10,
+    yolox,
+)
+from edge_agent.detect.decoders.parts import Candidates as Candidates
 from edge_agent.detect.manifest import Network
-from edge_agent.types import F32, I32
+from edge_agent.types import F32
 
-Candidates: TypeAlias = tuple[F32, F32, I32]
-"""Boxes (N,4) xyxy in input pixels, scores (N,), classes (N,) into the labels: owned by the caller, before suppression."""
 Decoder: TypeAlias = Callable[[Sequence[F32], Network, float], Candidates]
 """From the output tensors in manifest order, the network they came from and a score threshold.
 
@@ -28,4 +40,14 @@ class Family:
     """Whether overlapping boxes are still in it."""
 
 
-FAMILIES: Mapping[str, Family] = {"yolov8": Family(_yolov8)}
+FAMILIES: Mapping[str, Family] = {
+    "yolov8": Family(yolov8.decode),
+    "yolox": Family(yolox.decode),
+    "yolov5": Family(yolov5.decode),
+    "ssd": Family(ssd.decode, suppress=False),
+    "yolov10": Family(yolov10.decode, suppress=False),
+    "boxes_labels_scores": Family(boxes_labels_scores.decode, suppress=False),
+    "yolov4": Family(yolov4.decode),
+    "rtdetr": Family(rtdetr.decode, suppress=False),
+    "yolonas": Family(yolonas.decode),
+}

@@ -1,27 +1,30 @@
-"""YOLOv8/v9/v11 layout: one tensor (1, 4+C, N), rows cx, cy, w, h in input pixels, then a score for each class."""
+"""YOLOv8, v9 and v11, and whatever writes its answer as they do.
+
+One tensor (1, 4+C, N): centre x, centre y, width, height, then a probability for each class. Or two, as exports for
+integer arithmetic have it, since pixels and probabilities share no scale: (1, 4, N) and (1, C, N).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from edge_agent.detect.decoders.dense import candidates
+from edge_agent.detect.decoders.parts import Candidates, by_column, columns, wrong
 from edge_agent.detect.manifest import Network
-from edge_agent.types import F32, I32
+from edge_agent.types import F32
 
 
-def decode(outputs: Sequence[F32], network: Network, threshold: float) -> tuple[F32, F32, I32]:
+def decode(outputs: Sequence[F32], network: Network, threshold: float) -> Candidates:
     """Candidates at or above ``threshold``, each with its best class."""
-    rows = outputs[0][0]
-    scores = rows[4:]
-    if len(scores) == 1:
-        best = scores[0]
-        chosen = np.flatnonzero(best >= threshold)
-        classes = np.zeros(len(chosen), np.int32)
-    else:
-        best = scores.max(axis=0)
-        chosen = np.flatnonzero(best >= threshold)
-        classes = scores[:, chosen].argmax(axis=0).astype(np.int32)
-    centre, half = rows[:2, chosen], rows[2:4, chosen] * np.float32(0.5)
-    boxes = np.concatenate((centre - half, centre + half)).T
-    return np.ascontiguousarray(boxes), best[chosen], classes
+    across, classes = network.decode.transposed, columns(network)
+    if len(outputs) == 1:
+        both = by_column(outputs[0], 4 + classes, transposed=across)
+        if both is not None:
+            return candidates(both[:4], both[4:], network, threshold, "cxcywh")
+    elif len(outputs) == 2:
+        boxes = by_column(outputs[0], 4, transposed=across)
+        scores = by_column(outputs[1], classes, transposed=across)
+        if boxes is not None and scores is not None and boxes.shape[1] == scores.shape[1]:
+            return candidates(boxes, scores, network, threshold, "cxcywh")
+    one, four, many = (f"[1, N, {n}]" if across else f"[1, {n}, N]" for n in (4 + classes, 4, classes))
+    raise wrong(network, outputs, f"{one} ({classes} classes), or {four} and {many}")
