@@ -26,3 +26,22 @@ def state_lock(state_dir: Path) -> Iterator[None]:
                 f"state_dir {state_dir} is in use by another agent; stop it, or give this one its own"
             ) from error
         yield
+
+
+def is_held(state_dir: Path) -> bool | None:
+    """Whether an agent holds the state folder now; None where that cannot be told. Changes nothing and creates nothing."""
+    try:
+        file = (state_dir / "lock").open("rb")
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    with file:
+        try:
+            # Shared, so that two who ask do not take each other for an agent.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+    return False

@@ -1,0 +1,165 @@
+"""The configured model: there, whole, fit for the rules, and does it run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from edge_agent.chains import check_labels
+from edge_agent.config import Config
+from edge_agent.detect.backends import BACKENDS, LoadRequest
+from edge_agent.detect.manifest import Model, find_model
+from edge_agent.detect.trial import trial
+from edge_agent.doctor.box import Box, RunningAgent
+from edge_agent.doctor.finding import Check, Outcome, fail, ok, skip, warn
+from edge_agent.doctor.probes import ask
+from edge_agent.errors import ConfigError, EdgeAgentError, HardwareError, ModelError
+
+AREA = "model"
+_TRIAL_S = 12.0
+_NO_CONFIG = "no configuration that names one"
+_ORDER = (
+    ("tensorrt", True),
+    ("tflite", True),
+    ("openvino", True),
+    ("onnxruntime", False),
+    ("openvino", False),
+    ("tflite", False),
+)
+"""How ``auto`` looks: backend, and whether only with an accelerator."""
+
+
+def checks(_: Box) -> list[Check]:
+    """Of this area."""
+    return [
+        Check(AREA, "manifest and labels", manifest),
+        Check(AREA, "files and hashes", hashes),
+        Check(AREA, "backend", backend),
+        Check(AREA, "inference", inference, timeout_s=_TRIAL_S + 1.0),
+    ]
+
+
+def _model(config: Config) -> Model:
+    return find_model(config.model, config.models_dir)
+
+
+def manifest(box: Box) -> Outcome:
+    """The manifest, and whether the rules look for labels that the model has."""
+    if box.config is None:
+        return skip(_NO_CONFIG)
+    try:
+        found = _model(box.config).manifest
+        check_labels(box.config, found)
+    except ModelError as error:
+        return fail(str(error), "correct `model` or `models_dir`, or import the model: edge-agent model import")
+    except ConfigError as error:
+        return fail(str(error), "name a label of the model")
+    names = ", ".join(found.labels[:3]) + (" …" if len(found.labels) > 3 else "")
+    files = ", ".join(sorted({file.backend for file in found.files}))
+    return ok(f"{found.name}@{found.version}, {found.family}, {len(found.labels)} label(s): {names}; for {files}")
+
+
+def hashes(box: Box) -> Outcome:
+    """Every file against the SHA-256 in the manifest."""
+    if box.config is None:
+        return skip(_NO_CONFIG)
+    try:
+        model = _model(box.config)
+        networks = [
+            network
+            for backend in sorted({f.backend for f in model.manifest.files})
+            for network in model.networks(backend)
+        ]
+        for network in {network.file.path: network for network in networks}.values():
+            with network.verified():
+                pass
+    except ModelError as error:
+        return fail(str(error), "copy the model's folder again, or install it anew")
+    return ok(f"{len({network.file.path for network in networks})} file(s) as the manifest says")
+
+
+def backend(box: Box) -> Outcome:
+    """What the model runs on here, and why not on something better."""
+    if box.config is None:
+        return skip(_NO_CONFIG)
+    if (name := _at_work(box)) is not None:
+        return ok(f"the running agent uses {name}")
+    try:
+        name, passed = _backend(box.config, _model(box.config))
+    except ModelError:
+        return skip("no model")
+    why = "; ".join(f"not {reason}" for reason in passed)
+    if name is None:
+        return fail(why, "correct detect.backend, or install a runtime: pip install 'edge-agent[onnx]'")
+    return ok(f"{name}; {why}" if why else name)
+
+
+def _at_work(box: Box) -> str | None:
+    """What a running agent says that its model runs on."""
+    return (
+        None if box.agent is None or not box.agent.part("model", "active") else str(box.agent.part("model", "backend"))
+    )
+
+
+def inference(box: Box) -> Outcome:
+    """Load it and run it once, in a child process; what a running agent has at work is not touched."""
+    if box.config is None:
+        return skip(_NO_CONFIG)
+    if box.agent is not None:
+        return _from_agent(box.agent)
+    try:
+        model = _model(box.config)
+        name, _ = _backend(box.config, model)
+        return skip("nothing here can run it") if name is None else _try(box.config, model, name)
+    except ModelError:
+        return skip("no model")
+
+
+def _from_agent(agent: RunningAgent) -> Outcome:
+    if agent.status is None:
+        return skip(f"a running agent has it at work, and {agent.why}")
+    if not agent.part("model", "active"):
+        return fail(f"the running agent has no model: {agent.part('model', 'error')}", "see its log")
+    failed = sum(camera.get("failed", 0) for camera in agent.part("cameras") or [])
+    text = f"{agent.part('model', 'name')}@{agent.part('model', 'version')} is at work in the running agent"
+    return warn(f"{text}; {failed} frames failed", "see its log") if failed else ok(text)
+
+
+def _try(config: Config, model: Model, name: str) -> Outcome:
+    if name == "tensorrt":
+        return skip(
+            "its engine is built at the first start, which takes minutes: edge-agent model compile --target tensorrt"
+        )
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            request = LoadRequest(model.network(name), config.detect, Path(cache))
+            result = trial(name, request, timeout_s=_TRIAL_S)
+    except EdgeAgentError as error:
+        return fail(f"{name}: {error}", "reinstall the runtime, or choose another detect.backend")
+    return ok(f"{name} on {result.device}: {result.inference_ms:.1f} ms, loaded in {result.load_s:.1f} s")
+
+
+def _backend(config: Config, model: Model) -> tuple[str | None, list[str]]:
+    """The one that the agent would take, and why not those before it."""
+    passed: list[str] = []
+    wanted = config.detect.backend
+    for name, accelerated in _ORDER if wanted == "auto" else ((wanted, False),):
+        reason = _why_not(name, accelerated, config, model)
+        if not reason:
+            return name, passed
+        told = f"{name}: {reason}"
+        if told not in passed:
+            passed.append(told)
+    return None, passed
+
+
+def _why_not(name: str, accelerated: bool, config: Config, model: Model) -> str:
+    if name not in BACKENDS:
+        return "this version of edge-agent has no such backend"
+    if not model.networks(name):
+        return "the model has no file for it"
+    try:
+        answer = ask("backend", name=name, accelerated=accelerated, config=config.detect.model_dump(mode="json"))
+    except HardwareError as error:
+        return str(error)
+    return str(answer["reason"])

@@ -1,0 +1,176 @@
+"""Questions that load vendor libraries or open cameras: asked in a child process, which may crash, hang or print."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from edge_agent.config import CameraConfig, DetectConfig
+from edge_agent.detect.child import Say, run_child, serve
+from edge_agent.errors import EdgeAgentError, HardwareError, SourceLost
+
+PROBE_S = 7.0
+_SETTLE_S = 0.4
+"""A stream begins with a burst of pictures that had waited: they do not count."""
+_CUDA_ERRORS = {
+    100: "no NVIDIA GPU",
+    803: "driver and CUDA library do not fit each other",
+    804: "driver too old for this GPU",
+}
+
+
+def ask(probe: str, *, timeout_s: float = PROBE_S, niceness: int = 5, **question: Any) -> dict[str, Any]:
+    """Run a probe below in a child process. Raises HardwareError: what it lacks, or that it crashed or hung."""
+    asked = {"probe": probe, "question": question}
+    # The request does not go over the command line: it may hold a camera's password.
+    answer = run_child("edge_agent.doctor.probes", asked, what=probe, timeout_s=timeout_s, niceness=niceness)
+    assert answer is not None, "nobody cancels it"
+    return answer
+
+
+def opencv(_: Say) -> dict[str, Any]:
+    """Version, place and abilities of cv2."""
+    from edge_agent.capture.opencv import load_cv2
+
+    cv2 = load_cv2()
+    built = cv2.getBuildInformation()
+
+    def has(name: str) -> bool:
+        return bool(re.search(rf"^\s*{name}:\s+YES", built, re.MULTILINE))
+
+    return {
+        "version": cv2.__version__,
+        "path": cv2.__file__,
+        "ffmpeg": has("FFMPEG"),
+        "gstreamer": has("GStreamer"),
+        "v4l": has(r"v4l/v4l2"),
+    }
+
+
+def package(_: Say, name: str) -> dict[str, Any]:
+    """Import a package and tell its version."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        # "No module named X" for the package itself is another thing than one of its libraries missing.
+        absent = isinstance(error, ModuleNotFoundError) and error.name == name
+        return {"absent": absent, "why": str(error)}
+    return {"version": str(getattr(module, "__version__", "?")), "path": str(getattr(module, "__file__", "?"))}
+
+
+def backend(_: Say, name: str, config: dict[str, Any], accelerated: bool = False) -> dict[str, Any]:
+    """Why a backend (``accelerated``: its accelerator) cannot be used, "" where it can; the backend itself says it."""
+    home = f"edge_agent.detect.backends.{name}"
+    module = importlib.import_module(f"{home}_delegates" if name == "tflite" and accelerated else home)
+    judge = getattr(module, "accelerator", module.available) if accelerated else module.available
+    return {"reason": judge(DetectConfig.model_validate(config))}
+
+
+def onnxruntime(_: Say) -> dict[str, Any]:
+    """Version and providers."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime as runtime
+
+    return {"version": runtime.__version__, "providers": list(runtime.get_available_providers())}
+
+
+def openvino(_: Say) -> dict[str, Any]:
+    """Version and devices."""
+    # Importing the package calls home from its model converter; None in its place keeps that from loading.
+    for name in ("openvino_telemetry", "openvino.tools.ovc"):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    import openvino as runtime
+
+    core = runtime.Core()
+    devices = {device: str(core.get_property(device, "FULL_DEVICE_NAME")) for device in core.available_devices}
+    return {"version": str(runtime.get_version()).partition("-")[0], "devices": devices}
+
+
+def cuda(_: Say) -> dict[str, Any]:
+    """The driver's CUDA version and GPUs, by the driver's own library."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise HardwareError(f"no CUDA driver: {error}") from error
+    if code := library.cuInit(0):
+        raise HardwareError(f"the CUDA driver does not start: {_CUDA_ERRORS.get(code, f'error {code}')}")
+    version, count, gpus = ctypes.c_int(), ctypes.c_int(), []
+    library.cuDriverGetVersion(ctypes.byref(version))
+    library.cuDeviceGetCount(ctypes.byref(count))
+    for number in range(count.value):
+        device, name, major, minor = ctypes.c_int(), ctypes.create_string_buffer(100), ctypes.c_int(), ctypes.c_int()
+        library.cuDeviceGet(ctypes.byref(device), number)
+        library.cuDeviceGetName(name, len(name), device)
+        library.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # COMPUTE_CAPABILITY_MAJOR
+        library.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+        gpus.append(f"{name.value.decode('utf-8', 'replace')} (compute capability {major.value}.{minor.value})")
+    return {"version": f"{version.value // 1000}.{version.value % 1000 // 10}", "gpus": gpus}
+
+
+def library(_: Say, name: str) -> dict[str, Any]:
+    """Load a shared library; for libedgetpu also what it says about itself."""
+    try:
+        loaded = ctypes.CDLL(name)
+    except OSError as error:
+        raise HardwareError(str(error)) from error
+    if not hasattr(loaded, "tflite_plugin_create_delegate"):
+        raise HardwareError(f"{name} is no delegate: it has no tflite_plugin_create_delegate")
+    said = ""
+    if hasattr(loaded, "edgetpu_version"):
+        loaded.edgetpu_version.restype = ctypes.c_char_p
+        said = (loaded.edgetpu_version() or b"").decode("utf-8", "replace")
+    return {"said": said}
+
+
+def camera(say: Say, config: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Open a source and count frames for ``seconds``; a file: its first frame only."""
+    from edge_agent.capture.source import open_source
+
+    source = open_source(CameraConfig.model_validate(config))
+    say("opening it")
+    began = time.monotonic()
+    source.open()
+    say("waiting for a frame")
+    frame = source.read()
+    if frame is None:
+        raise SourceLost("no frame in it")
+    opened_s = time.monotonic() - began
+    answer = {"size": [frame.image.shape[1], frame.image.shape[0]], "opened_s": opened_s, "live": source.live}
+    if not source.live:
+        return answer | {"fps": source.fps, "length": source.length}
+    say("counting frames")
+    since = settled = time.monotonic()
+    count = 0
+    while since - began - opened_s < seconds:
+        source.read()
+        since = time.monotonic()
+        if since - began - opened_s < _SETTLE_S:
+            settled = since
+        else:
+            count += 1
+    return answer | {"fps": count / (since - settled) if since > settled else 0.0}
+
+
+PROBES: dict[str, Callable[..., dict[str, Any]]] = {
+    probe.__name__: probe for probe in (opencv, package, backend, onnxruntime, openvino, cuda, library, camera)
+}
+
+
+def _work(asked: dict[str, Any], say: Say) -> dict[str, Any]:
+    try:
+        return PROBES[asked["probe"]](say, **asked["question"])
+    except (ImportError, RuntimeError, OSError) as error:
+        raise HardwareError(f"{type(error).__name__}: {error}") from error
+    except EdgeAgentError as error:  # a SourceError would come back as a crash
+        raise HardwareError(str(error)) from error
+
+
+if __name__ == "__main__":
+    serve(_work)
