@@ -1,0 +1,1 @@
+"""NVIDIA TensorRT: the engine is built on the box from ONNX, kept, and run on the GPU."""
