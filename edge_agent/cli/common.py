@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,16 @@ def default_config() -> Path:
 def out(text: str) -> None:
     """Print a verb's result."""
     sys.stdout.write(text + "\n")
+
+
+def end(code: int) -> int:
+    """``code``, for a verb that ran the agent; does not come back while a thread of it hangs."""
+    if threading.active_count() > 1:
+        # In native code (a dead camera, a driver): tearing the interpreter down under it may hang as well.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def named(text: str) -> str:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import os
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 from edge_agent import config_file
-from edge_agent.cli.common import add_verb, named, positive
+from edge_agent.cli.common import add_verb, end, named, positive
 from edge_agent.logs import setup_logging
 
 
@@ -46,10 +42,4 @@ def _run(args: argparse.Namespace) -> int:
         record=args.record,
         mqtt=not args.no_mqtt,
     )
-    code = run_with_display(Agent(config, options), as_json=args.json)
-    if threading.active_count() > 1:
-        # A thread hangs in native code (a dead camera, a driver): tearing the interpreter down under it may hang as well.
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(code)
-    return code
+    return end(run_with_display(Agent(config, options), as_json=args.json))

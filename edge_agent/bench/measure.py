@@ -1,0 +1,292 @@
+"""Alternates the whole pipeline with the bare model, on the same loaded network, in one process.
+
+A machine's speed drifts by more than what is measured here, so the ratio is taken in each round, against the bare model
+right before and right after it. While the model runs alone the pipeline stands still, cameras and all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge_agent import __version__
+from edge_agent.app import Agent, RunOptions
+from edge_agent.bench.arrange import arranged
+from edge_agent.bench.bare import BareModel
+from edge_agent.bench.machine import machine, peak_rss_mb
+from edge_agent.bench.recorder import STAGES, Recorder
+from edge_agent.bench.result import BenchResult, ModelFacts, SourceFacts, Spread, StageTimes, Times
+from edge_agent.capture.source import is_live, local_path
+from edge_agent.config import Config, redact
+from edge_agent.detect.detector import ModelDetector
+from edge_agent.detect.preprocess import Preprocessor
+from edge_agent.errors import EdgeAgentError, InferenceError, SourceLost
+from edge_agent.health.host import HostProbe, temperature_c
+from edge_agent.types import rfc3339
+
+log = logging.getLogger(__name__)
+
+ROUNDS = 5
+PIPELINE_SHARE = 0.7
+"""Of the time; the rest is the bare model's."""
+_POLL_S = 0.02
+_FIRST_FRAME_S = 30.0
+_SILENT_S = 30.0
+
+Progress = Callable[[float, str], None]
+"""Told the share that is done, 0 to 1, and what is going on; from a thread of the measurement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long: ``seconds`` in all, or ``frames`` through the pipeline where they are given."""
+
+    seconds: float = 15.0
+    frames: int | None = None
+    realtime: bool = False
+    """Read a file at its own pace, as if it came from a camera."""
+
+
+@dataclass(slots=True)
+class _Totals:
+    """Sums over the rounds."""
+
+    bare: list[float] = field(default_factory=list)
+    pipeline: list[float] = field(default_factory=list)
+    frames: int = 0
+    dropped: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_rss_mb: float = 0.0
+
+
+class _Stopped(Exception):
+    """The agent ends before the measurement."""
+
+
+def measure(config: Config, plan: Plan, streams: int = 1, progress: Progress = lambda share, what: None) -> BenchResult:
+    """Measure the first camera of ``config``, ``streams`` times over. Call from the main thread: signals end it in order.
+
+    Raises what a start of the agent raises, SourceLost where no frame comes, KeyboardInterrupt after a signal.
+    """
+    with arranged(config, streams) as own:
+        recorder = Recorder()
+        options = RunOptions(realtime=plan.realtime, mqtt=False, loop=not is_live(config.cameras[0].source))
+        agent = Agent(own, options, recorder)
+        agent.outbox.on_event(recorder.stored)
+        run = _Run(agent, recorder, plan, progress)
+        code = agent.run(run.begin, interval_s=0.1)
+        run.thread.join(10.0)
+    if run.error is not None:
+        raise run.error
+    if run.totals is None:
+        if agent.supervisor.signal is not None:
+            raise KeyboardInterrupt
+        raise agent.supervisor.failure or EdgeAgentError(f"the agent ended with {code} before the measurement did")
+    return run.result(config)
+
+
+class _Run:
+    """The measurement of one running agent, in a thread beside it; ends the agent when it is done."""
+
+    def __init__(self, agent: Agent, recorder: Recorder, plan: Plan, progress: Progress) -> None:
+        self._agent, self._recorder, self._plan, self._progress = agent, recorder, plan, progress
+        self._rounds = ROUNDS if plan.frames is None else min(ROUNDS, plan.frames)
+        self._detector = agent.detector.current
+        self._temperature: list[float | None] = []
+        self._elsewhere: float | None = None
+        self.thread = threading.Thread(target=self._enter, name="bench", daemon=True)
+        self.totals: _Totals | None = None
+        self.error: EdgeAgentError | None = None
+
+    def begin(self) -> None:
+        """To be called once the agent runs; further calls do nothing."""
+        if self.thread.ident is None:
+            self.thread.start()
+
+    def _enter(self) -> None:
+        try:
+            self.totals = self._alternate()
+        except EdgeAgentError as error:
+            self.error = error
+        except _Stopped:
+            pass
+        except Exception as error:  # the entry point of a thread
+            log.exception("unexpected fault")
+            self.error = EdgeAgentError(f"{type(error).__name__}: {error}")
+        finally:
+            self._agent.stop.set()
+
+    def _alternate(self) -> _Totals:
+        self._progress(0.0, "warming up")
+        self._warm_up()
+        self._detector = self._agent.detector.current
+        host = HostProbe(self._agent.config.state_dir, min_interval_s=0.0)
+        self._temperature.append(temperature_c())
+        totals = _Totals()
+        bare = BareModel(self._detector.backend, self._tensor(), self._concurrency(), self._agent.stop)
+        try:
+            self._alone(bare, totals, 0)
+            for number in range(1, self._rounds + 1):
+                self._together(totals, number)
+                self._alone(bare, totals, number)
+        finally:
+            bare.close()
+        self._temperature.append(temperature_c())
+        sample = host.sample()
+        if sample.cpu_pct is not None and sample.process_cpu_pct is not None:
+            cores = (sample.cpu_pct * _all_cores() - sample.process_cpu_pct) / 100
+            self._elsewhere = round(max(0.0, cores), 2)
+        return totals
+
+    def _concurrency(self) -> int:
+        return max(1, min(self._agent.workers, self._detector.backend.concurrency))
+
+    def _warm_up(self) -> None:
+        """Until every camera delivers, all workers have their buffers, and the first frames' cost is over."""
+        until = time.monotonic() + _FIRST_FRAME_S
+        for unit in self._agent.cameras:
+            while not unit.chain.stats.frames:
+                self._wait()
+                if time.monotonic() > until:
+                    reason = unit.chain.stats.last_error or unit.capture.stats.last_error or unit.capture.stats.state
+                    raise SourceLost(f"camera {unit.config.id}: no frame in {_FIRST_FRAME_S:.0f} s: {reason}")
+        self._settle()
+
+    def _settle(self) -> None:
+        """Let what was waiting go through: it was captured before."""
+        self._frames(4 * self._agent.workers + 2 * len(self._agent.cameras))
+
+    def _frames(self, count: int, seconds: float = 0.0) -> None:
+        """Wait for ``count`` more frames and until ``seconds`` are over."""
+        done = self._recorder.done_at
+        goal, until, last = len(done) + count, time.monotonic() + seconds, time.monotonic()
+        seen = len(done)
+        while seen < goal or time.monotonic() < until:
+            self._wait()
+            if len(done) > seen:
+                seen, last = len(done), time.monotonic()
+            elif time.monotonic() - last > _SILENT_S:
+                raise InferenceError(f"no frame came through for {_SILENT_S:.0f} s")
+
+    def _wait(self) -> None:
+        if self._agent.stop.wait(_POLL_S):
+            raise _Stopped
+
+    def _tensor(self) -> np.typing.NDArray[np.generic]:
+        """A real picture: a network that suppresses boxes itself has more to do on it than on noise."""
+        assert self._recorder.last is not None
+        tensor, _ = Preprocessor(self._detector.network.input, self._detector.backend.input)(self._recorder.last.image)
+        return tensor
+
+    def _alone(self, bare: BareModel, totals: _Totals, number: int) -> None:
+        if self._agent.detector.current is not self._detector:
+            raise EdgeAgentError("another device took over meanwhile; measure again")
+        if self._plan.frames is None:
+            seconds = self._plan.seconds * (1 - PIPELINE_SHARE) / (self._rounds + 1)
+        else:
+            seconds = max(0.1, 0.4 * totals.wall_s / number) if number else 0.3
+        with self._agent.pool.pause():
+            totals.bare.append(bare.fps(seconds))
+        self._progress(number / self._rounds, f"{totals.bare[-1]:.1f} fps alone")
+        if self._agent.stop.is_set():
+            raise _Stopped
+
+    def _together(self, totals: _Totals, number: int) -> None:
+        agent, recorder = self._agent, self._recorder
+        self._settle()
+        first = len(recorder.done_at) - 1
+        dropped = sum(unit.capture.dropped for unit in agent.cameras)
+        cpu, wall = time.process_time(), time.monotonic()
+        recorder.listen()
+        if self._plan.frames is None:
+            least = max(4, 2 * agent.workers)
+            self._frames(least, self._plan.seconds * PIPELINE_SHARE / self._rounds)
+        else:
+            self._frames(-(-self._plan.frames // self._rounds))
+        recorder.listening = False
+        last = len(recorder.done_at) - 1
+        totals.cpu_s += time.process_time() - cpu
+        totals.wall_s += time.monotonic() - wall
+        totals.frames += last - first
+        totals.dropped += sum(unit.capture.dropped for unit in agent.cameras) - dropped
+        totals.pipeline.append((last - first) / (recorder.done_at[last] - recorder.done_at[first]))
+        totals.peak_rss_mb = peak_rss_mb()
+        self._progress((number - 0.3) / self._rounds, f"{totals.pipeline[-1]:.1f} fps together")
+
+    # ---- the result
+
+    def result(self, config: Config) -> BenchResult:
+        """After the agent has ended."""
+        totals, recorder, source = self.totals, self._recorder, config.cameras[0].source
+        assert totals is not None and recorder.last is not None and recorder.first_detection is not None
+        stages = {
+            stage: StageTimes(
+                wall_ms=Times.of(_milliseconds(recorder.wall[stage])),
+                cpu_ms=round(float(_milliseconds(recorder.cpu[stage]).mean()), 4),
+            )
+            for stage in STAGES
+            if len(recorder.wall[stage])
+        }
+        cpu_ms = totals.cpu_s * 1000 / totals.frames
+        beside = list(zip(totals.bare, totals.bare[1:], strict=False))
+        paced = self._plan.realtime or is_live(source)
+        return BenchResult(
+            bench=1,
+            time=rfc3339(time.time()),
+            version=__version__,
+            config_hash=config.digest(),
+            machine=machine(),
+            model=self._model(self._detector),
+            source=SourceFacts(
+                uri=redact(source),
+                bytes=local_path(source).stat().st_size if not is_live(source) else None,
+                size=recorder.last.size,
+                streams=len(self._agent.cameras),
+                paced=paced,
+            ),
+            rounds=self._rounds,
+            frames=totals.frames,
+            failed=sum(unit.chain.stats.failed for unit in self._agent.cameras),
+            dropped=totals.dropped,
+            bare_fps=Spread.of(totals.bare),
+            pipeline_fps=Spread.of(totals.pipeline),
+            ratio=Spread.of([p / ((a + b) / 2) for p, (a, b) in zip(totals.pipeline, beside, strict=True)]),
+            stages=stages,
+            rest_cpu_ms=round(max(0.0, cpu_ms - sum(stage.cpu_ms for stage in stages.values())), 4),
+            latency_ms=Times.of(np.asarray(recorder.latency) * 1e3),
+            stored_latency_ms=Times.of(np.asarray(recorder.stored_latency) * 1e3),
+            cpu_cores=round(totals.cpu_s / totals.wall_s, 3),
+            cpu_ms=round(cpu_ms, 3),
+            peak_rss_mb=round(totals.peak_rss_mb, 1),
+            first_detection_s=round(recorder.first_detection, 2),
+            temperature_c=(self._temperature[0], self._temperature[-1]),
+            busy_elsewhere=self._elsewhere,
+        )
+
+    def _model(self, detector: ModelDetector) -> ModelFacts:
+        network = detector.network
+        return ModelFacts(
+            name=network.manifest.name,
+            version=network.manifest.version,
+            sha256=network.file.sha256,
+            precision=network.file.precision,
+            input=network.input.size,
+            backend=detector.backend_name,
+            device=detector.backend.device,
+            workers=self._agent.workers,
+        )
+
+
+def _milliseconds(nanoseconds: object) -> np.typing.NDArray[np.float64]:
+    return np.asarray(nanoseconds, np.float64) / 1e6
+
+
+def _all_cores() -> int:
+    return os.cpu_count() or 1
