@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from edge_agent import __version__, config_file
-from edge_agent.cli import bench, calibrate, config, doctor, replay, run
+from edge_agent.cli import bench, calibrate, config, doctor, model, replay, run
 from edge_agent.cli.common import Verb, out
 from edge_agent.errors import ConfigError, EdgeAgentError
 
@@ -58,6 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (run, config, replay, calibrate, bench, doctor):
+    for group in (run, config, replay, calibrate, model, bench, doctor):
         group.add(verbs)
     return parser

@@ -1,0 +1,348 @@
+"""Which output families the outputs of an unknown network could belong to: by their shapes, and by what they hold for a picture.
+
+This is the one place that sniffs shapes: an import may guess, and shows why; what it writes down is then binding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+STRIDES = (8, 16, 32)
+GRIDS = (STRIDES, (8, 16, 32, 64), (16, 32), (4, 8, 16, 32))
+"""Strides that detectors are built with."""
+FAIR = 0.05
+FEW = 1000
+"""More boxes than this and it is a grid, no list of found objects."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    """One output: its shape, and its values for the sample picture where the network could be run."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Match:
+    """A family the network could be of. ``outputs`` in the family's order; ``classes`` None where the shapes do not tell."""
+
+    family: str
+    outputs: tuple[Output, ...]
+    classes: int | None
+    because: str
+    decode: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why each key of ``decode`` is as it is."""
+    highest: int | None = None
+    """Highest class number that it gave with a fair score to something in the sample picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The input's (width, height), and which numbers of boxes are those of a grid over it, with its strides."""
+
+    size: tuple[int, int]
+    cells: dict[int, tuple[int, ...]]
+    anchors: dict[int, tuple[int, ...]]
+    """The same with three anchors in each cell."""
+
+    @staticmethod
+    def over(size: tuple[int, int], also: int | None = None) -> Grid:
+        """``also``: a number of boxes that is taken for a grid, of strides nobody knows."""
+        cells = {sum((size[0] // s) * (size[1] // s) for s in strides): strides for strides in reversed(GRIDS)}
+        anchors = {3 * n: strides for n, strides in cells.items()}
+        extra: dict[int, tuple[int, ...]] = {} if also is None else {also: STRIDES}
+        return Grid(size, extra | cells, extra | anchors)
+
+
+def matches(outputs: Sequence[Output], size: tuple[int, int], family: str | None = None) -> list[Match]:
+    """Every family that fits, the likeliest first; only ``family``, and that on an unusual grid too, where one is named."""
+    found = [match for recognise in _RECOGNISERS for match in recognise(list(outputs), Grid.over(size))]
+    if family is None:
+        return found
+    named = [match for match in found if match.family == family]
+    longest = max((n for output in outputs for n in output.shape[1:]), default=0)
+    unusual = Grid.over(size, longest)
+    return named or [
+        match for recognise in _RECOGNISERS for match in recognise(list(outputs), unusual) if match.family == family
+    ]
+
+
+# ---- one tensor
+
+
+def _rows(output: Output, box_axis: int) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    """Values as (N, 4) and (N, rest); ``box_axis`` is the axis of the 4+… numbers of one box."""
+    if output.values is None:
+        return None, None
+    table = np.asarray(output.values[0], np.float64)
+    table = table.T if box_axis == 1 else table
+    return table[:, :4], table[:, 4:]
+
+
+def _yolov8(outputs: list[Output], grid: Grid) -> Iterator[Match]:
+    if len(outputs) != 1 or len(outputs[0].shape) != 3:
+        return
+    _, rows, columns = outputs[0].shape
+    cells = grid.cells
+    if rows >= 5 and columns in cells and rows not in cells:
+        because = f"{columns} boxes are the cells of strides {_list(cells[columns])}; 4 + {rows - 4} numbers each"
+        yield _dense("yolov8", outputs[0], 1, rows - 4, because, grid.size)
+    if columns >= 5 and rows in cells and columns not in cells:
+        because = (
+            f"{rows} boxes are the cells of strides {_list(cells[rows])}; 4 + {columns - 4} numbers each, transposed"
+        )
+        yield _dense("yolov8", outputs[0], 2, columns - 4, because, grid.size, transposed=True)
+
+
+def _yolox(outputs: list[Output], grid: Grid) -> Iterator[Match]:
+    if len(outputs) != 1 or len(outputs[0].shape) != 3:
+        return
+    _, rows, columns = outputs[0].shape
+    cells = grid.cells
+    if rows not in cells or columns < 6 or columns in cells:
+        return
+    strides = cells[rows]
+    because = f"{rows} boxes are the cells of strides {_list(strides)}; 5 + {columns - 5} numbers each"
+    match = _dense("yolox", outputs[0], 2, columns - 5, because, grid.size)
+    boxes, _ = _rows(outputs[0], 2)
+    match.decode.pop("boxes", None)
+    match.decode["strides"] = list(strides)
+    decoded = boxes is not None and _follows_grid(boxes, grid.size, strides)
+    match.decode["decoded"] = decoded
+    match.reasons["decoded"] = (
+        "the centres on the sample picture follow the grid"
+        if decoded
+        else "the centres on the sample picture do not follow the grid"
+        if boxes is not None
+        else "YOLOX exports it so unless told otherwise"
+    )
+    yield match
+
+
+def _yolov5(outputs: list[Output], grid: Grid) -> Iterator[Match]:
+    if len(outputs) != 1 or len(outputs[0].shape) != 3:
+        return
+    _, rows, columns = outputs[0].shape
+    cells = grid.anchors
+    if rows in cells and columns >= 6:
+        because = (
+            f"{rows} boxes are 3 anchors in the cells of strides {_list(cells[rows])}; 5 + {columns - 5} numbers each"
+        )
+        yield _dense("yolov5", outputs[0], 2, columns - 5, because, grid.size)
+
+
+def _dense(  # noqa: PLR0917
+    family: str,
+    output: Output,
+    box_axis: int,
+    classes: int,
+    because: str,
+    size: tuple[int, int],
+    *,
+    transposed: bool = False,
+) -> Match:
+    boxes, scores = _rows(output, box_axis)
+    match = Match(family, (output,), classes, because)
+    _judge_boxes(match, boxes, size, "pixels")
+    _judge_scores(match, scores)
+    if transposed:
+        match.decode["transposed"] = True
+        match.reasons["transposed"] = f"the output is {list(output.shape)}"
+    return match
+
+
+def _end_to_end(outputs: list[Output], grid: Grid) -> Iterator[Match]:
+    if len(outputs) != 1 or len(outputs[0].shape) != 3:
+        return
+    _, rows, columns = outputs[0].shape
+    if columns == 6 and rows <= FEW and rows not in grid.cells:
+        because = f"a list of {rows} boxes with score and class each, no grid"
+        _, rest = _rows(outputs[0], 2)
+        highest = None if rest is None else _highest(rest[:, 1], rest[:, 0])
+        match = Match("yolov10", (outputs[0],), None, because, highest=highest)
+        _judge_boxes(match, _rows(outputs[0], 2)[0], grid.size, "pixels")
+        yield match
+
+
+def _rtdetr_joined(outputs: list[Output], grid: Grid) -> Iterator[Match]:
+    if len(outputs) != 1 or len(outputs[0].shape) != 3:
+        return
+    _, rows, columns = outputs[0].shape
+    cells = grid.cells
+    if columns >= 5 and 10 <= rows <= FEW and rows not in cells and columns not in cells and columns != 6:
+        because = f"{rows} queries with 4 + {columns - 4} numbers each, no grid"
+        yield _dense("rtdetr", outputs[0], 2, columns - 4, because, grid.size)
+
+
+# ---- two tensors: boxes and scores
+
+
+def _boxes_and_scores(outputs: list[Output]) -> tuple[Output, Output] | None:
+    """The tensor with 4 numbers a box, and the one with the same number of rows. With 4 classes the names decide."""
+    if len(outputs) != 2:
+        return None
+    for boxes, scores in (outputs, outputs[::-1]):
+        fits = boxes.shape[-1] == 4 and len(scores.shape) == 3 and boxes.shape[1] == scores.shape[1]
+        if fits and not (scores.shape[-1] == 4 and "box" in scores.name.lower()):
+            return boxes, scores
+    return None
+
+
+def _yolov8_split(outputs: list[Output], grid: Grid) -> Iterator[Match]:
+    if len(outputs) != 2 or any(len(o.shape) != 3 for o in outputs):
+        return
+    for boxes, scores in (outputs, outputs[::-1]):
+        columns = boxes.shape[2]
+        if boxes.shape[1] == 4 and columns == scores.shape[2] and columns in grid.cells and scores.shape[1] != columns:
+            because = f"{columns} boxes are the cells of a grid; boxes and scores apart, as for integer arithmetic"
+            match = Match("yolov8", (boxes, scores), scores.shape[1], because)
+            _judge_boxes(match, _rows(boxes, 1)[0], grid.size, "pixels")
+            _judge_scores(match, scores.values)
+            yield match
+            return
+
+
+def _yolov4(outputs: list[Output], grid: Grid) -> Iterator[Match]:
+    pair = _boxes_and_scores(outputs)
+    if pair is None:
+        return
+    shape = pair[0].shape
+    if (len(shape) == 4 and shape[2] == 1) or (len(shape) == 3 and shape[1] in grid.anchors):
+        because = f"{shape[1]} boxes {list(shape)} beside confidences {list(pair[1].shape)}"
+        yield _pair("yolov4", pair, grid.size, because, "normalised")
+
+
+def _grid_pair(outputs: list[Output], grid: Grid) -> Iterator[Match]:
+    """YOLO-NAS gives corners; centre and size in the same shapes are a YOLOv8 taken apart."""
+    pair = _boxes_and_scores(outputs)
+    if pair is None or len(pair[0].shape) != 3 or pair[0].shape[1] not in grid.cells:
+        return
+    values = pair[0].values
+    because = f"boxes and scores apart, {pair[0].shape[1]} boxes are the cells of a grid"
+    if values is not None and (values[..., 2:] < values[..., :2]).mean() > 0.05:
+        match = _pair(
+            "yolov8", pair, grid.size, f"{because}; not corners: the third number is often below the first", "pixels"
+        )
+        match.decode["transposed"] = True
+        match.reasons["transposed"] = f"the boxes are {list(pair[0].shape)}"
+        yield match
+    else:
+        yield _pair("yolonas", pair, grid.size, because, "pixels")
+
+
+def _rtdetr(outputs: list[Output], grid: Grid) -> Iterator[Match]:
+    pair = _boxes_and_scores(outputs)
+    if pair and len(pair[0].shape) == 3 and pair[0].shape[1] <= FEW and pair[0].shape[1] not in grid.cells:
+        yield _pair("rtdetr", pair, grid.size, f"{pair[0].shape[1]} queries, boxes and scores apart", "normalised")
+
+
+def _pair(family: str, pair: tuple[Output, Output], size: tuple[int, int], because: str, usual: str) -> Match:
+    boxes, scores = pair
+    match = Match(family, pair, scores.shape[-1], because)
+    _judge_boxes(match, None if boxes.values is None else boxes.values.reshape(-1, 4), size, usual)
+    _judge_scores(match, scores.values)
+    return match
+
+
+# ---- lists of found objects
+
+
+def _torchvision(outputs: list[Output], grid: Grid) -> Iterator[Match]:
+    if len(outputs) != 3:
+        return
+    boxes = [o for o in outputs if o.shape[-1:] == (4,)]
+    rest = [o for o in outputs if o not in boxes]
+    labels = [o for o in rest if "label" in o.name.lower() or (o.values is not None and o.values.dtype.kind == "i")]
+    scores = [o for o in rest if o not in labels]
+    if len(boxes) == len(labels) == len(scores) == 1:
+        match = Match(
+            "boxes_labels_scores", (boxes[0], labels[0], scores[0]), None, "boxes, whole-number labels and scores"
+        )
+        _judge_boxes(match, None if boxes[0].values is None else boxes[0].values.reshape(-1, 4), grid.size, "pixels")
+        match.decode["background"] = True
+        match.reasons["background"] = "torchvision's networks number classes from 1"
+        yield match
+
+
+def _ssd(outputs: list[Output], grid: Grid) -> Iterator[Match]:
+    if len(outputs) != 4:
+        return
+    boxes = [o for o in outputs if len(o.shape) == 3 and o.shape[-1] == 4]
+    count = [o for o in outputs if int(np.prod(o.shape)) == 1]
+    rows = [o for o in outputs if o not in boxes and o not in count]
+    if len(boxes) != 1 or len(count) != 1 or len(rows) != 2:
+        return
+    classes, scores = sorted(rows, key=_looks_like_scores)
+    ordered, because = (boxes[0], classes, scores, count[0]), "boxes, classes, scores and their count"
+    match = Match("ssd", ordered, None, because, highest=_highest(classes.values, scores.values))
+    _judge_boxes(match, None if boxes[0].values is None else boxes[0].values.reshape(-1, 4), grid.size, "normalised")
+    yield match
+
+
+def _looks_like_scores(output: Output) -> tuple[bool, str]:
+    """Scores have fractions; classes are whole numbers. Not run: in the order of the names, which end in :1 and :2."""
+    return output.values is not None and bool((output.values != np.rint(output.values)).any()), output.name
+
+
+# ---- what the numbers say
+
+
+def _judge_boxes(match: Match, boxes: NDArray[Any] | None, size: tuple[int, int], usual: str) -> None:
+    if boxes is None or not boxes.size:
+        match.decode["boxes"], match.reasons["boxes"] = usual, f"usual for {match.family}; not seen on a picture"
+        return
+    reach = float(np.percentile(np.abs(boxes), 99))
+    match.decode["boxes"] = "normalised" if reach <= 2 else "pixels"
+    match.reasons["boxes"] = f"on the sample picture they reach {reach:.3g} (the input has {size[0]}x{size[1]} pixels)"
+
+
+def _judge_scores(match: Match, scores: NDArray[Any] | None) -> None:
+    if scores is None or not scores.size:
+        return
+    low, high = float(scores.min()), float(scores.max())
+    if low < -0.01 or high > 1.01:
+        match.decode["scores"] = "logit"
+        match.reasons["scores"] = f"on the sample picture they go from {low:.3g} to {high:.3g}"
+
+
+def _highest(classes: NDArray[Any] | None, scores: NDArray[Any] | None) -> int | None:
+    if classes is None or scores is None:
+        return None
+    fair = classes.ravel()[scores.ravel() >= FAIR]
+    return int(fair.max()) if fair.size else None
+
+
+def _follows_grid(boxes: NDArray[Any], size: tuple[int, int], strides: Sequence[int]) -> bool:
+    """Whether centre x is where the cell is: a decoded output; a raw one holds offsets inside the cell."""
+    cell_x = np.concatenate([np.tile(np.arange(size[0] // s) * s, size[1] // s) for s in strides])
+    centre = boxes[:, 0]
+    if len(cell_x) != len(centre) or np.std(centre) == 0:
+        return False
+    return float(np.corrcoef(cell_x, centre)[0, 1]) > 0.9
+
+
+def _list(strides: Sequence[int]) -> str:
+    return "/".join(map(str, strides))
+
+
+_RECOGNISERS: tuple[Callable[[list[Output], Grid], Iterator[Match]], ...] = (
+    _yolov8,
+    _yolox,
+    _yolov5,
+    _ssd,
+    _end_to_end,
+    _torchvision,
+    _yolov4,
+    _rtdetr,
+    _rtdetr_joined,
+    _grid_pair,
+    _yolov8_split,
+)

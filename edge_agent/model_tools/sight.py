@@ -1,0 +1,61 @@
+"""What a model sees on a picture, and whether that is plausible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_agent.config import DetectConfig
+from edge_agent.detect.backends import LoadRequest
+from edge_agent.detect.manifest import Network
+from edge_agent.detect.trial import Seen, TrialResult, trial
+from edge_agent.errors import HardwareError
+from edge_agent.model_tools.sandbox import MEMORY_MB
+
+SURE = 0.25
+"""Score from which a box counts as seen."""
+CPU_BACKENDS = ("onnxruntime", "tflite", "openvino")
+TIMEOUT_S = 1800.0
+"""An engine is built first, which takes minutes on a small box."""
+
+
+def look(network: Network, backend: str, config: DetectConfig, image: Path | None, work: Path) -> TrialResult:
+    """Load and run ``network`` in a child process on ``image``, or on the drawn sample. Raises as ``trial``."""
+    import cv2
+
+    from edge_agent.model_tools.sample import read_picture
+
+    picture = work / "picture.png"
+    if not cv2.imwrite(str(picture), read_picture(image)):
+        raise HardwareError(f"{work}: the sample picture cannot be written")
+    # A GPU's driver maps far more address space than it uses.
+    limit = MEMORY_MB if backend in CPU_BACKENDS else None
+    request = LoadRequest(network, config, work)
+    return trial(backend, request, timeout_s=TIMEOUT_S, image=picture, memory_mb=limit)
+
+
+def sure(sight: TrialResult) -> list[Seen]:
+    """What counts as seen."""
+    return [seen for seen in sight.seen or () if seen.score >= SURE]
+
+
+def warnings(sight: TrialResult) -> tuple[str, ...]:
+    """What looks wrong, in sentences."""
+    seen = sight.seen or ()
+    found = []
+    best = max((s.score for s in seen), default=0.0)
+    if best > 1.001:
+        found.append(f"the best score is {best:.3g}, beyond 1: perhaps logits; try --set decode.scores=logit")
+    # Boxes are clipped to the picture: what lay outside has no area left.
+    flat = sum(1 for s in seen if s.box[2] - s.box[0] < 1 or s.box[3] - s.box[1] < 1)
+    if seen and flat > len(seen) / 2:
+        found.append(
+            f"{flat} of {len(seen)} boxes lie outside the picture or have no area: check decode.boxes and decode.box_format"
+        )
+    if not sure(sight):
+        found.append(
+            f"nothing seen from score {SURE} on (best: {best:.2f}): wrong scaling or colours (input.mean, input.std, "
+            "input.colour), or nothing in the picture that it knows; --image gives another one"
+        )
+    elif len(sure(sight)) > 100:
+        found.append(f"{len(sure(sight))} objects seen in one picture: scores or family look wrong")
+    return tuple(found)

@@ -1,0 +1,78 @@
+"""``model verify``: every file's hash, and one run of each file that this box can run."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edge_agent.config import DetectConfig
+from edge_agent.detect.backends import BACKENDS
+from edge_agent.detect.manifest import Model, Network
+from edge_agent.detect.trial import TrialResult
+from edge_agent.errors import EdgeAgentError, HardwareError, ModelError
+from edge_agent.model_tools.sight import look, warnings
+
+State = Literal["ok", "warn", "skip", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One file: its hash, or its run on one backend. ``what`` says ``sha256`` or the backend."""
+
+    model: str
+    file: str
+    what: str
+    state: State
+    text: str
+    sight: TrialResult | None = None
+
+
+def verify(model: Model, config: DetectConfig, image: Path | None) -> Iterator[Check]:
+    """The checks of one model, as they are made. Raises UsageError for a picture that is none; all else is a result."""
+    for file in model.manifest.files:
+        network = Network(model.manifest, file, model.folder)
+        try:
+            with network.verified() as paths:
+                count = len(paths)
+        except ModelError as error:
+            yield Check(network.label, file.path, "sha256", "fail", str(error))
+            continue
+        yield Check(network.label, file.path, "sha256", "ok", f"{count} file(s) as the manifest says")
+        yield _run(network, config, image)
+
+
+def _run(network: Network, config: DetectConfig, image: Path | None) -> Check:
+    backend = network.file.backend
+
+    def check(state: State, text: str, sight: TrialResult | None = None) -> Check:
+        return Check(network.label, network.file.path, backend, state, text, sight)
+
+    reason = why_not(backend, network, config)
+    if reason:
+        return check("skip", reason)
+    with tempfile.TemporaryDirectory(prefix="edge-agent-verify-") as work:
+        try:
+            sight = look(network, backend, config, image, Path(work))
+        except (ModelError, HardwareError) as error:
+            return check("fail", str(error))
+        except EdgeAgentError as error:
+            return check("fail", f"{type(error).__name__}: {error}")
+    doubts = warnings(sight)
+    seen = f"{sight.device}, {sight.inference_ms:.1f} ms, {len(sight.seen or ())} boxes"
+    return check("warn" if doubts else "ok", "; ".join([seen, *doubts]), sight)
+
+
+def why_not(backend: str, network: Network, config: DetectConfig) -> str:
+    """Why this box cannot run the file; empty: it can."""
+    if backend not in BACKENDS:
+        return f"this version has no backend {backend}"
+    if network.file.device == "edgetpu":
+        from edge_agent.detect.backends.tflite_delegates import accelerator
+
+        return accelerator(config)
+    # Each backend's module says by itself whether its package and device are here.
+    return str(importlib.import_module(f"edge_agent.detect.backends.{backend}").available(config))
