@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import threading
 import time
 import uuid
@@ -16,10 +17,8 @@ from edge_agent import __version__
 from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.chains import build_chain, check_labels
 from edge_agent.config import CameraConfig, Config
-from edge_agent.detect.backends import LoadRequest
-from edge_agent.detect.detector import ModelDetector
+from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import Model, find_model, list_models
-from edge_agent.detect.serving import ServingDetector
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
@@ -136,10 +135,10 @@ class Agent:
         self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
         for unit in self.cameras:
             unit.capture.prepare()
-        network = self.model.network("onnxruntime")
-        self.detector = ServingDetector(
-            ModelDetector("onnxruntime", LoadRequest(network, config.detect, config.state_dir / "cache")), clock
+        self._loader = DetectorLoader(
+            self.model, config.detect, config.state_dir / "cache", stop=self.stop, clock=clock
         )
+        self.detector = self._loader.load()
         self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
         self.mqtt: MqttSink | None = None
@@ -204,6 +203,11 @@ class Agent:
             )
         for number in range(self.workers):
             self.supervisor.spawn(f"detect:{number}", self.pool.work, essential=True, deadline_s=30.0, restart=True)
+        if self._loader.pending:
+            # Not essential: while it builds, and if it fails, something else serves.
+            self.supervisor.spawn(
+                "engine", lambda _: self._loader.finish(), essential=False, deadline_s=math.inf, restart=False
+            )
         # What was built until here stays: the collector need not walk through it while frames come.
         gc.collect()
         gc.freeze()
@@ -215,7 +219,7 @@ class Agent:
             unit.look()
         self._tell()
         tick()
-        if all(worker.state == "done" for worker in self.supervisor.states()):
+        if all(worker.state == "done" for worker in self.supervisor.states() if worker.essential):
             self.stop.set()
 
     def _tell(self) -> None:
@@ -283,12 +287,12 @@ class Agent:
 
     def status(self) -> AgentStatus:
         """The state of the moment; callable from any thread, cheap."""
-        manifest = self.model.manifest
+        manifest, detector, loaded = self.model.manifest, self.detector.current, self._loader.loaded
         model = f"{manifest.name}@{manifest.version}"
         cameras = tuple(camera_status(unit.capture, unit.chain, model) for unit in self.cameras)
         outbox, mqtt = outbox_status(self.outbox.stat()), mqtt_status(self.config.mqtt, self.mqtt)
         # What endangers events first; the others stay after the trouble is over, as the last that was.
-        errors = (outbox.reason, *(camera.last_error for camera in reversed(cameras)), mqtt.last_error)
+        errors = (outbox.reason, loaded.trouble, *(camera.last_error for camera in reversed(cameras)), mqtt.last_error)
         return AgentStatus(
             site=self.config.site,
             device=self.device,
@@ -303,9 +307,11 @@ class Agent:
             model=ModelStatus(
                 name=manifest.name,
                 version=manifest.version,
-                sha256=self.detector.current.network.file.sha256,
-                backend=f"{self.detector.current.backend_name} ({self.detector.current.backend.device})",
+                sha256=detector.network.file.sha256,
+                backend=f"{detector.backend_name} ({detector.backend.device})",
                 active=True,
+                error=loaded.trouble,
+                not_taken=loaded.not_taken,
             ),
             host=self._host.sample(),
             last_error=next(filter(None, errors), ""),

@@ -85,7 +85,11 @@ class MqttStatus:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """The model at work; ``active`` False while none is loaded (then ``error`` may say why)."""
+    """The model at work; ``active`` False while none is loaded.
+
+    ``error`` says why none is, or why something lesser than was meant runs it. ``not_taken`` says, for each other way to run
+    it on a box like this, why it was not taken.
+    """
 
     name: str = ""
     version: str = ""
@@ -93,6 +97,7 @@ class ModelStatus:
     backend: str = ""
     active: bool = False
     error: str = ""
+    not_taken: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +213,9 @@ def _no_model(model: ModelStatus) -> str:
 def _model(model: ModelStatus, safe_mode: str) -> Part:
     if safe_mode:
         return Part("degraded", f"safe mode: {safe_mode}")
-    return Part("ok") if model.active else Part("degraded", _no_model(model))
+    if not model.active:
+        return Part("degraded", _no_model(model))
+    return Part("degraded", model.error) if model.error else Part("ok")
 
 
 def _outbox(outbox: OutboxStatus) -> Part:

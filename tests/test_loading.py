@@ -1,0 +1,210 @@
+"""Which detector serves, and how a better one takes over while frames come."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.config import DetectConfig
+from edge_agent.detect import backends, loading
+from edge_agent.detect.backends import Backend, LoadRequest, choice, tensorrt
+from edge_agent.detect.backends.onnxruntime import OnnxRuntimeBackend
+from edge_agent.detect.detector import ModelDetector
+from edge_agent.detect.loading import DetectorLoader
+from edge_agent.detect.manifest import Model, find_model
+from edge_agent.detect.serving import ServingDetector
+from edge_agent.errors import HardwareError, ModelError
+from edge_agent.types import Frame
+
+FRAME = Frame("a", 0, 0.0, 0.0, np.full((288, 384, 3), 99, np.uint8))
+
+
+@pytest.fixture(scope="module")
+def model(root: Path) -> Model:
+    return find_model("person-pilot", root / "models")
+
+
+def detector(model: Model) -> ModelDetector:
+    return ModelDetector("onnxruntime", LoadRequest(model.network("onnxruntime"), DetectConfig(), Path("never used")))
+
+
+def test_on_a_box_without_accelerators_the_cpu_serves_and_says_why_not_the_others(model: Model, tmp_path: Path) -> None:
+    loader = DetectorLoader(model, DetectConfig(), tmp_path, stop=threading.Event())
+    serving = loader.load()
+    assert serving.current.backend_name == "onnxruntime"
+    assert serving.detect(FRAME).labels == ("person",)
+    assert not loader.pending
+    assert loader.loaded.trouble == ""
+    assert {name for name, why in loader.loaded.not_taken.items() if why} == {
+        c.name for c in choice.CANDIDATES if c.name != "onnxruntime"
+    }
+    serving.close()
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tflite"])
+def test_a_backend_that_is_named_is_never_replaced_silently(model: Model, tmp_path: Path, backend: str) -> None:
+    config = DetectConfig.model_validate({"backend": backend})
+    with pytest.raises(HardwareError, match=r"person-pilot@0\.1\.0"):
+        DetectorLoader(model, config, tmp_path, stop=threading.Event()).load()
+
+
+def test_a_damaged_file_is_told_as_such_though_others_were_tried(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "person-pilot" / "0.1.0"
+    shutil.copytree(root / "models" / "person-pilot" / "0.1.0", folder)
+    file = folder / "person-pilot-416.onnx"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="SHA-256"):
+        DetectorLoader(
+            find_model("person-pilot", tmp_path), DetectConfig(), tmp_path / "cache", stop=threading.Event()
+        ).load()
+
+
+def test_frames_go_on_while_detectors_are_swapped_and_the_old_one_is_closed_once(model: Model) -> None:
+    closed: list[ModelDetector] = []
+
+    class Counted(ModelDetector):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    def counted() -> Counted:
+        request = LoadRequest(model.network("onnxruntime"), DetectConfig(), Path("never used"))
+        return Counted("onnxruntime", request)
+
+    first = counted()
+    serving = ServingDetector(first)
+    expected = serving.detect(FRAME).boxes
+    stop, seen, errors = threading.Event(), [0, 0], []
+
+    def work(place: int) -> None:
+        while not stop.is_set():
+            try:
+                np.testing.assert_array_equal(serving.detect(FRAME).boxes, expected)
+            except Exception as error:  # noqa: BLE001 - told below
+                errors.append(error)
+                return
+            seen[place] += 1
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(2)]
+    for thread in threads:
+        thread.start()
+    replaced = [first]
+    for _ in range(3):
+        before = list(seen)
+        while any(now <= then for now, then in zip(seen, before, strict=True)) and not errors:
+            stop.wait(0.005)
+        replaced.append(counted())
+        serving.swap(replaced[-1])
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    assert not errors
+    assert closed == replaced[:-1], "each is closed once, when the last thread has left it, and the one at work is not"
+
+
+def test_a_detector_with_other_labels_does_not_take_over(model: Model) -> None:
+    serving = ServingDetector(detector(model))
+    renamed = replace(model, manifest=model.manifest.model_copy(update={"labels": ("cat",)}))
+    other = detector(renamed)
+    with pytest.raises(ModelError, match="other labels"):
+        serving.swap(other)
+    assert serving.current is not other
+
+
+Engine = Callable[[Callable[[str, "float | None"], None], threading.Event], None]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine], list[str]]:
+    """A box with a GPU, as far as the loader can tell: its engine is "built" by the test and run by ONNX Runtime.
+
+    The real one is in tests marked ``gpu``; what is held to account here is who serves when.
+    """
+
+    def install(engine: Engine) -> list[str]:
+        built: list[str] = []
+
+        def build(request: LoadRequest, progress: Callable[[str, float | None], None], cancel: threading.Event) -> None:
+            engine(progress, cancel)
+            if not cancel.is_set():
+                built.append(request.network.label)
+
+        def factory(request: LoadRequest) -> Backend:
+            assert built, "loaded before it was built"
+            return OnnxRuntimeBackend(request)
+
+        monkeypatch.setattr(tensorrt, "available", lambda _: "", raising=False)
+        monkeypatch.setattr(tensorrt, "engine_ready", lambda _: bool(built), raising=False)
+        monkeypatch.setattr(tensorrt, "build", build, raising=False)
+        monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "tensorrt": factory})
+        monkeypatch.setattr("edge_agent.detect.detector.BACKENDS", {**backends.BACKENDS, "tensorrt": factory})
+        monkeypatch.setattr(loading, "trial", lambda *_, **__: None)
+        return built
+
+    return install
+
+
+@pytest.mark.parametrize("backend", ["auto", "tensorrt"])
+def test_the_cpu_serves_until_the_engine_is_built(
+    model: Model, tmp_path: Path, gpu: Callable[[Engine], list[str]], backend: str
+) -> None:
+    told: list[str] = []
+
+    def engine(progress: Callable[[str, float | None], None], _: threading.Event) -> None:
+        progress("building", 0.34)
+
+    gpu(engine)
+    config = DetectConfig.model_validate({"backend": backend})
+    loader = DetectorLoader(model, config, tmp_path, stop=threading.Event())
+    serving = loader.load()
+    assert loader.pending and serving.current.backend_name == "onnxruntime"
+    assert loader.loaded.trouble.startswith("onnxruntime serves while the engine for tensorrt is being built")
+    loader.finish(lambda: told.append(loader.loaded.trouble))
+    assert "34%" in told[0]
+    assert not loader.pending and serving.current.backend_name == "tensorrt"
+    assert (loader.loaded.name, loader.loaded.trouble) == ("tensorrt", "")
+    # The next start finds the engine.
+    again = DetectorLoader(model, config, tmp_path, stop=threading.Event())
+    assert again.load().current.backend_name == "tensorrt" and not again.pending
+
+
+def test_the_stand_in_goes_on_where_the_engine_cannot_be_built(
+    model: Model, tmp_path: Path, gpu: Callable[[Engine], list[str]]
+) -> None:
+    def engine(*_: object) -> None:
+        raise HardwareError("building the engine: killed by SIGKILL (usually: out of memory)")
+
+    gpu(engine)
+    loader = DetectorLoader(model, DetectConfig(), tmp_path, stop=threading.Event())
+    serving = loader.load()
+    with pytest.raises(HardwareError, match="out of memory"):
+        loader.finish()
+    assert "tensorrt cannot take over: building the engine" in loader.loaded.trouble
+    assert serving.current.backend_name == "onnxruntime"
+    assert len(serving.detect(FRAME).boxes) >= 0
+
+
+def test_a_stop_ends_the_build(model: Model, tmp_path: Path, gpu: Callable[[Engine], list[str]]) -> None:
+    begun = threading.Event()
+
+    def engine(_: object, cancel: threading.Event) -> None:
+        begun.set()
+        assert cancel.wait(20)
+
+    gpu(engine)
+    stop = threading.Event()
+    loader = DetectorLoader(model, DetectConfig(), tmp_path, stop=stop)
+    serving = loader.load()
+    thread = threading.Thread(target=loader.finish)
+    thread.start()
+    assert begun.wait(20)
+    stop.set()
+    thread.join(20)
+    assert not thread.is_alive() and serving.current.backend_name == "onnxruntime"
