@@ -118,6 +118,11 @@ def test_a_detector_with_other_labels_does_not_take_over(model: Model) -> None:
     assert serving.current is not other
 
 
+def at_work(loader: DetectorLoader, serving: ServingDetector) -> tuple[str, bool]:
+    """The backend at work, and whether a better one is to come."""
+    return serving.current.backend_name, loader.pending
+
+
 Engine = Callable[[Callable[[str, "float | None"], None], threading.Event], None]
 
 
@@ -164,15 +169,15 @@ def test_the_cpu_serves_until_the_engine_is_built(
     config = DetectConfig.model_validate({"backend": backend})
     loader = DetectorLoader(model, config, tmp_path, stop=threading.Event())
     serving = loader.load()
-    assert loader.pending and serving.current.backend_name == "onnxruntime"
+    assert at_work(loader, serving) == ("onnxruntime", True)
     assert loader.loaded.trouble.startswith("onnxruntime serves while the engine for tensorrt is being built")
     loader.finish(lambda: told.append(loader.loaded.trouble))
     assert "34%" in told[0]
-    assert not loader.pending and serving.current.backend_name == "tensorrt"
+    assert at_work(loader, serving) == ("tensorrt", False)
     assert (loader.loaded.name, loader.loaded.trouble) == ("tensorrt", "")
     # The next start finds the engine.
     again = DetectorLoader(model, config, tmp_path, stop=threading.Event())
-    assert again.load().current.backend_name == "tensorrt" and not again.pending
+    assert at_work(again, again.load()) == ("tensorrt", False)
 
 
 def test_the_stand_in_goes_on_where_the_engine_cannot_be_built(
