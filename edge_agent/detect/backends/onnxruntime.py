@@ -32,6 +32,8 @@ CPU = "CPUExecutionProvider"
 _NUMERIC = {"float": "float32", "float16": "float16", "double": "float64", "bool": "bool"} | {
     f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
+_FILE_ERRORS = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoModel")
+"""What the runtime raises for the file itself; any other error may be the provider's."""
 
 
 def available(config: DetectConfig) -> str:
@@ -132,16 +134,24 @@ def _load(onnxruntime: Any, network: Network, options: Any, providers: list[str]
     with contextlib.ExitStack() as stack:
         paths = stack.enter_context(network.verified())
         names = [part.path for part in network.file.parts]
+        if names and not hasattr(options, "add_external_initializers_from_files_in_memory"):
+            raise HardwareError(
+                f"ONNX Runtime {onnxruntime.__version__} is too old for a model in several files: update it"
+            )
         blocks = [stack.enter_context(_mapped(path)) for path in paths[1:]]
         try:
             if names:
                 # The runtime looks for external data beside the file, and the file is a descriptor here.
                 sizes = [len(block) for block in blocks]
                 options.add_external_initializers_from_files_in_memory(names, blocks, sizes)
-            # By path: from bytes the session would keep a second copy of the whole file.
-            return onnxruntime.InferenceSession(paths[0], options, providers=providers)
+            # By path: from bytes the session would keep a second copy of the whole file. Without its own fallback,
+            # which prints to stdout and goes on on another provider.
+            return onnxruntime.InferenceSession(paths[0], options, providers=providers, enable_fallback=0)
         except Exception as error:
-            raise ModelError(f"{network.path}: ONNX Runtime cannot load it: {error}") from error
+            said = f"{network.path}: ONNX Runtime cannot load it"
+            if providers[0] == CPU or type(error).__name__ in _FILE_ERRORS:
+                raise ModelError(f"{said}: {error}") from error
+            raise HardwareError(f"{said} with {providers[0]}, is its driver installed? {error}") from error
 
 
 @contextlib.contextmanager
