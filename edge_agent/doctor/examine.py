@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,6 +16,8 @@ from edge_agent.doctor.runner import TOTAL_S, run_checks
 
 _AREAS = (system, service, accelerators, models, cameras, storage, network)
 AREAS = tuple(area.AREA for area in _AREAS)
+
+_LOOK_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,22 @@ def examine(
     of checks and ``on_done`` each finding as it comes, both in the calling thread.
     """
     began = time.monotonic()
-    box = look(config, root)
+    box = _look(config, root)
     checks = all_checks(box, only)
     begin(len(checks))
     left = max(1.0, total_s - (time.monotonic() - began))
     findings = run_checks(checks, box, total_s=left, on_done=on_done)
     return Report(tuple(findings), time.monotonic() - began)
+
+
+def _look(config: Path | None, root: Path) -> Box:
+    """``look`` with a deadline: a state folder on a dead network drive hangs whoever asks for it."""
+    seen: list[Box] = []
+    looker = threading.Thread(target=lambda: seen.append(look(config, root)), name="look", daemon=True)
+    looker.start()
+    looker.join(_LOOK_S)
+    hangs = f"{config}: reading it, or its state folder, hangs: a dead network drive?"
+    return seen[0] if seen else Box(root, None, config, (hangs,))
 
 
 def all_checks(box: Box, only: str | None = None) -> list[Check]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from edge_agent.chains import check_labels
-from edge_agent.config import Config
-from edge_agent.detect.backends import BACKENDS, LoadRequest
-from edge_agent.detect.manifest import Model, find_model
+from edge_agent.config import Config, DetectConfig
+from edge_agent.detect.backends import LoadRequest
+from edge_agent.detect.manifest import Model, Network, find_model
 from edge_agent.detect.trial import trial
 from edge_agent.doctor.box import Box, RunningAgent
 from edge_agent.doctor.finding import Check, Outcome, fail, ok, skip, warn
@@ -18,15 +19,6 @@ from edge_agent.errors import ConfigError, EdgeAgentError, HardwareError, ModelE
 AREA = "model"
 _TRIAL_S = 12.0
 _NO_CONFIG = "no configuration that names one"
-_ORDER = (
-    ("tensorrt", True),
-    ("tflite", True),
-    ("openvino", True),
-    ("onnxruntime", False),
-    ("openvino", False),
-    ("tflite", False),
-)
-"""How ``auto`` looks: backend, and whether only with an accelerator."""
 
 
 def checks(_: Box) -> list[Check]:
@@ -85,13 +77,13 @@ def backend(box: Box) -> Outcome:
     if (name := _at_work(box)) is not None:
         return ok(f"the running agent uses {name}")
     try:
-        name, passed = _backend(box.config, _model(box.config))
-    except ModelError:
-        return skip("no model")
-    why = "; ".join(f"not {reason}" for reason in passed)
-    if name is None:
-        return fail(why, "correct detect.backend, or install a runtime: pip install 'edge-agent[onnx]'")
-    return ok(f"{name}; {why}" if why else name)
+        choice = _choose(box.config, _model(box.config))
+    except ModelError as error:
+        return fail(str(error), "see `manifest and labels`; or correct detect.backend")
+    except HardwareError as error:
+        return fail(str(error), "correct detect.backend, or install a runtime: pip install 'edge-agent[onnx]'")
+    told = [f"{name}: {why}" for name, why in choice["reasons"].items() if not why.endswith("comes first")]
+    return ok(choice["name"] + "".join(f"; not {reason}" for reason in told))
 
 
 def _at_work(box: Box) -> str | None:
@@ -109,10 +101,10 @@ def inference(box: Box) -> Outcome:
         return _from_agent(box.agent)
     try:
         model = _model(box.config)
-        name, _ = _backend(box.config, model)
-        return skip("nothing here can run it") if name is None else _try(box.config, model, name)
-    except ModelError:
-        return skip("no model")
+        choice = _choose(box.config, model)
+    except HardwareError:
+        return skip("no backend or no model, see above")
+    return _try(model, choice)
 
 
 def _from_agent(agent: RunningAgent) -> Outcome:
@@ -125,41 +117,22 @@ def _from_agent(agent: RunningAgent) -> Outcome:
     return warn(f"{text}; {failed} frames failed", "see its log") if failed else ok(text)
 
 
-def _try(config: Config, model: Model, name: str) -> Outcome:
-    if name == "tensorrt":
+def _choose(config: Config, model: Model) -> dict[str, Any]:
+    """What the agent would take, asked in a child process. Raises HardwareError, ModelError."""
+    return ask("choice", folder=str(model.folder), config=config.detect.model_dump(mode="json"))
+
+
+def _try(model: Model, choice: dict[str, Any]) -> Outcome:
+    backend = choice["backend"]
+    if backend == "tensorrt":
         return skip(
             "its engine is built at the first start, which takes minutes: edge-agent model compile --target tensorrt"
         )
+    network = Network(model.manifest, model.manifest.files[choice["file"]], model.folder)
     try:
         with tempfile.TemporaryDirectory() as cache:
-            request = LoadRequest(model.network(name), config.detect, Path(cache))
-            result = trial(name, request, timeout_s=_TRIAL_S)
+            request = LoadRequest(network, DetectConfig.model_validate(choice["config"]), Path(cache))
+            result = trial(backend, request, timeout_s=_TRIAL_S)
     except EdgeAgentError as error:
-        return fail(f"{name}: {error}", "reinstall the runtime, or choose another detect.backend")
-    return ok(f"{name} on {result.device}: {result.inference_ms:.1f} ms, loaded in {result.load_s:.1f} s")
-
-
-def _backend(config: Config, model: Model) -> tuple[str | None, list[str]]:
-    """The one that the agent would take, and why not those before it."""
-    passed: list[str] = []
-    wanted = config.detect.backend
-    for name, accelerated in _ORDER if wanted == "auto" else ((wanted, False),):
-        reason = _why_not(name, accelerated, config, model)
-        if not reason:
-            return name, passed
-        told = f"{name}: {reason}"
-        if told not in passed:
-            passed.append(told)
-    return None, passed
-
-
-def _why_not(name: str, accelerated: bool, config: Config, model: Model) -> str:
-    if name not in BACKENDS:
-        return "this version of edge-agent has no such backend"
-    if not model.networks(name):
-        return "the model has no file for it"
-    try:
-        answer = ask("backend", name=name, accelerated=accelerated, config=config.detect.model_dump(mode="json"))
-    except HardwareError as error:
-        return str(error)
-    return str(answer["reason"])
+        return fail(f"{choice['name']}: {error}", "reinstall the runtime, or choose another detect.backend")
+    return ok(f"{backend} on {result.device}: {result.inference_ms:.1f} ms, loaded in {result.load_s:.1f} s")

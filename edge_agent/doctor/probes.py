@@ -9,11 +9,13 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from edge_agent.config import CameraConfig, DetectConfig
 from edge_agent.detect.child import Say, run_child, serve
-from edge_agent.errors import EdgeAgentError, HardwareError, SourceLost
+from edge_agent.detect.manifest import load_model
+from edge_agent.errors import HardwareError, SourceError, SourceLost
 
 PROBE_S = 7.0
 _SETTLE_S = 0.4
@@ -65,12 +67,25 @@ def package(_: Say, name: str) -> dict[str, Any]:
     return {"version": str(getattr(module, "__version__", "?")), "path": str(getattr(module, "__file__", "?"))}
 
 
-def backend(_: Say, name: str, config: dict[str, Any], accelerated: bool = False) -> dict[str, Any]:
-    """Why a backend (``accelerated``: its accelerator) cannot be used, "" where it can; the backend itself says it."""
-    home = f"edge_agent.detect.backends.{name}"
-    module = importlib.import_module(f"{home}_delegates" if name == "tflite" and accelerated else home)
-    judge = getattr(module, "accelerator", module.available) if accelerated else module.available
-    return {"reason": judge(DetectConfig.model_validate(config))}
+def backend(_: Say, name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Why a backend cannot be used, "" where it can; the backend itself says it."""
+    module = importlib.import_module(f"edge_agent.detect.backends.{name}")
+    return {"reason": module.available(DetectConfig.model_validate(config))}
+
+
+def choice(_: Say, folder: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What the agent would run a model on."""
+    from edge_agent.detect.backends.choice import choose
+
+    model = load_model(Path(folder))
+    chosen = choose(model, DetectConfig.model_validate(config))
+    return {
+        "name": chosen.name,
+        "backend": chosen.backend,
+        "file": model.manifest.files.index(chosen.network.file),
+        "config": chosen.config.model_dump(mode="json"),
+        "reasons": dict(chosen.reasons),
+    }
 
 
 def onnxruntime(_: Say) -> dict[str, Any]:
@@ -159,7 +174,7 @@ def camera(say: Say, config: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 PROBES: dict[str, Callable[..., dict[str, Any]]] = {
-    probe.__name__: probe for probe in (opencv, package, backend, onnxruntime, openvino, cuda, library, camera)
+    probe.__name__: probe for probe in (opencv, package, backend, choice, onnxruntime, openvino, cuda, library, camera)
 }
 
 
@@ -168,7 +183,7 @@ def _work(asked: dict[str, Any], say: Say) -> dict[str, Any]:
         return PROBES[asked["probe"]](say, **asked["question"])
     except (ImportError, RuntimeError, OSError) as error:
         raise HardwareError(f"{type(error).__name__}: {error}") from error
-    except EdgeAgentError as error:  # a SourceError would come back as a crash
+    except SourceError as error:  # not an error that a child can hand over
         raise HardwareError(str(error)) from error
 
 
