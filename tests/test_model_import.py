@@ -1,0 +1,195 @@
+"""``model import``: what it guesses of networks shaped as other projects export them, and that the guess sees the right boxes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.cli import main
+from edge_agent.detect.manifest import find_model, list_models
+from edge_agent.errors import ModelError, UsageError
+from edge_agent.model_tools.guess import Choices, Question
+from edge_agent.model_tools.importer import Imported, ImportRequest, import_model
+from edge_agent.model_tools.labels import COCO, SETS
+from edge_agent.types import U8
+from tests import model_networks as networks
+from tests.onnx_writer import network
+
+WIDE = (192, 128)
+"""The picture they are tried on: twice the size of their input, so that letterbox and stretch do the same."""
+
+
+def nobody(questions: list[Question], _: Choices) -> Choices:
+    raise UsageError("; ".join(f"{q.option}: {q.text}" for q in questions))
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    import cv2
+
+    image: U8 = np.full((WIDE[1], WIDE[0], 3), 90, np.uint8)
+    cv2.imwrite(str(tmp_path / "picture.png"), image)
+    return tmp_path / "picture.png"
+
+
+@pytest.fixture
+def take(tmp_path: Path, picture: Path) -> Callable[..., Imported]:
+    def take(content: bytes, labels: tuple[str, ...] = networks.LABELS, **more: object) -> Imported:
+        file = tmp_path / "network.onnx"
+        file.write_bytes(content)
+        choices = Choices(labels=labels, labels_from="test", **more)  # type: ignore[arg-type]
+        request = ImportRequest(file, "tiny", "1.0.0", tmp_path / "models", choices, image=picture)
+        return import_model(request, nobody)
+
+    return take
+
+
+FAMILIES: dict[str, tuple[Callable[[], bytes], dict[str, object]]] = {
+    "yolov8": (networks.yolov8, {"boxes": "pixels"}),
+    "yolox raw": (lambda: networks.yolox(decoded=False), {"decoded": False}),
+    "yolox decoded": (lambda: networks.yolox(decoded=True), {"decoded": True}),
+    "yolov5": (networks.yolov5, {"boxes": "pixels"}),
+    "yolov10": (networks.yolov10, {"boxes": "pixels"}),
+    "yolov4": (networks.yolov4, {"boxes": "normalised"}),
+    "rtdetr": (networks.rtdetr, {"boxes": "normalised", "scores": "logit"}),
+    "yolonas": (networks.yolonas, {"boxes": "pixels"}),
+    "boxes_labels_scores": (networks.torchvision, {"boxes": "pixels", "background": True}),
+    "ssd": (networks.ssd, {"boxes": "normalised"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_told_by_its_outputs_and_sees_what_is_there(take: Callable[..., Imported], name: str) -> None:
+    make, decode = FAMILIES[name]
+    result = take(make())
+    manifest = result.model.manifest
+    assert manifest.family == name.split(maxsplit=1)[0]
+    assert {key: getattr(manifest.decode, key) for key in decode} == decode
+    assert manifest.input.size == networks.SIZE
+    assert result.sight is not None
+    seen = [s for s in result.sight.seen or () if s.score > 0.5]
+    assert [s.label for s in seen] == ["cat", "hen"]
+    np.testing.assert_allclose([s.box for s in seen], networks.BOXES * 2, atol=0.2)
+    np.testing.assert_allclose([s.score for s in seen], networks.SCORES, atol=0.01)
+    assert result.warnings == ()
+    assert all(reason.because for reason in result.reasons)
+
+
+@pytest.mark.slow
+def test_what_an_exporter_wrote_into_the_file_is_used(take: Callable[..., Imported]) -> None:
+    result = take(networks.yolov8(metadata=networks.yolov8_metadata(), open_size=True), labels=())
+    manifest = result.model.manifest
+    assert manifest.labels == networks.LABELS
+    assert manifest.input.size == networks.SIZE
+    assert manifest.licence == "MIT"
+    assert "metadata" in {r.key: r.because for r in result.reasons}["labels"]
+
+
+@pytest.mark.slow
+def test_other_tasks_are_refused(take: Callable[..., Imported]) -> None:
+    with pytest.raises(ModelError, match="segment"):
+        take(networks.yolov8(metadata=networks.yolov8_metadata() | {"task": "segment"}))
+
+
+@pytest.mark.slow
+def test_what_cannot_be_known_is_asked_for(take: Callable[..., Imported]) -> None:
+    with pytest.raises(UsageError, match=r"--labels.*3 class"):
+        take(networks.yolov8(), labels=())
+    with pytest.raises(UsageError, match=r"--size.*open"):
+        take(networks.yolov8(open_size=True))
+    with pytest.raises(UsageError, match="3 classes, but there are 20 labels"):
+        take(networks.yolov8(), labels=SETS["voc"])
+
+
+@pytest.mark.slow
+def test_a_family_that_the_user_names_must_fit(take: Callable[..., Imported]) -> None:
+    with pytest.raises(UsageError, match="do not fit that family"):
+        take(networks.yolov8(), family="ssd")
+    with pytest.raises(UsageError, match="there are: yolov8"):
+        take(networks.yolov8(), family="yolov99")
+    assert take(networks.yolov8(), family="yolov8").model.manifest.family == "yolov8"
+
+
+@pytest.mark.slow
+def test_a_version_that_is_there_is_not_overwritten(take: Callable[..., Imported], tmp_path: Path) -> None:
+    first = take(networks.yolov8()).model.manifest
+    with pytest.raises(UsageError, match="--replace"):
+        take(networks.yolov5())
+    assert find_model("tiny", tmp_path / "models").manifest == first
+    assert [p.name for p in (tmp_path / "models").iterdir()] == ["tiny"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, object]]:
+    code = main(["model", *map(str, arguments), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert isinstance(answer, dict)
+    return code, answer
+
+
+@pytest.mark.slow
+def test_the_bundled_model_comes_in_as_itself(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = root / "models" / "person-pilot" / "0.1.0" / "person-pilot-416.onnx"
+    half = "[127.5, 127.5, 127.5]"
+    settings = [
+        f"--set=input.{key}={value}" for key, value in (("mean", half), ("std", half), ("position", "top_left"))
+    ]
+    arguments = ["import", source, "--name", "again", "--labels", "person", "--models-dir", tmp_path, *settings]
+    code, answer = run(capsys, *arguments, "--licence", "Apache-2.0")
+    assert code == 0, answer
+    ours, theirs = find_model("again", tmp_path).manifest, find_model("person-pilot", root / "models").manifest
+    assert ours.input == theirs.input
+    assert (ours.family, ours.labels, ours.outputs) == (theirs.family, theirs.labels, theirs.outputs)
+    assert ours.files == theirs.files
+    trial = answer["trial"]
+    assert isinstance(trial, dict)
+    people = [s for s in trial["seen"] if s["score"] >= 0.5]
+    assert len(people) == 4  # as many as are drawn
+    assert answer["warnings"] == []
+
+
+@pytest.mark.slow
+def test_wrong_scores_and_boxes_are_noticed(take: Callable[..., Imported], tmp_path: Path) -> None:
+    file = tmp_path / "network.onnx"
+    file.write_bytes(networks.yolov8())
+    choices = Choices(labels=networks.LABELS)
+    wrong = (("decode.boxes", "normalised"),)
+    request = ImportRequest(file, "tiny", "1.0.0", tmp_path / "models", choices, overrides=wrong)
+    assert "outside the picture" in " ".join(import_model(request, nobody).warnings)
+    empty = network({"output0": np.full((1, 7, len(networks.cells())), 0.001, np.float32)}, size=networks.SIZE)
+    file.write_bytes(empty)
+    request = ImportRequest(file, "empty", "1.0.0", tmp_path / "models", choices)
+    assert "nothing seen" in " ".join(import_model(request, nobody).warnings)
+
+
+@pytest.mark.slow
+def test_settings_that_no_manifest_has_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "network.onnx"
+    file.write_bytes(networks.yolov8())
+    base = ["import", file, "--name", "tiny", "--labels", "a,b,c", "--models-dir", tmp_path / "models"]
+    assert run(capsys, *base, "--set", "input.colour=PINK")[0] == 3
+    assert run(capsys, *base, "--set", "files=[]")[0] == 2
+    assert run(capsys, *base, "--version", "../../1")[0] == 2
+    assert list_models(tmp_path / "models") == []
+
+
+def test_label_sets_and_files(tmp_path: Path) -> None:
+    from edge_agent.model_tools.labels import parse_labels, read_labels
+
+    assert len(COCO) == 80 and len(set(COCO)) == 80
+    assert (COCO[0], COCO[16], COCO[79]) == ("person", "dog", "toothbrush")
+    by_id = SETS["coco91"]
+    assert (by_id[0], by_id[11], by_id[43], by_id[89]) == ("person", "unused 12", "bottle", "toothbrush")
+    assert len(SETS["voc"]) == 20
+    (tmp_path / "names.txt").write_text("red\n\ngreen thing\n", encoding="utf-8")
+    assert read_labels(str(tmp_path / "names.txt")) == ("red", "green thing")
+    assert read_labels("red,green") == ("red", "green")
+    assert parse_labels("0  person\n2  car\n", "x") == ("person", "unused 1", "car")
+    with pytest.raises(UsageError, match=r"coco, coco91, voc"):
+        read_labels("no/such/file.txt")
+    with pytest.raises(ModelError, match="no label"):
+        parse_labels("a\x00b", "x")
