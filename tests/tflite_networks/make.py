@@ -210,6 +210,24 @@ def compiled(data: bytes, per_channel: bool = False) -> bytes:
     return pruned(model)
 
 
+def compiled_in_two(data: bytes) -> list[bytes]:
+    """Two segments: the first hands the picture on, the second is ``compiled``; its input has a name of its own."""
+    parts = []
+    for first in (True, False):
+        model = unpack(compiled(data))
+        graph = model.subgraphs[0]
+        image = graph.tensors[int(graph.inputs[0])]
+        if first:
+            relay = schema.TensorT.InitFromObj(schema.Model.GetRootAsModel(data, 0).Subgraphs(0).Tensors(0))
+            relay.name = b"relay"
+            graph.tensors.append(relay)
+            graph.outputs = graph.operators[0].outputs = [len(graph.tensors) - 1]
+        else:
+            image.name = b"relay_in"
+        parts.append(pruned(model))
+    return parts
+
+
 def main() -> None:
     """Write all."""
     files = {
@@ -223,6 +241,8 @@ def main() -> None:
     }
     files["edgetpu"] = compiled(files["int8"])
     files["edgetpu_per_channel"] = compiled(files["int8"], per_channel=True)
+    for number, part in enumerate(compiled_in_two(files["int8"])):
+        files[f"edgetpu_segment_{number}_of_2"] = part
     for number, part in enumerate(segments(files["int8"], [1, 3])):
         files[f"int8_segment_{number}_of_3"] = part
     for name, data in files.items():

@@ -121,7 +121,10 @@ class Runtime:
     """Google's pycoral, where it is installed and an Edge TPU is wanted: its runtime and libedgetpu fit each other."""
 
     def open(self, path: str, threads: int, library: str | None, options: Mapping[str, str]) -> Any:
-        """An interpreter, not yet allocated. Raises HardwareError for the delegate, ValueError and RuntimeError for the file."""
+        """An interpreter, not yet allocated.
+
+        Raises HardwareError where the delegate does not start, ValueError for the file, RuntimeError where the two do not fit.
+        """
         if library is None:
             return self.interpreter(model_path=path, num_threads=threads)
         check_library(library)
@@ -131,10 +134,7 @@ class Runtime:
             delegate = self.load_delegate(library, dict(options))
         except (ValueError, OSError, AttributeError) as error:
             raise HardwareError(refusal(library, options, str(error))) from error
-        try:
-            return self.interpreter(model_path=path, num_threads=threads, experimental_delegates=[delegate])
-        except RuntimeError as error:
-            raise HardwareError(f"delegate {library} cannot prepare {path}: {one_line(error)}") from error
+        return self.interpreter(model_path=path, num_threads=threads, experimental_delegates=[delegate])
 
 
 def refusal(library: str, options: Mapping[str, str], text: str) -> str:

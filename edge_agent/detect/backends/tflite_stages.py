@@ -196,7 +196,7 @@ def connect(network: Network, stages: Sequence[Stage]) -> Chain:
         raise ModelError(f"{where}: {network.file.path} has inputs {names}, one image is expected")
     feeds: list[list[Place | None]] = [[None]]
     for number, stage in enumerate(stages[1:], 1):
-        feeds.append([_source(tensor, place, stages[:number], stage) for place, tensor in enumerate(stage.inputs)])
+        feeds.append([_source(where, place, stage, stages[:number]) for place in range(len(stage.inputs))])
         for tensor, source in zip(stage.inputs, feeds[-1], strict=True):
             given = stages[0].inputs[0] if source is None else stages[source[0]].outputs[source[1]]
             if not given.fits(tensor):
@@ -213,8 +213,9 @@ def connect(network: Network, stages: Sequence[Stage]) -> Chain:
     return Chain(stages, feeds, [place for place in results if place is not None], forwarded)
 
 
-def _source(tensor: TensorInfo, place: int, before: Sequence[Stage], stage: Stage) -> Place | None:
-    """The nearest output of this name, None for the image."""
+def _source(where: str, place: int, stage: Stage, before: Sequence[Stage]) -> Place | None:
+    """The nearest output with the name of an input, None for the image."""
+    tensor = stage.inputs[place]
     for number in reversed(range(len(before))):
         for output, other in enumerate(before[number].outputs):
             if set(tensor.names) & set(other.names):
@@ -222,7 +223,9 @@ def _source(tensor: TensorInfo, place: int, before: Sequence[Stage], stage: Stag
     if set(tensor.names) & set(before[0].inputs[0].names):
         return None
     if len(stage.inputs) != len(before[-1].outputs):
-        raise ModelError(f"no segment before gives {tensor.names[-1]!r}: are the parts complete and in order?")
+        raise ModelError(
+            f"{where}: no segment before number {len(before) + 1} gives {tensor.names[-1]!r}: are the parts complete and in order?"
+        )
     return len(before) - 1, place
 
 
