@@ -140,8 +140,9 @@ def _listen(
                 return "cancelled"
             if time.monotonic() > deadline:
                 return "timeout"
+            ended = child.poll() is not None  # Asked before: its last words may come between the two.
             ready = selector.select(POLL_S)
-            if not ready and child.poll() is not None:
+            if not ready and ended:
                 break  # Something it started holds the pipes open.
             for key, _ in ready:
                 if data := os.read(key.fd, 65536):
