@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from edge_agent.doctor.box import Box
 
 State: TypeAlias = Literal["ok", "warn", "fail", "skip"]
-CHECK_S = 8.0
+CHECK_S = 12.0
 """Seconds that a check has for itself, where it does not say otherwise."""
 
 

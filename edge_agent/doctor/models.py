@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,23 +75,26 @@ def backend(box: Box) -> Outcome:
     """What the model runs on here, and why not on something better."""
     if box.config is None:
         return skip(_NO_CONFIG)
-    if (name := _at_work(box)) is not None:
-        return ok(f"the running agent uses {name}")
+    if box.agent is not None and box.agent.part("model", "active"):
+        return _at_work(box.agent)
     try:
         choice = _choose(box.config, _model(box.config))
     except ModelError as error:
         return fail(str(error), "see `manifest and labels`; or correct detect.backend")
     except HardwareError as error:
         return fail(str(error), "correct detect.backend, or install a runtime: pip install 'edge-agent[onnx]'")
-    told = [f"{name}: {why}" for name, why in choice["reasons"].items() if not why.endswith("comes first")]
-    return ok(choice["name"] + "".join(f"; not {reason}" for reason in told))
+    return ok(choice["name"] + _others(choice["reasons"]))
 
 
-def _at_work(box: Box) -> str | None:
-    """What a running agent says that its model runs on."""
-    return (
-        None if box.agent is None or not box.agent.part("model", "active") else str(box.agent.part("model", "backend"))
-    )
+def _at_work(agent: RunningAgent) -> Outcome:
+    text = f"the running agent uses {agent.part('model', 'backend')}"
+    if error := agent.part("model", "error"):
+        return warn(f"{text}, for want of a better one: {error}", "see its log")
+    return ok(text + _others(agent.part("model", "not_taken") or {}))
+
+
+def _others(reasons: Mapping[str, str]) -> str:
+    return "".join(f"; not {name}: {why}" for name, why in reasons.items() if not why.endswith("comes first"))
 
 
 def inference(box: Box) -> Outcome:

@@ -17,7 +17,7 @@ from edge_agent.detect.child import Say, run_child, serve
 from edge_agent.detect.manifest import load_model
 from edge_agent.errors import HardwareError, SourceError, SourceLost
 
-PROBE_S = 7.0
+PROBE_S = 10.0
 _SETTLE_S = 0.4
 """A stream begins with a burst of pictures that had waited: they do not count."""
 _CUDA_ERRORS = {

@@ -14,7 +14,7 @@ from edge_agent.doctor.box import Box
 from edge_agent.doctor.finding import Check, Finding, Outcome, fail, warn
 from edge_agent.sentences import printable
 
-TOTAL_S = 17.0
+TOTAL_S = 16.0
 """Seconds that all checks have together."""
 _WIDTH = 8
 _MAX_TEXT = 600

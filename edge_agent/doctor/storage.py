@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -139,13 +140,14 @@ def _stream(file: int) -> float:
 
 
 def _commits(file: int) -> float:
-    """Mean milliseconds of a page written and forced to the disk, as SQLite does at each commit."""
-    page, began, done = os.urandom(4096), time.monotonic(), 0
-    while done < _COMMITS and time.monotonic() - began < _WRITE_S:
-        os.pwrite(file, page, done * 4096)
+    """Milliseconds, the median, to write a page and force it to the disk, as SQLite does at each commit."""
+    page, began, times = os.urandom(4096), time.monotonic(), []
+    while len(times) < _COMMITS and time.monotonic() - began < _WRITE_S:
+        since = time.monotonic()
+        os.pwrite(file, page, len(times) * 4096)
         os.fdatasync(file)
-        done += 1
-    return 1000 * (time.monotonic() - began) / done
+        times.append(time.monotonic() - since)
+    return 1000 * statistics.median(times)
 
 
 def outbox(box: Box) -> Outcome:
