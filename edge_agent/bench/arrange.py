@@ -28,9 +28,11 @@ def arranged(config: Config, streams: int) -> Iterator[Config]:
     # On the same disk: on a memory file system a commit would cost nothing.
     usable = config.state_dir.is_dir() and os.access(config.state_dir, os.W_OK)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=config.state_dir if usable else None) as folder:
+        cache = config.state_dir / "cache"
         if usable:
-            (config.state_dir / "cache").mkdir(exist_ok=True)
-            (Path(folder) / "cache").symlink_to(config.state_dir / "cache")
+            cache.mkdir(exist_ok=True)
+        if cache.is_dir():
+            (Path(folder) / "cache").symlink_to(cache)
         yield _use_cases_for(own, first.id).model_copy(update={"state_dir": Path(folder)})
 
 

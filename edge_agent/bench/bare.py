@@ -28,6 +28,7 @@ class BareModel:
         self._backend, self._tensor, self._threads, self._stop = backend, tensor, threads, stop
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="bare")
         self._meet = threading.Barrier(threads)
+        self._broken = threading.Event()
         self._local = threading.local()
 
     def fps(self, seconds: float) -> float:
@@ -39,19 +40,23 @@ class BareModel:
 
     def _rate(self, seconds: float) -> float:
         try:
-            if not hasattr(self._local, "run"):
-                self._local.run, self._local.tensor = self._backend.runner(), self._tensor.copy()
-                for _ in range(_WARM_UP):
-                    self._local.run(self._local.tensor)
+            return self._timed(seconds)
         except BaseException:
+            self._broken.set()
             self._meet.abort()
             raise
+
+    def _timed(self, seconds: float) -> float:
+        if not hasattr(self._local, "run"):
+            self._local.run, self._local.tensor = self._backend.runner(), self._tensor.copy()
+            for _ in range(_WARM_UP):
+                self._local.run(self._local.tensor)
         run: Runner = self._local.run
         # All begin together, and as no task ends before, each has a thread of its own.
         self._meet.wait(_MEET_S)
         began = now = time.perf_counter()
         count = 0
-        while count < _LEAST or (now - began < seconds and not self._stop.is_set()):
+        while count < _LEAST or (now - began < seconds and not self._stop.is_set() and not self._broken.is_set()):
             run(self._local.tensor)
             count += 1
             now = time.perf_counter()

@@ -7,28 +7,25 @@ right before and right after it. While the model runs alone the pipeline stands 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from edge_agent import __version__
 from edge_agent.app import Agent, RunOptions
 from edge_agent.bench.arrange import arranged
 from edge_agent.bench.bare import BareModel
-from edge_agent.bench.machine import machine, peak_rss_mb
-from edge_agent.bench.recorder import STAGES, Recorder
-from edge_agent.bench.result import BenchResult, ModelFacts, SourceFacts, Spread, StageTimes, Times
-from edge_agent.capture.source import is_live, local_path
-from edge_agent.config import Config, redact
-from edge_agent.detect.detector import ModelDetector
+from edge_agent.bench.machine import peak_rss_mb
+from edge_agent.bench.recorder import Recorder
+from edge_agent.bench.result import BenchResult
+from edge_agent.bench.summary import Totals, summarise
+from edge_agent.capture.source import is_live
+from edge_agent.config import Config
 from edge_agent.detect.preprocess import Preprocessor
-from edge_agent.errors import EdgeAgentError, InferenceError, SourceLost
+from edge_agent.errors import EdgeAgentError, HardwareError, InferenceError, SourceLost
 from edge_agent.health.host import HostProbe, temperature_c
-from edge_agent.types import rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -53,19 +50,6 @@ class Plan:
     """Read a file at its own pace, as if it came from a camera."""
 
 
-@dataclass(slots=True)
-class _Totals:
-    """Sums over the rounds."""
-
-    bare: list[float] = field(default_factory=list)
-    pipeline: list[float] = field(default_factory=list)
-    frames: int = 0
-    dropped: int = 0
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-    peak_rss_mb: float = 0.0
-
-
 class _Stopped(Exception):
     """The agent ends before the measurement."""
 
@@ -82,14 +66,16 @@ def measure(config: Config, plan: Plan, streams: int = 1, progress: Progress = l
         agent.outbox.on_event(recorder.stored)
         run = _Run(agent, recorder, plan, progress)
         code = agent.run(run.begin, interval_s=0.1)
-        run.thread.join(10.0)
-    if run.error is not None:
-        raise run.error
-    if run.totals is None:
-        if agent.supervisor.signal is not None:
+        if run.thread.ident is not None:
+            run.thread.join(10.0)
+        if run.error is not None:
+            raise run.error
+        if run.totals is None and agent.supervisor.signal is not None:
             raise KeyboardInterrupt
-        raise agent.supervisor.failure or EdgeAgentError(f"the agent ended with {code} before the measurement did")
-    return run.result(config)
+        if run.totals is None:
+            raise agent.supervisor.failure or EdgeAgentError(f"the agent ended with {code} before the measurement did")
+        paced = plan.realtime or is_live(config.cameras[0].source)
+        return summarise(config, agent, recorder, run.totals, paced=paced)
 
 
 class _Run:
@@ -99,10 +85,8 @@ class _Run:
         self._agent, self._recorder, self._plan, self._progress = agent, recorder, plan, progress
         self._rounds = ROUNDS if plan.frames is None else min(ROUNDS, plan.frames)
         self._detector = agent.detector.current
-        self._temperature: list[float | None] = []
-        self._elsewhere: float | None = None
         self.thread = threading.Thread(target=self._enter, name="bench", daemon=True)
-        self.totals: _Totals | None = None
+        self.totals: Totals | None = None
         self.error: EdgeAgentError | None = None
 
     def begin(self) -> None:
@@ -123,14 +107,15 @@ class _Run:
         finally:
             self._agent.stop.set()
 
-    def _alternate(self) -> _Totals:
+    def _alternate(self) -> Totals:
+        self._wait_for_engine()
         self._progress(0.0, "warming up")
         self._warm_up()
         self._detector = self._agent.detector.current
         host = HostProbe(self._agent.config.state_dir, min_interval_s=0.0)
-        self._temperature.append(temperature_c())
-        totals = _Totals()
-        bare = BareModel(self._detector.backend, self._tensor(), self._concurrency(), self._agent.stop)
+        threads = max(1, min(self._agent.workers, self._detector.backend.concurrency))
+        totals = Totals(self._detector, threads, temperature_c())
+        bare = BareModel(self._detector.backend, self._tensor(), threads, self._agent.stop)
         try:
             self._alone(bare, totals, 0)
             for number in range(1, self._rounds + 1):
@@ -138,15 +123,21 @@ class _Run:
                 self._alone(bare, totals, number)
         finally:
             bare.close()
-        self._temperature.append(temperature_c())
-        sample = host.sample()
-        if sample.cpu_pct is not None and sample.process_cpu_pct is not None:
-            cores = (sample.cpu_pct * _all_cores() - sample.process_cpu_pct) / 100
-            self._elsewhere = round(max(0.0, cores), 2)
+        totals.temperature_after, totals.host = temperature_c(), host.sample()
         return totals
 
-    def _concurrency(self) -> int:
-        return max(1, min(self._agent.workers, self._detector.backend.concurrency))
+    def _wait_for_engine(self) -> None:
+        """What serves while an engine is built is not what was asked for. Raises HardwareError where a named backend fails."""
+        self._progress(0.0, "starting")
+        while (state := self._engine()) == "running":
+            self._progress(0.0, self._agent.status().model.error)
+            self._wait()
+        if state == "failed" and self._agent.config.detect.backend != "auto":
+            raise HardwareError(self._agent.status().model.error)
+
+    def _engine(self) -> str:
+        """How the worker that builds it is; "" where there is none."""
+        return next((str(worker.state) for worker in self._agent.supervisor.states() if worker.name == "engine"), "")
 
     def _warm_up(self) -> None:
         """Until every camera delivers, all workers have their buffers, and the first frames' cost is over."""
@@ -160,8 +151,8 @@ class _Run:
         self._settle()
 
     def _settle(self) -> None:
-        """Let what was waiting go through: it was captured before."""
-        self._frames(4 * self._agent.workers + 2 * len(self._agent.cameras))
+        """Let what waited go through, in a camera's queue or its capture thread's hand, until all workers are busy with others."""
+        self._frames(self._agent.workers + 3 * len(self._agent.cameras))
 
     def _frames(self, count: int, seconds: float = 0.0) -> None:
         """Wait for ``count`` more frames and until ``seconds`` are over."""
@@ -185,7 +176,7 @@ class _Run:
         tensor, _ = Preprocessor(self._detector.network.input, self._detector.backend.input)(self._recorder.last.image)
         return tensor
 
-    def _alone(self, bare: BareModel, totals: _Totals, number: int) -> None:
+    def _alone(self, bare: BareModel, totals: Totals, number: int) -> None:
         if self._agent.detector.current is not self._detector:
             raise EdgeAgentError("another device took over meanwhile; measure again")
         if self._plan.frames is None:
@@ -198,13 +189,14 @@ class _Run:
         if self._agent.stop.is_set():
             raise _Stopped
 
-    def _together(self, totals: _Totals, number: int) -> None:
+    def _together(self, totals: Totals, number: int) -> None:
         agent, recorder = self._agent, self._recorder
+        recorder.forget()
         self._settle()
         first = len(recorder.done_at) - 1
         dropped = sum(unit.capture.dropped for unit in agent.cameras)
         cpu, wall = time.process_time(), time.monotonic()
-        recorder.listen()
+        recorder.listening = True
         if self._plan.frames is None:
             least = max(4, 2 * agent.workers)
             self._frames(least, self._plan.seconds * PIPELINE_SHARE / self._rounds)
@@ -219,74 +211,3 @@ class _Run:
         totals.pipeline.append((last - first) / (recorder.done_at[last] - recorder.done_at[first]))
         totals.peak_rss_mb = peak_rss_mb()
         self._progress((number - 0.3) / self._rounds, f"{totals.pipeline[-1]:.1f} fps together")
-
-    # ---- the result
-
-    def result(self, config: Config) -> BenchResult:
-        """After the agent has ended."""
-        totals, recorder, source = self.totals, self._recorder, config.cameras[0].source
-        assert totals is not None and recorder.last is not None and recorder.first_detection is not None
-        stages = {
-            stage: StageTimes(
-                wall_ms=Times.of(_milliseconds(recorder.wall[stage])),
-                cpu_ms=round(float(_milliseconds(recorder.cpu[stage]).mean()), 4),
-            )
-            for stage in STAGES
-            if len(recorder.wall[stage])
-        }
-        cpu_ms = totals.cpu_s * 1000 / totals.frames
-        beside = list(zip(totals.bare, totals.bare[1:], strict=False))
-        paced = self._plan.realtime or is_live(source)
-        return BenchResult(
-            bench=1,
-            time=rfc3339(time.time()),
-            version=__version__,
-            config_hash=config.digest(),
-            machine=machine(),
-            model=self._model(self._detector),
-            source=SourceFacts(
-                uri=redact(source),
-                bytes=local_path(source).stat().st_size if not is_live(source) else None,
-                size=recorder.last.size,
-                streams=len(self._agent.cameras),
-                paced=paced,
-            ),
-            rounds=self._rounds,
-            frames=totals.frames,
-            failed=sum(unit.chain.stats.failed for unit in self._agent.cameras),
-            dropped=totals.dropped,
-            bare_fps=Spread.of(totals.bare),
-            pipeline_fps=Spread.of(totals.pipeline),
-            ratio=Spread.of([p / ((a + b) / 2) for p, (a, b) in zip(totals.pipeline, beside, strict=True)]),
-            stages=stages,
-            rest_cpu_ms=round(max(0.0, cpu_ms - sum(stage.cpu_ms for stage in stages.values())), 4),
-            latency_ms=Times.of(np.asarray(recorder.latency) * 1e3),
-            stored_latency_ms=Times.of(np.asarray(recorder.stored_latency) * 1e3),
-            cpu_cores=round(totals.cpu_s / totals.wall_s, 3),
-            cpu_ms=round(cpu_ms, 3),
-            peak_rss_mb=round(totals.peak_rss_mb, 1),
-            first_detection_s=round(recorder.first_detection, 2),
-            temperature_c=(self._temperature[0], self._temperature[-1]),
-            busy_elsewhere=self._elsewhere,
-        )
-
-    def _model(self, detector: ModelDetector) -> ModelFacts:
-        network = detector.network
-        return ModelFacts(
-            name=network.manifest.name,
-            version=network.manifest.version,
-            sha256=network.file.sha256,
-            precision=network.file.precision,
-            input=network.input.size,
-            backend=detector.backend_name,
-            device=detector.backend.device,
-            workers=self._agent.workers,
-        )
-
-
-def _milliseconds(nanoseconds: object) -> np.typing.NDArray[np.float64]:
-    return np.asarray(nanoseconds, np.float64) / 1e6
-
-
-def _all_cores() -> int:
-    return os.cpu_count() or 1

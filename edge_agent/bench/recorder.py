@@ -44,10 +44,9 @@ class Recorder(StageClock):
         self._since = 0.0
         self._on_the_way: dict[str, float] = {}
 
-    def listen(self) -> None:
-        """Keep what comes from now on, of frames captured from now on."""
+    def forget(self) -> None:
+        """Frames captured until now say nothing: they waited while the pipeline stood still."""
         self._since = time.monotonic()
-        self.listening = True
 
     def start(self) -> None:
         """See ``StageClock``."""

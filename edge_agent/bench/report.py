@@ -91,6 +91,8 @@ def _warnings(result: BenchResult) -> Iterator[Text]:
             f"Other programs used {result.busy_elsewhere:.1f} cores meanwhile: only the ratio means something.",
             "yellow",
         )
+    if result.model.trouble:
+        yield Text(printable(result.model.trouble), "yellow")
     if result.failed:
         yield Text(f"Inference failed on {result.failed} frames.", "red")
     if result.dropped:

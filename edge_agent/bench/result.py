@@ -89,6 +89,10 @@ class ModelFacts(_Facts):
     backend: str
     device: str
     workers: int
+    trouble: str = ""
+    """Why it is not what it should be."""
+    not_taken: dict[str, str] = Field(default_factory=dict)
+    """Other backends, and why they did not run it."""
 
 
 class SourceFacts(_Facts):
