@@ -78,7 +78,7 @@ ONNX_CASES = (
     Case("nhwc", copied("nhwc.onnx"), layout="NHWC"),
     Case("uint8", copied("uint8.onnx"), dtype="uint8", layout="NHWC"),
     Case("int8", copied("int8.onnx"), dtype="int8"),
-    Case("float16", copied("float16.onnx"), dtype="float16", precision="fp16", tolerance=5e-3),
+    Case("float16", copied("float16.onnx"), dtype="float16", precision="fp16", tolerance=0.02),
     Case("dynamic", copied("dynamic.onnx")),
     Case("quantised", copied("quantised.onnx"), precision="int8", tolerance=0.03),
     Case("external", copied("external.onnx", "external.bin")),

@@ -10,10 +10,8 @@ import contextlib
 import ctypes
 import functools
 import logging
-import mmap
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
+from edge_agent.detect.backends.files import placed
 from edge_agent.detect.backends.fit import TensorFacts, check_fit, expected_input
 from edge_agent.detect.manifest import Network
 from edge_agent.errors import HardwareError, InferenceError, ModelError
@@ -79,7 +78,7 @@ class OnnxRuntimeBackend:
             log.warning("this ONNX Runtime has no %s, which detect.onnxruntime.providers names", ", ".join(missing))
         providers = [name for name in settings.providers if name in there]
         options = _options(onnxruntime, settings.threads, providers)
-        self._session = _load(onnxruntime, network, options, providers)
+        self._session = _load(onnxruntime, request, options, providers)
         if (used := self._session.get_providers())[0] != first:
             raise HardwareError(
                 f"ONNX Runtime could not start {first} and would run on {', '.join(used)}: is its driver installed?"
@@ -130,39 +129,17 @@ def _options(onnxruntime: Any, threads: int, providers: list[str]) -> Any:
     return options
 
 
-def _load(onnxruntime: Any, network: Network, options: Any, providers: list[str]) -> Any:
-    with contextlib.ExitStack() as stack:
-        paths = stack.enter_context(network.verified())
-        names = [part.path for part in network.file.parts]
-        if names and not hasattr(options, "add_external_initializers_from_files_in_memory"):
-            raise HardwareError(
-                f"ONNX Runtime {onnxruntime.__version__} is too old for a model in several files: update it"
-            )
-        blocks = [stack.enter_context(_mapped(path)) for path in paths[1:]]
+def _load(onnxruntime: Any, request: LoadRequest, options: Any, providers: list[str]) -> Any:
+    with placed(request) as paths:
         try:
-            if names:
-                # The runtime looks for external data beside the file, and the file is a descriptor here.
-                sizes = [len(block) for block in blocks]
-                options.add_external_initializers_from_files_in_memory(names, blocks, sizes)
             # By path: from bytes the session would keep a second copy of the whole file. Without its own fallback,
             # which prints to stdout and goes on on another provider.
             return onnxruntime.InferenceSession(paths[0], options, providers=providers, enable_fallback=0)
         except Exception as error:
-            said = f"{network.path}: ONNX Runtime cannot load it"
+            said = f"{request.network.path}: ONNX Runtime cannot load it"
             if providers[0] == CPU or type(error).__name__ in _FILE_ERRORS:
                 raise ModelError(f"{said}: {error}") from error
             raise HardwareError(f"{said} with {providers[0]}, is its driver installed? {error}") from error
-
-
-@contextlib.contextmanager
-def _mapped(path: str) -> Iterator[mmap.mmap]:
-    with Path(path).open("rb") as file:
-        try:
-            block = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError as error:
-            raise ModelError(f"a part of the model is empty: {error}") from error
-    with block:
-        yield block
 
 
 @functools.cache

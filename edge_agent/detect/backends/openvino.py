@@ -6,12 +6,9 @@ device gains from, ``latency`` one at a time with all cores. https://docs.openvi
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
+from edge_agent.detect.backends.files import placed
 from edge_agent.detect.backends.fit import TensorFacts, check_fit, expected_input
 from edge_agent.detect.manifest import Network
 from edge_agent.errors import HardwareError, InferenceError, ModelError
@@ -120,7 +118,7 @@ class OpenVinoBackend:
         self._openvino = openvino = _import()
         core = _core(openvino)
         device = _device(core, request.config.openvino.device)
-        with _paths(request) as paths:
+        with placed(request) as paths:
             model = _read(openvino, core, network, paths)
             self._compiled: Any = _compile(core, model, request, device)
         self.input = expected_input(network)
@@ -136,22 +134,6 @@ class OpenVinoBackend:
     def close(self) -> None:
         """The compiled model goes with its last runner."""
         self._compiled, self._ports = None, []
-
-
-@contextlib.contextmanager
-def _paths(request: LoadRequest) -> Iterator[list[str]]:
-    """The verified files. External data of an ONNX file is looked for beside it by name, so these are copied."""
-    network = request.network
-    with network.verified() as paths:
-        if not network.file.parts or network.path.suffix == ".xml":
-            yield paths
-            return
-        request.cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=request.cache, prefix="openvino-") as folder:
-            names = [network.file.path, *(part.path for part in network.file.parts)]
-            for path, name in zip(paths, names, strict=True):
-                shutil.copyfile(path, Path(folder, name))
-            yield [str(Path(folder, name)) for name in names]
 
 
 def _read(openvino: Any, core: Any, network: Network, paths: list[str]) -> Any:
