@@ -141,7 +141,8 @@ def _stream(file: int) -> float:
 
 def _commits(file: int) -> float:
     """Milliseconds, the median, to write a page and force it to the disk, as SQLite does at each commit."""
-    page, began, times = os.urandom(4096), time.monotonic(), []
+    page, began = os.urandom(4096), time.monotonic()
+    times: list[float] = []
     while len(times) < _COMMITS and time.monotonic() - began < _WRITE_S:
         since = time.monotonic()
         os.pwrite(file, page, len(times) * 4096)
