@@ -48,21 +48,19 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     """Open a regular file of bearable size; never waits on a FIFO or a device. Raises ModelError."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
-        file = os.fdopen(os.open(path, flags), "rb")
+        number = os.open(path, flags)
     except OSError as error:
         why = "it is a symbolic link" if not follow and path.is_symlink() else error.strerror
         raise ModelError(f"{path.name}: {why}") from error
-    found = os.fstat(file.fileno())
-    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES or not found.st_size:
-        file.close()
-        if not stat.S_ISREG(found.st_mode):
-            raise ModelError(f"{path.name}: it is no regular file but a {_kind(found.st_mode)}")
-        raise ModelError(
-            f"{path.name}: it has {found.st_size} bytes; at most {MAX_FILE_BYTES // MIB} MiB are taken"
-            if found.st_size
-            else f"{path.name}: it is empty"
-        )
-    return file
+    found = os.fstat(number)
+    if stat.S_ISREG(found.st_mode) and 0 < found.st_size <= MAX_FILE_BYTES:
+        return os.fdopen(number, "rb")
+    os.close(number)
+    if not stat.S_ISREG(found.st_mode):
+        raise ModelError(f"{path.name}: it is no regular file but a {_kind(found.st_mode)}")
+    if not found.st_size:
+        raise ModelError(f"{path.name}: it is empty")
+    raise ModelError(f"{path.name}: it has {found.st_size} bytes; at most {MAX_FILE_BYTES // MIB} MiB are taken")
 
 
 def _kind(mode: int) -> str:

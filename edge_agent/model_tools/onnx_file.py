@@ -16,6 +16,7 @@ from edge_agent.errors import HardwareError, ModelError
 from edge_agent.model_tools.facts import Tensor
 
 MAX_GRAPHS = 10_000
+MAX_NODES = 200_000
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 EXTERNAL = 1
 
@@ -108,6 +109,8 @@ def _tensors(model: Any) -> Iterator[Any]:
             for sparse in graph.sparse:
                 yield from (sparse.values, sparse.indices)
             nodes.extend(graph.node)
+            if len(nodes) > MAX_NODES:
+                raise ModelError(f"it has more than {MAX_NODES} operations: this is no detection network")
         while nodes:
             for attribute in nodes.pop().attribute:
                 if attribute.HasField("t"):
