@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import shutil
@@ -38,7 +39,7 @@ def make_network(*names: str, outputs: Sequence[str] = SPLIT, folder: Path = NET
         path=files[0].name,
         sha256=digests[0],
         precision="int8",
-        device=change.pop("device", "any"),
+        device=change.pop("on", "any"),
         parts=tuple(FilePart(path=f.name, sha256=d) for f, d in zip(files[1:], digests[1:], strict=True)),
     )
     family = change.pop("family", "yolov8")
@@ -96,18 +97,24 @@ def expected_scores(image: U8) -> F32:
 
 
 @functools.cache
-def stand_in(name: str = "libedgetpu.so.1") -> str:
-    """Path to a library that does what ``tflite_delegates/edgetpu.c`` says, under a name of the caller's wish."""
-    folder = Path(tempfile.mkdtemp(prefix="edge-agent-delegate-"))
-    compile_c("edgetpu.c", folder / name)
-    return str(folder / name)
+def stand_in(name: str = "libedgetpu.so.1", soname: str = "") -> str:
+    """Path to a library that does what ``tflite_delegates/edgetpu.c`` says, under a name of the caller's wish.
+
+    With ``soname`` the process that loads it finds it by that name from then on: for child processes only.
+    """
+    folder = tempfile.mkdtemp(prefix="edge-agent-delegate-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    target = Path(folder, name)
+    compile_c("edgetpu.c", target, *([f"-Wl,-soname,{soname}"] if soname else []))
+    return str(target)
 
 
-def compile_c(source: str, target: Path) -> None:
+def compile_c(source: str, target: Path, *flags: str) -> None:
     """A shared library, with gcc."""
     gcc = shutil.which("gcc")
     assert gcc, "the tests of delegates build one in C: install gcc"
-    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{target.name}"]
-    command = [gcc, *flags, "-o", str(target), str(HERE / "tflite_delegates" / source), "-lm"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [gcc, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", *flags, "-o", str(target)]
+    done = subprocess.run(
+        [*command, str(HERE / "tflite_delegates" / source), "-lm"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

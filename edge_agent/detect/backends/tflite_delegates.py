@@ -52,7 +52,7 @@ def accelerator(config: DetectConfig, root: Path = Path("/")) -> str:
     if not any(importlib.util.find_spec(name) for name in _RUNTIMES):
         return _NO_RUNTIME
     library = config.tflite.delegate or EDGETPU_LIBRARY
-    if config.tflite.delegate is None and not edge_tpus(root):
+    if is_edgetpu(library) and not config.tflite.devices and not edge_tpus(root):
         return _NO_EDGETPU
     try:
         check_library(library)
