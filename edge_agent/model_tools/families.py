@@ -153,6 +153,11 @@ def _dense(  # noqa: PLR0917
     match = Match(family, (output,), classes, because)
     _judge_boxes(match, boxes, size, "pixels")
     _judge_scores(match, scores)
+    if family == "yolov8" and boxes is not None and _corners(boxes) > 0.95:
+        match.decode["box_format"] = "xyxy"
+        match.reasons["box_format"] = (
+            f"in {_corners(boxes):.0%} of the boxes the last two numbers are above the first two"
+        )
     if transposed:
         match.decode["transposed"] = True
         match.reasons["transposed"] = f"the output is {list(output.shape)}"
@@ -227,9 +232,13 @@ def _grid_pair(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         return
     values = pair[0].values
     because = f"boxes and scores apart, {pair[0].shape[1]} boxes are the cells of a grid"
-    if values is not None and (values[..., 2:] < values[..., :2]).mean() > 0.05:
+    if values is not None and _corners(values.reshape(-1, 4)) < 0.95:
         match = _pair(
-            "yolov8", pair, grid.size, f"{because}; not corners: the third number is often below the first", "pixels"
+            "yolov8",
+            pair,
+            grid.size,
+            f"{because}; not corners: the last two numbers are often below the first two",
+            "pixels",
         )
         match.decode["transposed"] = True
         match.reasons["transposed"] = f"the boxes are {list(pair[0].shape)}"
@@ -302,6 +311,11 @@ def _judge_boxes(match: Match, boxes: NDArray[Any] | None, size: tuple[int, int]
     reach = float(np.percentile(np.abs(boxes), 99))
     match.decode["boxes"] = "normalised" if reach <= 2 else "pixels"
     match.reasons["boxes"] = f"on the sample picture they reach {reach:.3g} (the input has {size[0]}x{size[1]} pixels)"
+
+
+def _corners(boxes: NDArray[Any]) -> float:
+    """Share of rows (N,4) that could be two corners. Centre and size could only near the picture's top left."""
+    return float((boxes[:, 2:] > boxes[:, :2]).all(axis=1).mean())
 
 
 def _judge_scores(match: Match, scores: NDArray[Any] | None) -> None:

@@ -178,7 +178,7 @@ def _family(draft: Draft, outputs: list[Output], size: tuple[int, int], facts: F
         draft.ask("--family", f"family: the outputs ({shapes}) could be {could}")
         return None
     match = found[0]
-    draft.say("family", match.family, "--family" if choices.family else match.because)
+    draft.say("family", match.family, f"--family; {match.because}" if choices.family else match.because)
     return match
 
 
