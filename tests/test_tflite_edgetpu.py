@@ -16,9 +16,11 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
@@ -82,9 +84,13 @@ def load(net: Network, *devices: str) -> TfliteBackend:
     return TfliteBackend(LoadRequest(net, config, net.folder))
 
 
-def noise(backend: TfliteBackend, seed: int) -> np.ndarray:
+def noise(backend: TfliteBackend, seed: int) -> NDArray[Any]:
+    """Light and dark blocks: single pixels at random are a grey nothing to most networks."""
     info = np.iinfo(backend.input.dtype)
-    return np.random.default_rng(seed).integers(info.min, info.max + 1, backend.input.shape, backend.input.dtype)
+    _, height, width, _ = backend.input.shape
+    small = (1, -(-height // 8), -(-width // 8), 3)
+    blocks = np.random.default_rng(seed).integers(info.min, info.max + 1, small, backend.input.dtype)
+    return np.ascontiguousarray(blocks.repeat(8, 1).repeat(8, 2)[:, :height, :width])
 
 
 def test_it_runs_and_gives_what_the_cpu_gives(files: tuple[Path, Path]) -> None:
@@ -93,9 +99,10 @@ def test_it_runs_and_gives_what_the_cpu_gives(files: tuple[Path, Path]) -> None:
     on_chip, on_cpu = chip.runner(), cpu.runner()
     for seed in range(20):
         tensor = noise(chip, seed)
-        for ours, theirs in zip(on_chip(tensor), on_cpu(tensor), strict=True):
+        for place, ours, theirs in zip(on_cpu._chain.results, on_chip(tensor), on_cpu(tensor), strict=True):
+            scale = on_cpu._chain.info(place).scale
             # The chip rounds a little otherwise: some steps of a quantised output, which has 256.
-            tolerance = 4 * max(float(np.ptp(theirs)), 1e-3) / 255
+            tolerance = 1e-6 + (0.02 * float(np.ptp(theirs)) if scale is None else 5 * float(scale.max()))
             assert np.mean(np.abs(ours - theirs) <= tolerance) > 0.99
     chip.close()
     cpu.close()
