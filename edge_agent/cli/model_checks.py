@@ -73,6 +73,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _compile(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
     from edge_agent.detect.manifest import find_model
     from edge_agent.model_tools.compile import CompileRequest, compile_model
 
@@ -87,7 +90,14 @@ def _compile(args: argparse.Namespace) -> int:
         version=args.as_version,
         replace=args.replace,
     )
-    result = compile_model(request)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal or args.json) as progress:
+        task = progress.add_task("compiling", total=None)
+
+        def show(doing: str, done: float | None) -> None:
+            progress.update(task, description=doing, completed=done or 0.0, total=1.0 if done is not None else None)
+
+        result = compile_model(dataclasses.replace(request, progress=show))
     if args.json:
         out(json.dumps({"ok": True, **dataclasses.asdict(result)}))
     else:

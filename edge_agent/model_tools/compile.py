@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any, Literal
 import yaml
 
 from edge_agent.config import DetectConfig
-from edge_agent.detect.backends import BACKENDS
-from edge_agent.detect.child import run_child
+from edge_agent.detect.backends import LoadRequest
+from edge_agent.detect.child import Progress, run_child
 from edge_agent.detect.manifest import Model, ModelFile, Network
 from edge_agent.errors import HardwareError, ModelError
+from edge_agent.model_tools.sight import look, warnings
 from edge_agent.model_tools.staging import free_place, publish, sha256, staging_folder, write_manifest
 
 Target = Literal["tensorrt", "coral", "openvino"]
@@ -45,6 +47,7 @@ class CompileRequest:
     cache: Path
     version: str | None = None
     replace: bool = False
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +82,12 @@ def _copy_with(
         for file in manifest.files:  # what was copied is what the manifest says, not what the disk made of it
             with Network(manifest, file, folder).verified():
                 pass
-        entry, text, warnings = make(source, folder)
+        entry, text, notes = make(source, folder)
         entry = ModelFile.model_validate(entry).model_dump(mode="json", exclude_defaults=True)
         fields = yaml.safe_load((request.model.folder / "manifest.yaml").read_text(encoding="utf-8"))
         write_manifest(folder, fields | {"version": version, "files": [entry, *fields["files"]]})
         publish(folder, target, staging)
-    return Compiled(f"{manifest.name}@{version}", text, warnings)
+    return Compiled(f"{manifest.name}@{version}", text, notes)
 
 
 def _source(model: Model, backend: str, wanted: str, fits: Callable[[ModelFile], bool] = lambda _: True) -> Network:
@@ -227,15 +230,25 @@ def _total(text: str, what: str, otherwise: int) -> int:
 
 
 def _tensorrt(request: CompileRequest) -> Compiled:
-    from edge_agent.model_tools.sight import look
-
-    if "tensorrt" not in BACKENDS:
-        raise HardwareError("this version has no backend tensorrt")
     source = _source(request.model, "onnxruntime", "ONNX file")
+    built = ensure_engine(LoadRequest(source, request.config, request.cache), request.progress)
+    with tempfile.TemporaryDirectory(prefix="edge-agent-compile-") as work:
+        sight = look(source, "tensorrt", request.config, None, Path(work), request.cache)
+    how = "engine built" if built else "the engine was there already"
+    text = f"{how}; it runs on {sight.device} in {sight.inference_ms:.1f} ms a picture"
+    return Compiled(str(request.cache), text, warnings(sight))
+
+
+def ensure_engine(request: LoadRequest, progress: Progress | None = None) -> bool:
+    """Build the TensorRT engine that ``request`` needs; False where it is there. Raises ModelError, HardwareError."""
+    from edge_agent.detect.backends import tensorrt
+
+    if reason := tensorrt.available(request.config):
+        raise HardwareError(reason)
+    if tensorrt.engine_ready(request):
+        return False
     request.cache.mkdir(parents=True, exist_ok=True)
-    sight = look(source, "tensorrt", request.config, None, request.cache)
-    text = f"engine built and run: {sight.device}, {sight.inference_ms:.1f} ms a picture"
-    return Compiled(str(request.cache), text)
+    return tensorrt.build(request, progress)
 
 
 _TARGETS: dict[Target, Callable[[CompileRequest], Compiled]] = {

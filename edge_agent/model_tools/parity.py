@@ -17,6 +17,7 @@ from edge_agent.detect.backends import BACKENDS, LoadRequest
 from edge_agent.detect.detector import ModelDetector
 from edge_agent.detect.manifest import Network
 from edge_agent.errors import HardwareError, UsageError
+from edge_agent.model_tools.compile import ensure_engine
 from edge_agent.model_tools.matching import Truth, classes_of, match, mean_average_precision
 from edge_agent.types import U8, Detections, Frame
 
@@ -181,7 +182,10 @@ class Side:
         """Raises ModelError, HardwareError."""
         if self.backend not in BACKENDS:
             raise HardwareError(f"this version has no backend {self.backend}")
-        return ModelDetector(self.backend, LoadRequest(self.network, config, self.cache))
+        request = LoadRequest(self.network, config, self.cache)
+        if self.backend == "tensorrt":
+            ensure_engine(request)
+        return ModelDetector(self.backend, request)
 
     def kind(self, config: DetectConfig) -> Kind:
         """What it calculates in: an engine in what the configuration says, others in what the file is made for."""

@@ -14,12 +14,17 @@ from edge_agent.model_tools.sandbox import MEMORY_MB
 SURE = 0.25
 """Score from which a box counts as seen."""
 CPU_BACKENDS = ("onnxruntime", "tflite", "openvino")
-TIMEOUT_S = 1800.0
-"""An engine is built first, which takes minutes on a small box."""
+TIMEOUT_S = 300.0
+"""For a driver that starts for the first time, on a small box."""
 
 
-def look(network: Network, backend: str, config: DetectConfig, image: Path | None, work: Path) -> TrialResult:
-    """Load and run ``network`` in a child process on ``image``, or on the drawn sample. Raises as ``trial``."""
+def look(  # noqa: PLR0917
+    network: Network, backend: str, config: DetectConfig, image: Path | None, work: Path, cache: Path | None = None
+) -> TrialResult:
+    """Load and run ``network`` in a child process on ``image``, or on the drawn sample. Raises as ``trial``.
+
+    ``work`` is a folder to write into; ``cache`` the agent's own where what it holds is to be used.
+    """
     import cv2
 
     from edge_agent.model_tools.sample import read_picture
@@ -29,7 +34,7 @@ def look(network: Network, backend: str, config: DetectConfig, image: Path | Non
         raise HardwareError(f"{work}: the sample picture cannot be written")
     # A GPU's driver maps far more address space than it uses.
     limit = MEMORY_MB if backend in CPU_BACKENDS else None
-    request = LoadRequest(network, config, work)
+    request = LoadRequest(network, config, cache or work)
     return trial(backend, request, timeout_s=TIMEOUT_S, image=picture, memory_mb=limit)
 
 

@@ -1,0 +1,245 @@
+"""``model list``, ``show``, ``verify`` and ``compile``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edge_agent.cli import main
+from edge_agent.detect.manifest import find_model
+from edge_agent.model_tools.compile import parse_report
+
+FOLDER = Path(__file__).parent
+TFLITE = FOLDER / "tflite_networks"
+
+# Google's edgetpu_compiler 16.0, as printed with -s for a model of which one operator stays behind.
+REPORT = """\
+Edge TPU Compiler version 16.0.384591198
+Started a compilation timeout timer of 180 seconds.
+
+Model compiled successfully in 1023 ms.
+
+Input model: model.tflite
+Input size: 6.20MiB
+Output model: model_edgetpu.tflite
+Output size: 6.55MiB
+On-chip memory used for caching model parameters: 6.11MiB
+On-chip memory remaining for caching model parameters: 1.36MiB
+Off-chip memory used for streaming uncached model parameters: {off_chip}
+Number of Edge TPU subgraphs: 1
+Total number of operations: 66
+Operation log: model_edgetpu.log
+
+Model successfully compiled but not all operations are supported by the Edge TPU. […]
+Number of operations that will run on Edge TPU: 64
+Number of operations that will run on CPU: 2
+
+Operator                       Count      Status
+
+CONV_2D                        55         Mapped to Edge TPU
+LOGISTIC                       9          Mapped to Edge TPU
+TRANSPOSE                      1          Operation is otherwise supported, but not mapped due to some unspecified limitation
+CUSTOM                         1          Operation is working on an unsupported data type
+Compilation child process completed within timeout period.
+Compilation succeeded!
+"""
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, object]]:
+    code = main(["model", *map(str, arguments), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert isinstance(answer, dict)
+    return code, answer
+
+
+@pytest.fixture
+def models(root: Path, tmp_path: Path) -> Path:
+    shutil.copytree(root / "models", tmp_path / "models")
+    return tmp_path / "models"
+
+
+def test_models_are_listed_and_shown(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer = run(capsys, "list", "--models-dir", models)
+    listed = answer["models"]
+    assert code == 0 and isinstance(listed, list)
+    assert [m["name"] for m in listed] == ["person-pilot"]
+    code, answer = run(capsys, "show", "person-pilot", "--models-dir", models)
+    manifest = answer["manifest"]
+    assert code == 0 and isinstance(manifest, dict)
+    assert manifest["input"]["size"] == [416, 416]
+    assert run(capsys, "show", "nobody", "--models-dir", models)[0] == 3
+    for arguments in (["list"], ["show", "person-pilot"]):
+        assert main(["model", *arguments, "--models-dir", str(models)]) == 0
+        assert "person-pilot" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_verify_runs_what_is_whole_and_names_what_is_not(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = models / "person-pilot" / "0.1.1"
+    shutil.copytree(models / "person-pilot" / "0.1.0", damaged)
+    text = (damaged / "manifest.yaml").read_text()
+    (damaged / "manifest.yaml").write_text(text.replace("version: 0.1.0", "version: 0.1.1"))
+    content = bytearray((damaged / "person-pilot-416.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / "person-pilot-416.onnx").write_bytes(content)
+    code, answer = run(capsys, "verify", "--models-dir", models)
+    checks = answer["checks"]
+    assert isinstance(checks, list)
+    assert [(c["model"], c["what"], c["state"]) for c in checks] == [
+        ("person-pilot@0.1.0", "sha256", "ok"),
+        ("person-pilot@0.1.0", "onnxruntime", "ok"),
+        ("person-pilot@0.1.1", "sha256", "fail"),
+    ]
+    assert "damaged" in checks[2]["text"]
+    assert code == 3
+    assert run(capsys, "verify", "person-pilot@0.1.0", "--models-dir", models)[0] == 0
+
+
+def import_tflite(capsys: pytest.CaptureFixture[str], models: Path, file: str) -> None:
+    arguments = ["import", TFLITE / file, "--name", "squares", "--labels", "square", "--family", "yolov8"]
+    code, answer = run(capsys, *arguments, "--models-dir", models)
+    assert code == 0, answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["float.tflite", "float_nchw.tflite", "int8.tflite", "uint8.tflite", "ssd.tflite"])
+def test_tflite_files_come_in_and_find_the_square(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+    import numpy as np
+
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[16:24, 40:48] = 255
+    cv2.imwrite(str(tmp_path / "square.png"), picture)
+    half = "[127.5, 127.5, 127.5]"
+    options = ["--labels", "square", "--models-dir", tmp_path / "models", "--image", tmp_path / "square.png"]
+    options += [f"--set=input.{key}={half}" for key in ("mean", "std")]
+    options += [] if file == "ssd.tflite" else ["--family", "yolov8"]
+    code, answer = run(capsys, "import", TFLITE / file, "--name", "squares", *options)
+    assert code == 0, answer
+    trial = answer["trial"]
+    assert isinstance(trial, dict)
+    best = trial["seen"][0]
+    assert best["score"] > 0.5
+    np.testing.assert_allclose(best["box"], [40, 16, 48, 24], atol=1.5)
+    entry = find_model("squares", tmp_path / "models").manifest.files[0]
+    assert entry.precision == ("int8" if "int8" in file else entry.precision)
+
+
+@pytest.mark.slow
+def test_a_model_for_the_edge_tpu_comes_in_and_is_not_tried_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_tflite(capsys, tmp_path, "edgetpu.tflite")
+    assert find_model("squares", tmp_path).manifest.files[0].device == "edgetpu"
+    code, answer = run(capsys, "verify", "squares", "--models-dir", tmp_path)
+    checks = answer["checks"]
+    assert isinstance(checks, list)
+    assert [c["state"] for c in checks] == ["ok", "skip"]
+    assert "Edge TPU" in checks[1]["text"]
+    assert code == 0
+
+
+@pytest.mark.slow
+def test_compile_for_openvino_makes_a_version_that_runs(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compile", "person-pilot", "--target", "openvino", "--models-dir", models]
+    code, answer = run(capsys, *arguments)
+    assert (code, answer["made"]) == (0, "person-pilot@0.1.0-openvino")
+    model = find_model("person-pilot@0.1.0-openvino", models)
+    assert [f.backend for f in model.manifest.files] == ["openvino", "onnxruntime"]
+    assert find_model("person-pilot", models).manifest.version == "0.1.0"  # it serves only where it is asked for
+    code, answer = run(capsys, "verify", "person-pilot@0.1.0-openvino", "--models-dir", models)
+    checks = answer["checks"]
+    assert isinstance(checks, list)
+    assert [c["state"] for c in checks] == ["ok"] * 4
+    assert run(capsys, *arguments)[0] == 2  # it is there already
+    assert run(capsys, *arguments, "--replace")[0] == 0
+    # The IR by itself, as an integrator would get it from somebody.
+    folder = models / "person-pilot" / "0.1.0-openvino"
+    source = folder / model.manifest.files[0].path
+    code, answer = run(capsys, "import", source, "--name", "ir", "--labels", "person", "--models-dir", models)
+    assert code == 0, answer
+    entry = find_model("ir", models).manifest.files[0]
+    assert (entry.backend, len(entry.parts)) == ("openvino", 1)
+
+
+def test_without_its_tools_a_target_says_what_to_do(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, answer = run(capsys, "compile", "person-pilot", "--target", "coral", "--models-dir", models)
+    assert code == 3 and "full-integer TFLite" in str(answer["problems"])
+    code, answer = run(capsys, "compile", "person-pilot", "--target", "tensorrt", "--models-dir", models)
+    assert code == 3, answer
+    assert sorted(p.name for p in models.iterdir()) == ["person-pilot"]
+
+
+@pytest.mark.slow
+def test_coral_without_the_compiler(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_tflite(capsys, tmp_path, "int8.tflite")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    code, answer = run(capsys, "compile", "squares", "--target", "coral", "--models-dir", tmp_path)
+    assert code == 3
+    assert "apt-get install edgetpu-compiler" in str(answer["problems"])
+
+
+def put_compiler(folder: Path, script: str) -> None:
+    folder.mkdir()
+    path = folder / "edgetpu_compiler"
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+
+
+@pytest.mark.slow
+def test_coral_with_a_program_that_speaks_as_the_compiler_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler itself cannot be had here: a script prints its report and gives a file compiled in the form it gives."""
+    models = tmp_path / "models"
+    import_tflite(capsys, models, "int8.tflite")
+    (tmp_path / "report").write_text(REPORT.format(off_chip="1.25MiB"))
+    body = f'[ "$1" = -s ] && [ "$2" = -o ] || exit 9\ncp {TFLITE}/edgetpu.tflite "$3/int8_edgetpu.tflite"\ncat {tmp_path}/report\n'
+    put_compiler(tmp_path / "bin", body)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    code, answer = run(capsys, "compile", "squares", "--target", "coral", "--models-dir", models)
+    assert (code, answer["text"]) == (0, "64 of 66 operations run on the Edge TPU")
+    warnings = str(answer["warnings"])
+    assert "1 x TRANSPOSE stays on the CPU" in warnings and "1.25MiB of weights" in warnings
+    made = find_model("squares@1.0.0-coral", models)
+    assert [(f.device, f.path) for f in made.manifest.files] == [
+        ("edgetpu", "int8_edgetpu.tflite"),
+        ("any", "int8.tflite"),
+    ]
+    raw = yaml.safe_load((made.folder / "manifest.yaml").read_text())
+    assert raw["version"] == "1.0.0-coral"
+
+
+@pytest.mark.slow
+def test_what_the_compiler_refuses_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "models"
+    import_tflite(capsys, models, "int8.tflite")
+    put_compiler(tmp_path / "bin", 'echo "Invalid model: model.tflite"\necho "Model not quantized" >&2\nexit 1\n')
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    code, answer = run(capsys, "compile", "squares", "--target", "coral", "--models-dir", models)
+    assert code == 3 and "Model not quantized" in str(answer["problems"])
+    assert [p.name for p in (models / "squares").iterdir()] == ["1.0.0"]
+    assert [p.name for p in models.iterdir()] == ["squares"]
+
+
+def test_the_report_of_the_compiler() -> None:
+    report = parse_report(REPORT.format(off_chip="0.00B"))
+    assert (report.mapped, report.on_cpu) == (64, 2)
+    assert [(name, count) for name, count, _ in report.left] == [("TRANSPOSE", 1), ("CUSTOM", 1)]
+    assert len(report.warnings()) == 2
+    whole = "Model compiled successfully\n\nOperator   Count  Status\n\nCONV_2D    3      Mapped to Edge TPU\n"
+    assert (parse_report(whole).mapped, parse_report(whole).on_cpu, parse_report(whole).left) == (3, 0, ())
