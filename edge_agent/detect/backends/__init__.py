@@ -83,6 +83,12 @@ def _openvino(request: LoadRequest) -> Backend:
     return OpenVinoBackend(request)
 
 
+def _tensorrt(request: LoadRequest) -> Backend:
+    from edge_agent.detect.backends.tensorrt import open_backend
+
+    return open_backend(request)
+
+
 def _tflite(request: LoadRequest) -> Backend:
     from edge_agent.detect.backends.tflite import TfliteBackend
 
@@ -92,6 +98,7 @@ def _tflite(request: LoadRequest) -> Backend:
 BACKENDS: Mapping[str, Callable[[LoadRequest], Backend]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
+    "tensorrt": _tensorrt,
     "tflite": _tflite,
 }
 """Factories by name. They raise ModelError (damaged, foreign, not as the manifest says) and HardwareError (no such device)."""

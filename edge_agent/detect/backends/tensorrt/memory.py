@@ -20,7 +20,7 @@ from edge_agent.errors import HardwareError
 log = logging.getLogger(__name__)
 
 PACKAGES = {"cuda-bindings": ("cuda.bindings.driver", "cuda.cuda"), "pycuda": ("pycuda.driver",)}
-"""Modules that a memory's package has (any of them), best package first."""
+"""Modules that a memory's package has (any of them: cuda-bindings had another name before 12.6), best first."""
 
 
 class Buffer(Protocol):
@@ -77,10 +77,11 @@ class DeviceMemory(Protocol):
 
 def installed(package: str) -> bool:
     """Whether a memory's package can be imported."""
-    return any(_exists(module) for module in PACKAGES[package])
+    return any(exists(module) for module in PACKAGES[package])
 
 
-def _exists(module: str) -> bool:
+def exists(module: str) -> bool:
+    """Whether a module is there, without importing it (its parents are)."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # its parent does not exist

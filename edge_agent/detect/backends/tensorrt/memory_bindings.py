@@ -15,23 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.detect.backends.tensorrt.memory import PACKAGES, exists
 from edge_agent.errors import HardwareError
 
 STREAM_NON_BLOCKING = 1
 HOST_PORTABLE = 1
-MODULES = ("cuda.bindings.driver", "cuda.cuda")
-"""Its name, and the one it had before version 12.6."""
 CAPTURE_THREAD_LOCAL = "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL"
 
 
 def _driver() -> Any:
-    problems = []
-    for module in MODULES:
-        try:
-            return importlib.import_module(module)
-        except ImportError as error:
-            problems.append(str(error))
-    raise HardwareError(f"cuda-bindings cannot be imported: {'; '.join(problems)}")
+    module = next(filter(exists, PACKAGES["cuda-bindings"]), "cuda.bindings.driver")
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise HardwareError(f"cuda-bindings cannot be imported: {error}") from error
 
 
 class _Calls:
