@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.detect.backends import LoadRequest
-from edge_agent.detect.backends.tensorrt.vendor import installed_version
+from edge_agent.detect.backends.tensorrt.vendor import installed_version, missing
 from edge_agent.detect.cuda_probe import Gpu, probe_gpu
 from edge_agent.errors import HardwareError, ModelError
 
@@ -74,7 +74,7 @@ def key_for(request: LoadRequest) -> EngineKey:
     """The key of the engine that ``request`` needs. Asks the GPU in a child process, once. Raises HardwareError, ModelError."""
     version = installed_version()
     if not version:
-        raise HardwareError("TensorRT is not installed, or its package does not say which version it is")
+        raise HardwareError(missing() or "the tensorrt package does not say which version it is")
     return make_key(request, version, probe_gpu(request.config.tensorrt.device))
 
 
