@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,11 +111,13 @@ class Row:
     cases: Sequence[Case]
     packages: tuple[str, ...]
     """Packages without which it cannot run."""
-    extra: str
-    """What installs them."""
+    install: str
+    """What is said to whoever lacks them."""
     config: dict[str, Any] = field(default_factory=dict)
     hardware: str = ""
     """Marker of the device it needs; empty where every box can run it."""
+    prepare: Callable[[LoadRequest], object] = lambda _: None
+    """What must be done once before a network can be loaded."""
 
     @property
     def detect(self) -> DetectConfig:
@@ -123,8 +125,15 @@ class Row:
         return DetectConfig.model_validate(self.config)
 
 
+def _build_engine(request: LoadRequest) -> None:
+    from edge_agent.detect.backends.tensorrt import build, engine_ready
+
+    if not engine_ready(request):
+        build(request)
+
+
 ROWS = (
-    Row("onnxruntime", "onnxruntime", ONNX_CASES, ("onnxruntime",), "onnx"),
+    Row("onnxruntime", "onnxruntime", ONNX_CASES, ("onnxruntime",), "pip install 'edge-agent[onnx]'"),
     Row(
         "openvino",
         "openvino",
@@ -134,10 +143,21 @@ ROWS = (
             Case("ir-int8", as_ir("quantised"), precision="int8", tolerance=0.03, backend="openvino"),
         ),
         ("openvino",),
-        "openvino",
+        "pip install 'edge-agent[openvino]'",
         {"openvino": {"device": "CPU"}},
     ),
-    Row("tflite", "tflite", TFLITE_CASES, ("ai_edge_litert", "tflite_runtime"), "coral"),
+    Row("tflite", "tflite", TFLITE_CASES, ("ai_edge_litert", "tflite_runtime"), "pip install 'edge-agent[coral]'"),
+    Row(
+        "tensorrt",
+        "tensorrt",
+        # GPUs multiply float32 with fewer bits (TF32).
+        tuple(replace(c, tolerance=max(c.tolerance, 2e-3)) for c in ONNX_CASES if c.dtype in ("float32", "float16")),
+        ("tensorrt",),
+        "apt install python3-libnvinfer",
+        {"tensorrt": {"precision": "fp32"}},
+        hardware="gpu",
+        prepare=_build_engine,
+    ),
 )
 
 
@@ -171,7 +191,9 @@ def network(case: Case, folder: Path, **change: Any) -> Network:
 
 def load(row: Row, network: Network) -> Backend:
     """Load as the agent does, with a cache folder of its own beside the model's folder."""
-    return BACKENDS[row.backend](LoadRequest(network, row.detect, network.folder.parent / "cache"))
+    request = LoadRequest(network, row.detect, network.folder.parent / "cache")
+    row.prepare(request)
+    return BACKENDS[row.backend](request)
 
 
 def available(row: Row) -> str:
