@@ -183,8 +183,10 @@ class _Run:
             seconds = self._plan.seconds * (1 - PIPELINE_SHARE) / (self._rounds + 1)
         else:
             seconds = max(0.1, 0.4 * totals.wall_s / number) if number else 0.3
+        before = peak_rss_mb()
         with self._agent.pool.pause():
             totals.bare.append(bare.fps(seconds))
+        totals.bare_rss_mb += peak_rss_mb() - before
         self._progress(number / self._rounds, f"{totals.bare[-1]:.1f} fps alone")
         if self._agent.stop.is_set():
             raise _Stopped
@@ -209,5 +211,5 @@ class _Run:
         totals.frames += last - first
         totals.dropped += sum(unit.capture.dropped for unit in agent.cameras) - dropped
         totals.pipeline.append((last - first) / (recorder.done_at[last] - recorder.done_at[first]))
-        totals.peak_rss_mb = peak_rss_mb()
+        totals.peak_rss_mb = peak_rss_mb() - totals.bare_rss_mb
         self._progress((number - 0.3) / self._rounds, f"{totals.pipeline[-1]:.1f} fps together")

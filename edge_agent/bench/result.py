@@ -96,18 +96,15 @@ class ModelFacts(_Facts):
 
 
 class SourceFacts(_Facts):
-    """What was looked at: ``uri`` without credentials, ``bytes`` of a file. ``paced``: it comes at its own pace."""
+    """What was looked at. ``paced``: it comes at its own pace."""
 
-    uri: str
+    name: str
+    """A file's name, wherever it lies; a camera's URL without credentials."""
     bytes: int | None
+    """Of a file."""
     size: tuple[int, int]
     streams: int
     paced: bool
-
-    @property
-    def name(self) -> str:
-        """The same file may lie elsewhere."""
-        return self.uri if self.bytes is None else Path(self.uri).name
 
 
 class BenchResult(_Facts):

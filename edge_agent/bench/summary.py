@@ -37,6 +37,8 @@ class Totals:
     dropped: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    bare_rss_mb: float = 0.0
+    """What the peak grew by while the model ran alone, on buffers that the agent does not have."""
     peak_rss_mb: float = 0.0
 
 
@@ -62,7 +64,7 @@ def summarise(config: Config, agent: Agent, recorder: Recorder, totals: Totals, 
         machine=machine(),
         model=_model(totals, agent.status().model),
         source=SourceFacts(
-            uri=redact(source),
+            name=redact(source) if is_live(source) else local_path(source).name,
             bytes=None if is_live(source) else local_path(source).stat().st_size,
             size=recorder.last.size,
             streams=len(agent.cameras),
