@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.cli import doctor as cli
+from edge_agent.detect.cuda_probe import probe_gpu
 from edge_agent.doctor import accelerators, cameras, coral, examine, service, storage, system, unit
-from edge_agent.doctor.box import Box, User, current_user, look
+from edge_agent.doctor.box import Box, User, _dpkg, current_user, look
 from edge_agent.doctor.display import plain, table
 from edge_agent.doctor.examine import Report
 from edge_agent.doctor.finding import Check, Finding, ok
@@ -35,6 +36,7 @@ from tests.doctor_fixtures import (
     plant,
     state_of,
 )
+from tests.fake_cuda import build_driver
 
 # ---- the runner
 
@@ -232,6 +234,15 @@ def test_an_npu_and_its_delegate(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_gpu_and_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(build_driver(tmp_path).parent))
+    probe_gpu.cache_clear()
+    state, said = state_of(accelerators.cuda, plant(tmp_path / "root", JETSON_ORIN))
+    probe_gpu.cache_clear()
+    assert state == "ok" and "driver for CUDA 12.6, Fake GPU" in said and "toolkit 12.6.11" in said
+
+
+@pytest.mark.slow
 def test_a_delegate_that_loads_and_one_that_crashes(tmp_path: Path) -> None:
     good, bad = tmp_path / "libgood.so", tmp_path / "libbad.so"
     create = "void *tflite_plugin_create_delegate(char **k, char **v, unsigned long n, void *e) { return 0; }\n"
@@ -289,6 +300,54 @@ def test_usb_cameras_on_one_bus(tmp_path: Path) -> None:
 def test_this_opencv() -> None:
     assert cameras.opencv(Box()).state == "ok"
     assert cameras.opencv_packages(Box()).state == "ok"
+
+
+def broken(folder: Path, monkeypatch: pytest.MonkeyPatch, module: str, text: str) -> None:
+    """A package in front of the true one, for child processes."""
+    (folder / f"{module}.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("raise ImportError('numpy.core.multiarray failed to import')", "built for another numpy"),
+        ("import os; os.kill(os.getpid(), 11)", "SIGSEGV"),
+        ("print('noise'); raise SystemError('odd')", "SystemError: odd"),
+    ],
+)
+def test_an_opencv_that_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
+    broken(tmp_path, monkeypatch, "cv2", text)
+    state, told = state_of(cameras.opencv, Box())
+    assert state == "fail" and said in told
+
+
+def test_two_opencvs_and_one_that_hides_jetpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jetson = plant(tmp_path / "root", JETSON_ORIN)
+    assert state_of(cameras.opencv, jetson)[0] == "warn", "this OpenCV is a wheel, without GStreamer"
+    with (tmp_path / "root/var/lib/dpkg/status").open("a") as file:
+        file.write("\n\nPackage: libopencv-python\nStatus: install ok installed\nVersion: 4.8.0-1-g6371ee1\n")
+    _dpkg.cache_clear()
+    state, said = state_of(cameras.opencv_packages, jetson)
+    assert state == "warn" and "hides JetPack's own 4.8.0-1-g6371ee1" in said
+    second = tmp_path / "site/opencv_contrib_python-4.8.0.dist-info"
+    second.mkdir(parents=True)
+    (second / "METADATA").write_text("Metadata-Version: 2.1\nName: opencv-contrib-python\nVersion: 4.8.0\n")
+    monkeypatch.syspath_prepend(str(second.parent))
+    state, said = state_of(cameras.opencv_packages, Box())
+    assert state == "fail" and "opencv-contrib-python 4.8.0 overwrite each other" in said
+
+
+def test_runtimes_that_are_broken_or_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = plant(tmp_path / "root", JETSON_ORIN)
+    broken(tmp_path, monkeypatch, "tensorrt", "__version__ = '8.5.2'")
+    assert "8.5.2 is not supported: 8.6 to 11 are" in state_of(accelerators.tensorrt, box)[1]
+    broken(tmp_path, monkeypatch, "tensorrt", "raise OSError('libnvinfer.so.10: cannot open shared object file')")
+    state, said = state_of(accelerators.tensorrt, box)
+    assert state == "fail" and "libnvinfer.so.10" in said
+    broken(tmp_path, monkeypatch, "onnxruntime", "import os; os.kill(os.getpid(), 4)")
+    state, said = state_of(accelerators.onnxruntime, box)
+    assert state == "fail" and "SIGILL" in said
 
 
 # ---- storage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from edge_agent.detect.cuda_probe import probe_gpu
 from edge_agent.doctor import coral
 from edge_agent.doctor.backends import detect_config, lacking, reason_against
 from edge_agent.doctor.box import Box, installed
@@ -57,10 +58,10 @@ def cuda(box: Box) -> Outcome:
         return skip("no NVIDIA GPU")
     toolkit = re.search(r'"cuda"\s*:\s*{[^}]*"version"\s*:\s*"([\d.]+)"', box.read("usr/local/cuda/version.json"))
     try:
-        answer = ask("cuda")
+        found = probe_gpu(detect_config(box).tensorrt.device)
     except HardwareError as error:
         return fail(str(error), "Jetson: sudo apt install nvidia-jetpack. In a container: --runtime nvidia")
-    text = f"driver for CUDA {answer['version']}, {', '.join(answer['gpus']) or 'no GPU'}"
+    text = f"driver for CUDA {found.driver}, {found.name}, compute capability {found.capability}, {found.memory_mb} MB"
     return ok(f"{text}, toolkit {toolkit[1] if toolkit else 'not installed'}")
 
 

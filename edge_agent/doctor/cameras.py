@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from edge_agent.capture.source import is_live, kind_of
+from edge_agent.capture.source import Kind, is_live, kind_of
 from edge_agent.config import CameraConfig, redact
 from edge_agent.doctor.box import Box, installed
 from edge_agent.doctor.finding import Check, Outcome, fail, ok, skip, warn
@@ -17,6 +17,13 @@ _COUNT_S = 2.0
 _OPEN_S = 9.0
 """Opening may take 4 s, a first picture as long again."""
 _LOW_FPS = 3.0
+_FILE_FIX = "correct the camera's source: a path is relative to the configuration file"
+_CAMERA_FIXES: dict[Kind, str] = {
+    "url": "try the same address in a player on this box; user and password percent-encoded? another client on its only stream?",
+    "device": "does another program hold it (`sudo fuser -v /dev/video*`)? is it a camera's node, and not its metadata's?",
+    "file": _FILE_FIX,
+    "images": _FILE_FIX,
+}
 _WHEELS = (
     "opencv-python",
     "opencv-python-headless",
@@ -122,17 +129,13 @@ def one_camera(box: Box, camera: CameraConfig) -> Outcome:
             "camera", config=camera.model_dump(mode="json"), seconds=_COUNT_S, timeout_s=_OPEN_S + _COUNT_S, niceness=0
         )
     except HardwareError as error:
-        fix = "try the same address in a player on this box; user and password percent-encoded? another client on its only stream?"
-        if not is_live(camera.source):
-            fix = "correct the camera's source: a path is relative to the configuration file"
-        return fail(f"{redact(camera.source)}: {error}", fix)
+        return fail(f"{redact(camera.source)}: {error}", _CAMERA_FIXES[kind_of(camera.source)])
     width, height = answer["size"]
     if not answer["live"]:
         length = f", {answer['length']} frames" if answer.get("length") else ""
         return ok(f"file, {width}x{height}, {answer['fps']:.1f} fps{length}")
     text = f"{width}x{height}, {answer['fps']:.1f} fps, first picture after {answer['opened_s']:.1f} s"
-    wanted = camera.max_fps or 0.0
-    if answer["fps"] < max(_LOW_FPS, 0.7 * wanted):
+    if answer["fps"] < min(_LOW_FPS, camera.max_fps or _LOW_FPS):
         return warn(text, "slow: look at the camera's own rate, the light (exposure time) and the network")
     return ok(text)
 

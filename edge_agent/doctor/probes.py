@@ -20,11 +20,6 @@ from edge_agent.errors import HardwareError, SourceError, SourceLost
 PROBE_S = 10.0
 _SETTLE_S = 0.4
 """A stream begins with a burst of pictures that had waited: they do not count."""
-_CUDA_ERRORS = {
-    100: "no NVIDIA GPU",
-    803: "driver and CUDA library do not fit each other",
-    804: "driver too old for this GPU",
-}
 
 
 def ask(probe: str, *, timeout_s: float = PROBE_S, niceness: int = 5, **question: Any) -> dict[str, Any]:
@@ -40,7 +35,11 @@ def opencv(_: Say) -> dict[str, Any]:
     """Version, place and abilities of cv2."""
     from edge_agent.capture.opencv import load_cv2
 
-    cv2 = load_cv2()
+    try:
+        cv2 = load_cv2()
+    except HardwareError as error:
+        # Missing is one thing, a numpy that it was not built for another.
+        raise HardwareError(f"{error} ({error.__cause__})") from error
     built = cv2.getBuildInformation()
 
     def has(name: str) -> bool:
@@ -108,27 +107,6 @@ def openvino(_: Say) -> dict[str, Any]:
     return {"version": str(runtime.get_version()).partition("-")[0], "devices": devices}
 
 
-def cuda(_: Say) -> dict[str, Any]:
-    """The driver's CUDA version and GPUs, by the driver's own library."""
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise HardwareError(f"no CUDA driver: {error}") from error
-    if code := library.cuInit(0):
-        raise HardwareError(f"the CUDA driver does not start: {_CUDA_ERRORS.get(code, f'error {code}')}")
-    version, count, gpus = ctypes.c_int(), ctypes.c_int(), []
-    library.cuDriverGetVersion(ctypes.byref(version))
-    library.cuDeviceGetCount(ctypes.byref(count))
-    for number in range(count.value):
-        device, name, major, minor = ctypes.c_int(), ctypes.create_string_buffer(100), ctypes.c_int(), ctypes.c_int()
-        library.cuDeviceGet(ctypes.byref(device), number)
-        library.cuDeviceGetName(name, len(name), device)
-        library.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # COMPUTE_CAPABILITY_MAJOR
-        library.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
-        gpus.append(f"{name.value.decode('utf-8', 'replace')} (compute capability {major.value}.{minor.value})")
-    return {"version": f"{version.value // 1000}.{version.value % 1000 // 10}", "gpus": gpus}
-
-
 def library(_: Say, name: str) -> dict[str, Any]:
     """Load a shared library; for libedgetpu also what it says about itself."""
     try:
@@ -148,7 +126,8 @@ def camera(say: Say, config: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Open a source and count frames for ``seconds``; a file: its first frame only."""
     from edge_agent.capture.source import open_source
 
-    source = open_source(CameraConfig.model_validate(config))
+    # Every picture counts, also those that ``max_fps`` passes over.
+    source = open_source(CameraConfig.model_validate(config | {"max_fps": None}))
     say("opening it")
     began = time.monotonic()
     source.open()
@@ -174,7 +153,7 @@ def camera(say: Say, config: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 PROBES: dict[str, Callable[..., dict[str, Any]]] = {
-    probe.__name__: probe for probe in (opencv, package, backend, choice, onnxruntime, openvino, cuda, library, camera)
+    probe.__name__: probe for probe in (opencv, package, backend, choice, onnxruntime, openvino, library, camera)
 }
 
 
