@@ -1,4 +1,4 @@
-"""Which output families the outputs of an unknown network could belong to: by their shapes, and by what they hold for a picture.
+"""Which output families the outputs of an unknown network could belong to.
 
 This is the one place that sniffs shapes: an import may guess, and shows why; what it writes down is then binding.
 """
@@ -6,60 +6,23 @@ This is the one place that sniffs shapes: an import may guess, and shows why; wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-STRIDES = (8, 16, 32)
-GRIDS = (STRIDES, (8, 16, 32, 64), (16, 32), (4, 8, 16, 32))
-"""Strides that detectors are built with."""
-FAIR = 0.05
-FEW = 1000
-"""More boxes than this and it is a grid, no list of found objects."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Output:
-    """One output: its shape, and its values for the sample picture where the network could be run."""
-
-    name: str
-    shape: tuple[int, ...]
-    values: NDArray[Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Match:
-    """A family the network could be of. ``outputs`` in the family's order; ``classes`` None where the shapes do not tell."""
-
-    family: str
-    outputs: tuple[Output, ...]
-    classes: int | None
-    because: str
-    decode: dict[str, Any] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    """Why each key of ``decode`` is as it is."""
-    highest: int | None = None
-    """Highest class number that it gave with a fair score to something in the sample picture."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The input's (width, height), and which numbers of boxes are those of a grid over it, with its strides."""
-
-    size: tuple[int, int]
-    cells: dict[int, tuple[int, ...]]
-    anchors: dict[int, tuple[int, ...]]
-    """The same with three anchors in each cell."""
-
-    @staticmethod
-    def over(size: tuple[int, int], also: int | None = None) -> Grid:
-        """``also``: a number of boxes that is taken for a grid, of strides nobody knows."""
-        cells = {sum((size[0] // s) * (size[1] // s) for s in strides): strides for strides in reversed(GRIDS)}
-        anchors = {3 * n: strides for n, strides in cells.items()}
-        extra: dict[int, tuple[int, ...]] = {} if also is None else {also: STRIDES}
-        return Grid(size, extra | cells, extra | anchors)
+from edge_agent.model_tools.evidence import (
+    FEW,
+    Grid,
+    Match,
+    Output,
+    corners,
+    follows_grid,
+    highest_class,
+    is_list,
+    judge_boxes,
+    judge_scores,
+    rows_of,
+    slashed,
+)
 
 
 def matches(outputs: Sequence[Output], size: tuple[int, int], family: str | None = None) -> list[Match]:
@@ -78,44 +41,35 @@ def matches(outputs: Sequence[Output], size: tuple[int, int], family: str | None
 # ---- one tensor
 
 
-def _rows(output: Output, box_axis: int) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-    """Values as (N, 4) and (N, rest); ``box_axis`` is the axis of the 4+… numbers of one box."""
-    if output.values is None:
-        return None, None
-    table = np.asarray(output.values[0], np.float64)
-    table = table.T if box_axis == 1 else table
-    return table[:, :4], table[:, 4:]
-
-
 def _yolov8(outputs: list[Output], grid: Grid) -> Iterator[Match]:
-    if len(outputs) != 1 or len(outputs[0].shape) != 3:
+    if len(outputs) != 1 or len(outputs[0].shape) != 3 or is_list(outputs[0]):
         return
     _, rows, columns = outputs[0].shape
     cells = grid.cells
     if rows >= 5 and columns in cells and rows not in cells:
-        because = f"{columns} boxes are the cells of strides {_list(cells[columns])}; 4 + {rows - 4} numbers each"
+        because = f"{columns} boxes are the cells of strides {slashed(cells[columns])}; 4 + {rows - 4} numbers each"
         yield _dense("yolov8", outputs[0], 1, rows - 4, because, grid.size)
     if columns >= 5 and rows in cells and columns not in cells:
         because = (
-            f"{rows} boxes are the cells of strides {_list(cells[rows])}; 4 + {columns - 4} numbers each, transposed"
+            f"{rows} boxes are the cells of strides {slashed(cells[rows])}; 4 + {columns - 4} numbers each, transposed"
         )
         yield _dense("yolov8", outputs[0], 2, columns - 4, because, grid.size, transposed=True)
 
 
 def _yolox(outputs: list[Output], grid: Grid) -> Iterator[Match]:
-    if len(outputs) != 1 or len(outputs[0].shape) != 3:
+    if len(outputs) != 1 or len(outputs[0].shape) != 3 or is_list(outputs[0]):
         return
     _, rows, columns = outputs[0].shape
     cells = grid.cells
     if rows not in cells or columns < 6 or columns in cells:
         return
     strides = cells[rows]
-    because = f"{rows} boxes are the cells of strides {_list(strides)}; 5 + {columns - 5} numbers each"
+    because = f"{rows} boxes are the cells of strides {slashed(strides)}; 5 + {columns - 5} numbers each"
     match = _dense("yolox", outputs[0], 2, columns - 5, because, grid.size)
-    boxes, _ = _rows(outputs[0], 2)
+    boxes, _ = rows_of(outputs[0], 2)
     match.decode.pop("boxes", None)
     match.decode["strides"] = list(strides)
-    decoded = boxes is not None and _follows_grid(boxes, grid.size, strides)
+    decoded = boxes is not None and follows_grid(boxes, grid.size, strides)
     match.decode["decoded"] = decoded
     match.reasons["decoded"] = (
         "the centres on the sample picture follow the grid"
@@ -128,13 +82,13 @@ def _yolox(outputs: list[Output], grid: Grid) -> Iterator[Match]:
 
 
 def _yolov5(outputs: list[Output], grid: Grid) -> Iterator[Match]:
-    if len(outputs) != 1 or len(outputs[0].shape) != 3:
+    if len(outputs) != 1 or len(outputs[0].shape) != 3 or is_list(outputs[0]):
         return
     _, rows, columns = outputs[0].shape
     cells = grid.anchors
     if rows in cells and columns >= 6:
         because = (
-            f"{rows} boxes are 3 anchors in the cells of strides {_list(cells[rows])}; 5 + {columns - 5} numbers each"
+            f"{rows} boxes are 3 anchors in the cells of strides {slashed(cells[rows])}; 5 + {columns - 5} numbers each"
         )
         yield _dense("yolov5", outputs[0], 2, columns - 5, because, grid.size)
 
@@ -149,14 +103,14 @@ def _dense(  # noqa: PLR0917
     *,
     transposed: bool = False,
 ) -> Match:
-    boxes, scores = _rows(output, box_axis)
+    boxes, scores = rows_of(output, box_axis)
     match = Match(family, (output,), classes, because)
-    _judge_boxes(match, boxes, size, "pixels")
-    _judge_scores(match, scores)
-    if family == "yolov8" and boxes is not None and _corners(boxes) > 0.95:
+    judge_boxes(match, boxes, size, "pixels")
+    judge_scores(match, scores)
+    if family == "yolov8" and boxes is not None and corners(boxes) > 0.95:
         match.decode["box_format"] = "xyxy"
         match.reasons["box_format"] = (
-            f"in {_corners(boxes):.0%} of the boxes the last two numbers are above the first two"
+            f"in {corners(boxes):.0%} of the boxes the last two numbers are above the first two"
         )
     if transposed:
         match.decode["transposed"] = True
@@ -168,17 +122,17 @@ def _end_to_end(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     if len(outputs) != 1 or len(outputs[0].shape) != 3:
         return
     _, rows, columns = outputs[0].shape
-    if columns == 6 and rows <= FEW and rows not in grid.cells:
+    if is_list(outputs[0]) or (outputs[0].values is None and columns == 6 and rows <= FEW and rows not in grid.cells):
         because = f"a list of {rows} boxes with score and class each, no grid"
-        _, rest = _rows(outputs[0], 2)
-        highest = None if rest is None else _highest(rest[:, 1], rest[:, 0])
+        _, rest = rows_of(outputs[0], 2)
+        highest = None if rest is None else highest_class(rest[:, 1], rest[:, 0])
         match = Match("yolov10", (outputs[0],), None, because, highest=highest)
-        _judge_boxes(match, _rows(outputs[0], 2)[0], grid.size, "pixels")
+        judge_boxes(match, rows_of(outputs[0], 2)[0], grid.size, "pixels")
         yield match
 
 
 def _rtdetr_joined(outputs: list[Output], grid: Grid) -> Iterator[Match]:
-    if len(outputs) != 1 or len(outputs[0].shape) != 3:
+    if len(outputs) != 1 or len(outputs[0].shape) != 3 or is_list(outputs[0]):
         return
     _, rows, columns = outputs[0].shape
     cells = grid.cells
@@ -209,8 +163,8 @@ def _yolov8_split(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         if boxes.shape[1] == 4 and columns == scores.shape[2] and columns in grid.cells and scores.shape[1] != columns:
             because = f"{columns} boxes are the cells of a grid; boxes and scores apart, as for integer arithmetic"
             match = Match("yolov8", (boxes, scores), scores.shape[1], because)
-            _judge_boxes(match, _rows(boxes, 1)[0], grid.size, "pixels")
-            _judge_scores(match, scores.values)
+            judge_boxes(match, rows_of(boxes, 1)[0], grid.size, "pixels")
+            judge_scores(match, scores.values)
             yield match
             return
 
@@ -232,7 +186,7 @@ def _grid_pair(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         return
     values = pair[0].values
     because = f"boxes and scores apart, {pair[0].shape[1]} boxes are the cells of a grid"
-    if values is not None and _corners(values.reshape(-1, 4)) < 0.95:
+    if values is not None and corners(values.reshape(-1, 4)) < 0.95:
         match = _pair(
             "yolov8",
             pair,
@@ -256,8 +210,8 @@ def _rtdetr(outputs: list[Output], grid: Grid) -> Iterator[Match]:
 def _pair(family: str, pair: tuple[Output, Output], size: tuple[int, int], because: str, usual: str) -> Match:
     boxes, scores = pair
     match = Match(family, pair, scores.shape[-1], because)
-    _judge_boxes(match, None if boxes.values is None else boxes.values.reshape(-1, 4), size, usual)
-    _judge_scores(match, scores.values)
+    judge_boxes(match, None if boxes.values is None else boxes.values.reshape(-1, 4), size, usual)
+    judge_scores(match, scores.values)
     return match
 
 
@@ -275,7 +229,7 @@ def _torchvision(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         match = Match(
             "boxes_labels_scores", (boxes[0], labels[0], scores[0]), None, "boxes, whole-number labels and scores"
         )
-        _judge_boxes(match, None if boxes[0].values is None else boxes[0].values.reshape(-1, 4), grid.size, "pixels")
+        judge_boxes(match, None if boxes[0].values is None else boxes[0].values.reshape(-1, 4), grid.size, "pixels")
         match.decode["background"] = True
         match.reasons["background"] = "torchvision's networks number classes from 1"
         yield match
@@ -291,60 +245,14 @@ def _ssd(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         return
     classes, scores = sorted(rows, key=_looks_like_scores)
     ordered, because = (boxes[0], classes, scores, count[0]), "boxes, classes, scores and their count"
-    match = Match("ssd", ordered, None, because, highest=_highest(classes.values, scores.values))
-    _judge_boxes(match, None if boxes[0].values is None else boxes[0].values.reshape(-1, 4), grid.size, "normalised")
+    match = Match("ssd", ordered, None, because, highest=highest_class(classes.values, scores.values))
+    judge_boxes(match, None if boxes[0].values is None else boxes[0].values.reshape(-1, 4), grid.size, "normalised")
     yield match
 
 
 def _looks_like_scores(output: Output) -> tuple[bool, str]:
     """Scores have fractions; classes are whole numbers. Not run: in the order of the names, which end in :1 and :2."""
     return output.values is not None and bool((output.values != np.rint(output.values)).any()), output.name
-
-
-# ---- what the numbers say
-
-
-def _judge_boxes(match: Match, boxes: NDArray[Any] | None, size: tuple[int, int], usual: str) -> None:
-    if boxes is None or not boxes.size:
-        match.decode["boxes"], match.reasons["boxes"] = usual, f"usual for {match.family}; not seen on a picture"
-        return
-    reach = float(np.percentile(np.abs(boxes), 99))
-    match.decode["boxes"] = "normalised" if reach <= 2 else "pixels"
-    match.reasons["boxes"] = f"on the sample picture they reach {reach:.3g} (the input has {size[0]}x{size[1]} pixels)"
-
-
-def _corners(boxes: NDArray[Any]) -> float:
-    """Share of rows (N,4) that could be two corners. Centre and size could only near the picture's top left."""
-    return float((boxes[:, 2:] > boxes[:, :2]).all(axis=1).mean())
-
-
-def _judge_scores(match: Match, scores: NDArray[Any] | None) -> None:
-    if scores is None or not scores.size:
-        return
-    low, high = float(scores.min()), float(scores.max())
-    if low < -0.01 or high > 1.01:
-        match.decode["scores"] = "logit"
-        match.reasons["scores"] = f"on the sample picture they go from {low:.3g} to {high:.3g}"
-
-
-def _highest(classes: NDArray[Any] | None, scores: NDArray[Any] | None) -> int | None:
-    if classes is None or scores is None:
-        return None
-    fair = classes.ravel()[scores.ravel() >= FAIR]
-    return int(fair.max()) if fair.size else None
-
-
-def _follows_grid(boxes: NDArray[Any], size: tuple[int, int], strides: Sequence[int]) -> bool:
-    """Whether centre x is where the cell is: a decoded output; a raw one holds offsets inside the cell."""
-    cell_x = np.concatenate([np.tile(np.arange(size[0] // s) * s, size[1] // s) for s in strides])
-    centre = boxes[:, 0]
-    if len(cell_x) != len(centre) or np.std(centre) == 0:
-        return False
-    return float(np.corrcoef(cell_x, centre)[0, 1]) > 0.9
-
-
-def _list(strides: Sequence[int]) -> str:
-    return "/".join(map(str, strides))
 
 
 _RECOGNISERS: tuple[Callable[[list[Output], Grid], Iterator[Match]], ...] = (

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.errors import ModelError, UsageError
+from edge_agent.model_tools.evidence import Match, Output
 from edge_agent.model_tools.facts import Facts, Tensor
-from edge_agent.model_tools.families import Match, Output, matches
+from edge_agent.model_tools.families import matches
 from edge_agent.model_tools.labels import SETS
 
 BACKENDS = {"onnx": "onnxruntime", "tflite": "tflite", "openvino": "openvino"}

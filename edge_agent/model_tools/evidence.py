@@ -1,0 +1,127 @@
+"""What the outputs of an unknown network show: their shapes against a grid, and what they hold for a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+STRIDES = (8, 16, 32)
+GRIDS = (STRIDES, (8, 16, 32, 64), (16, 32), (4, 8, 16, 32))
+"""Strides that detectors are built with."""
+FRACTION = 8.0
+"""Boxes whose coordinates stay below are fractions: those of a weak network go far beyond 1, pixels go much further."""
+FAIR = 0.05
+"""Score from which a listed object is more than a leftover."""
+FEW = 1000
+"""More boxes than this and it is a grid, no list of found objects."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    """One output: its shape, and its values for the sample picture where the network could be run."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Match:
+    """A family the network could be of. ``outputs`` in the family's order; ``classes`` None where the shapes do not tell."""
+
+    family: str
+    outputs: tuple[Output, ...]
+    classes: int | None
+    because: str
+    decode: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why each key of ``decode`` is as it is."""
+    highest: int | None = None
+    """Highest class number that it gave with a fair score to something in the sample picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The input's (width, height), and which numbers of boxes are those of a grid over it, with its strides."""
+
+    size: tuple[int, int]
+    cells: dict[int, tuple[int, ...]]
+    anchors: dict[int, tuple[int, ...]]
+    """The same with three anchors in each cell."""
+
+    @staticmethod
+    def over(size: tuple[int, int], also: int | None = None) -> Grid:
+        """``also``: a number of boxes that is taken for a grid, of strides nobody knows."""
+        cells = {sum((size[0] // s) * (size[1] // s) for s in strides): strides for strides in reversed(GRIDS)}
+        anchors = {3 * n: strides for n, strides in cells.items()}
+        extra: dict[int, tuple[int, ...]] = {} if also is None else {also: STRIDES}
+        return Grid(size, extra | cells, extra | anchors)
+
+
+def rows_of(output: Output, box_axis: int) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    """Values as (N, 4) and (N, rest); ``box_axis`` is the axis of the 4+… numbers of one box."""
+    if output.values is None:
+        return None, None
+    table = np.asarray(output.values[0], np.float64)
+    table = table.T if box_axis == 1 else table
+    return table[:, :4], table[:, 4:]
+
+
+def is_list(output: Output) -> bool:
+    """Whether rows of six hold box, score and class: the last is a whole number and the scores descend, as after a top-k."""
+    if output.values is None or output.shape[-1] != 6:
+        return False
+    score, number = output.values[0, :, 4], output.values[0, :, 5]
+    descends = bool((np.diff(score) <= 1e-6).all())
+    return bool((number == np.rint(number)).all()) and descends and 0 < float(score.max()) <= 1.01
+
+
+def judge_boxes(match: Match, boxes: NDArray[Any] | None, size: tuple[int, int], usual: str) -> None:
+    """Pixels or fractions, by how far the boxes (…, 4) reach; ``usual`` where nothing was run."""
+    if boxes is None or not boxes.size:
+        match.decode["boxes"], match.reasons["boxes"] = usual, f"usual for {match.family}; not seen on a picture"
+        return
+    reach = float(np.percentile(np.abs(boxes), 99))
+    match.decode["boxes"] = "normalised" if reach <= FRACTION else "pixels"
+    match.reasons["boxes"] = f"on the sample picture they reach {reach:.3g} (the input has {size[0]}x{size[1]} pixels)"
+
+
+def corners(boxes: NDArray[Any]) -> float:
+    """Share of rows (N,4) that could be two corners. Centre and size could only near the picture's top left."""
+    return float((boxes[:, 2:] > boxes[:, :2]).all(axis=1).mean())
+
+
+def judge_scores(match: Match, scores: NDArray[Any] | None) -> None:
+    """Logits, where a score is no probability."""
+    if scores is None or not scores.size:
+        return
+    low, high = float(scores.min()), float(scores.max())
+    if low < -0.01 or high > 1.01:
+        match.decode["scores"] = "logit"
+        match.reasons["scores"] = f"on the sample picture they go from {low:.3g} to {high:.3g}"
+
+
+def highest_class(classes: NDArray[Any] | None, scores: NDArray[Any] | None) -> int | None:
+    """Of the class numbers with a fair score; None where there is none."""
+    if classes is None or scores is None:
+        return None
+    fair = classes.ravel()[scores.ravel() >= FAIR]
+    return int(fair.max()) if fair.size else None
+
+
+def follows_grid(boxes: NDArray[Any], size: tuple[int, int], strides: Sequence[int]) -> bool:
+    """Whether centre x is where the cell is: a decoded output; a raw one holds offsets inside the cell."""
+    cell_x = np.concatenate([np.tile(np.arange(size[0] // s) * s, size[1] // s) for s in strides])
+    centre = boxes[:, 0]
+    if len(cell_x) != len(centre) or np.std(centre) == 0:
+        return False
+    return float(np.corrcoef(cell_x, centre)[0, 1]) > 0.9
+
+
+def slashed(strides: Sequence[int]) -> str:
+    """8/16/32."""
+    return "/".join(map(str, strides))
