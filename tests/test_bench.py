@@ -26,10 +26,13 @@ from edge_agent.bench.result import BenchResult, Spread, Times, read_result
 from edge_agent.config import CameraConfig, Config, SocialDistancingConfig, UseCasesConfig
 from edge_agent.detect.backends import InputTensor
 from edge_agent.errors import InferenceError, UsageError
-from edge_agent.types import F32, Event, Frame, Stage
+from edge_agent.pipeline import DetectionPool
+from edge_agent.types import F32, Detections, Event, Frame, Stage
 from tests.agent_process import COMMAND, run_agent, write_config
 from tests.capture_helpers import write_video
 from tests.mosquitto import wait_for
+from tests.rtsp import RtspServer
+from tests.test_pipeline import NoBeat, Seen, SlowDetector, feed
 
 FRAMES = 20
 WORK: tuple[Stage, ...] = ("preprocess", "inference", "postprocess", "track", "ground", "use_cases", "outbox")
@@ -137,6 +140,18 @@ def test_a_source_is_enough_where_there_is_no_configuration(root: Path, video: P
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["source"]["paced"] is True
     assert {path.name for path in tmp_path.iterdir()} == {"models"}
+
+
+@pytest.mark.slow
+def test_a_live_camera_sets_the_pace_and_its_password_stays_here(root: Path, tmp_path: Path) -> None:
+    with RtspServer() as server:
+        config = write_config(root, tmp_path, cameras=[{"id": "live", "source": server.url}])
+        done = run_agent("bench", "-c", config, "--frames", "10", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    result = BenchResult.model_validate_json(done.stdout)
+    assert result.source.paced and result.source.bytes is None and result.source.size == (320, 240)
+    assert "s3cret" not in done.stdout and "operator" not in done.stdout
+    assert result.stages["decode"].cpu_ms < result.stages["decode"].wall_ms.mean
 
 
 @pytest.mark.slow
@@ -385,6 +400,48 @@ class SpinningBackend:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def test_frames_stand_still_while_the_pool_pauses() -> None:
+    ready = threading.Condition()
+    seen = Seen("cam", ready)
+    pool = DetectionPool(SlowDetector(), [seen.lane], ready, 2)
+    threads = [threading.Thread(target=pool.work, args=(NoBeat(),)) for _ in range(2)]
+    feeder = feed(seen, "cam", 300)
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        wait_for(lambda: seen.lane.due > 0, 20, "a frame")
+        with pool.pause():
+            before = seen.lane.due
+            assert len(seen.indices) == before
+            threading.Event().wait(0.05)
+            assert seen.lane.due == before, "a frame went through while it paused"
+    for thread in (feeder, *threads):
+        thread.join(20)
+    assert seen.indices == list(range(300))
+
+
+def test_a_pause_does_not_wait_for_ever_for_a_frame_that_hangs() -> None:
+    ready, hang = threading.Condition(), threading.Event()
+    seen = Seen("cam", ready)
+
+    class Hanging(SlowDetector):
+        def detect(self, seen: Frame) -> Detections:
+            hang.wait(20)
+            return super().detect(seen)
+
+    pool = DetectionPool(Hanging(), [seen.lane], ready, 1)
+    worker = threading.Thread(target=pool.work, args=(NoBeat(),))
+    worker.start()
+    feeder = feed(seen, "cam", 3)
+    wait_for(lambda: pool._detecting > 0, 20, "the frame inside")
+    with pytest.raises(InferenceError, match="inside"), pool.pause(0.05):
+        pass
+    hang.set()
+    for thread in (feeder, worker):
+        thread.join(20)
+    assert seen.indices == [0, 1, 2], "it goes on after a pause that failed"
 
 
 def test_the_bare_model_runs_in_threads_that_stay() -> None:
