@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -192,6 +193,27 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(row: Row, folder: Path, da
     message = refusal(row, damaged)
     assert damaged.file.path in message and len(message) < 1000
     assert left(folder) == before
+
+
+@ROW
+def test_flipped_bytes_are_an_answer_or_our_error(row: Row, folder: Path) -> None:
+    case = row.cases[0]
+    whole = case.files(_made(folder.parent / "whole"))[0].read_bytes()
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        data = bytearray(whole)
+        for place in random.integers(0, len(data), random.integers(1, 8)):
+            data[place] = random.integers(0, 256)
+
+        def files(into: Path, data: bytearray = data) -> list[Path]:
+            made = case.files(into)
+            made[0].write_bytes(data)
+            return made
+
+        with contextlib.suppress(ModelError, InferenceError):
+            backend = load(row, network(replace(case, files=files), folder))
+            backend.runner()(picture(backend.input, 1)[0])
+            backend.close()
 
 
 @ROW
