@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.tflite_fixtures import (
     SEGMENTS,
     SPLIT,
     bare,
+    close_all,
     expected_scores,
     load,
     make_network,
@@ -37,6 +39,13 @@ ONE = ("output0",)
 SSD = tuple("TFLite_Detection_PostProcess" + end for end in ("", ":1", ":2", ":3"))
 STEP = 1 / 256 + 1e-6
 """The scores' quantisation."""
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """No network of a test outlives it."""
+    yield
+    close_all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -223,12 +232,14 @@ def test_a_file_that_was_replaced_is_not_loaded(tmp_path: Path) -> None:
 def test_nothing_stays_open_after_a_failure_or_a_close() -> None:
     fds = Path("/proc/self/fd")
     load(make_network("float", outputs=ONE)).close()
+    close_all()
     gc.collect()
     before = len(list(fds.iterdir()))
     for _ in range(3):
         with pytest.raises(ModelError):
             load(make_network("float", outputs=ONE, layout="NCHW"))
         load(make_network("float", outputs=ONE)).close()
+    close_all()
     gc.collect()
     assert len(list(fds.iterdir())) == before
 

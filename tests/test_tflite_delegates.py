@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,32 @@ import numpy as np
 import pytest
 
 from edge_agent.config import DetectConfig
+from edge_agent.detect.backends import tflite_stages
 from edge_agent.detect.backends.tflite import accelerator, available, edge_tpus
 from edge_agent.detect.backends.tflite_delegates import choose
 from edge_agent.detect.preprocess import Preprocessor
 from edge_agent.errors import EdgeAgentError, HardwareError, InferenceError
-from tests.tflite_fixtures import bare, compile_c, expected_scores, load, make_network, picture, run, stand_in
+from tests.capture_helpers import wait_until
+from tests.tflite_fixtures import (
+    bare,
+    close_all,
+    compile_c,
+    expected_scores,
+    load,
+    make_network,
+    picture,
+    run,
+    stand_in,
+)
 
 SEGMENTS = ("edgetpu_segment_0_of_2", "edgetpu_segment_1_of_2")
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """No network of a test outlives it."""
+    yield
+    close_all()
 
 
 @pytest.fixture
@@ -211,6 +231,20 @@ def test_a_device_that_fails_on_a_picture(log: Path) -> None:
             runner(tensor)
 
 
+def test_a_device_that_hangs_does_not_hold_up_the_end(
+    log: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tflite_stages, "CLOSE_S", 0.1)
+    network = bare("edgetpu")
+    backend = load(network, delegate=stand_in(), devices=["usb"], delegate_options={"break": "hang"})
+    tensor, _ = Preprocessor(network.input, backend.input)(picture())
+    runner = backend.runner()
+    threading.Thread(target=lambda: runner(tensor), daemon=True).start()
+    wait_until(lambda: noted(log)["invoke usb"] > 0, 20, "the first inference")
+    backend.close()
+    assert "its device is not released" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("library", "message"),
     [
@@ -247,7 +281,10 @@ import numpy as np
 print(backend.runner()(np.zeros((1, 48, 64, 3), np.int8))[1].shape)
 """
 GOOGLES = """
-from ai_edge_litert.interpreter import Interpreter, load_delegate
+try:
+    from ai_edge_litert.interpreter import Interpreter, load_delegate
+except ImportError:
+    from tflite_runtime.interpreter import Interpreter, load_delegate
 def make_interpreter(model_path_or_content, device=None):
     print("pycoral makes one for", device)
     return Interpreter(

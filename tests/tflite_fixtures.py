@@ -64,9 +64,20 @@ def bare(*names: str, **change: Any) -> Network:
     return make_network(*names, **({"name": BARE, "outputs": BARE_OUTPUTS, "dtype": "int8"} | change))
 
 
+_loaded: list[TfliteBackend] = []
+
+
 def load(network: Network, **tflite: Any) -> TfliteBackend:
-    """With this ``detect.tflite``."""
-    return TfliteBackend(LoadRequest(network, DetectConfig.model_validate({"tflite": tflite}), network.folder))
+    """With this ``detect.tflite``. Whoever loads has ``close_all`` called after the test."""
+    config = DetectConfig.model_validate({"tflite": tflite})
+    _loaded.append(TfliteBackend(LoadRequest(network, config, network.folder)))
+    return _loaded[-1]
+
+
+def close_all() -> None:
+    """Closes what a test has loaded, once more where it did so itself."""
+    while _loaded:
+        _loaded.pop().close()
 
 
 def run(network: Network, image: U8, **tflite: Any) -> list[F32]:

@@ -3,10 +3,11 @@
  *
  *   device   noted, with the number of inferences, in the file that $STAND_IN_LOG names; "usb:7" is not there
  *   refuse   refuse to start, with this text
- *   break    "prepare": fail when the network is loaded; "invoke": fail on each picture */
+ *   break    "prepare": fail when the network is loaded; "invoke": fail on each picture; "hang": never answer */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "delegate.h"
 
@@ -27,7 +28,7 @@ static void note(const StandIn *self, const char *what) {
 }
 
 /* Scale and zero point of the element at `row` of the quantised dimension. */
-static void write(Tensor *tensor, int row, int at, float real) {
+static void quantise(Tensor *tensor, int row, int at, float real) {
   const Affine *affine = tensor->quantization.params;
   const int channel = affine->scale->size > 1 ? row : 0;
   const long level = lroundf(real / affine->scale->data[channel]) + affine->zero_point->data[channel];
@@ -56,6 +57,7 @@ static int invoke(Context *context, Node *node) {
     return 1;
   }
   note(self, "invoke");
+  while (strcmp(self->fail, "hang") == 0) sleep(1);
   Tensor *first = &context->tensors[node->outputs->data[0]];
   if (first->bytes == image->bytes) { /* a segment that hands the picture on */
     memcpy(first->data, image->data, image->bytes);
@@ -74,7 +76,7 @@ static int invoke(Context *context, Node *node) {
     for (int i = 0; i < node->outputs->size; ++i) {
       Tensor *output = &context->tensors[node->outputs->data[i]];
       const int rows = output->dims->data[1];
-      for (int row = 0; row < rows; ++row) write(output, row, row * CELLS + cell, real[rows == 1 ? 4 : row]);
+      for (int row = 0; row < rows; ++row) quantise(output, row, row * CELLS + cell, real[rows == 1 ? 4 : row]);
     }
   }
   return 0;

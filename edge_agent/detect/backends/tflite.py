@@ -66,6 +66,7 @@ class TfliteBackend:
         """Let go of the devices and the file."""
         for stage in list(self._stages):
             stage.close()
+        self._stages.clear()
         self._chains = []
         self._files.close()
 

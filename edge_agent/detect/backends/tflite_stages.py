@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from edge_agent.detect.manifest import Network
 from edge_agent.errors import EdgeAgentError, HardwareError, InferenceError, ModelError
 from edge_agent.types import F32
 
+log = logging.getLogger(__name__)
+
 EDGETPU_OP = "edgetpu-custom-op"
+CLOSE_S = 5.0
 Place = tuple[int, int]
 """Segment, and output of it."""
 
@@ -71,9 +75,14 @@ class Stage:
         self._interpreter.invoke()
 
     def close(self) -> None:
-        """Let go of the interpreter and its device, as soon as nobody runs it."""
-        with self.lock:
+        """Let go of the interpreter and its device. One that hangs in its device is left alone: only the process's end helps."""
+        if not self.lock.acquire(timeout=CLOSE_S):
+            log.warning("an inference has not come back for %g s: its device is not released", CLOSE_S)
+            return
+        try:
             self._interpreter = None
+        finally:
+            self.lock.release()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
