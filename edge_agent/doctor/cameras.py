@@ -6,7 +6,7 @@ import re
 from functools import partial
 
 from edge_agent.capture.source import Kind, is_live, kind_of
-from edge_agent.config import CameraConfig, redact
+from edge_agent.config import CameraConfig
 from edge_agent.doctor.box import Box, installed
 from edge_agent.doctor.finding import Check, Outcome, fail, ok, skip, warn
 from edge_agent.doctor.probes import ask
@@ -129,7 +129,7 @@ def one_camera(box: Box, camera: CameraConfig) -> Outcome:
             "camera", config=camera.model_dump(mode="json"), seconds=_COUNT_S, timeout_s=_OPEN_S + _COUNT_S, niceness=0
         )
     except HardwareError as error:
-        return fail(f"{redact(camera.source)}: {error}", _CAMERA_FIXES[kind_of(camera.source)])
+        return fail(str(error), _CAMERA_FIXES[kind_of(camera.source)])
     width, height = answer["size"]
     if not answer["live"]:
         length = f", {answer['length']} frames" if answer.get("length") else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,7 +95,11 @@ def _at_work(agent: RunningAgent) -> Outcome:
 
 
 def _others(reasons: Mapping[str, str]) -> str:
-    return "".join(f"; not {name}: {why}" for name, why in reasons.items() if not why.endswith("comes first"))
+    """The heads of the reasons against the others; what to do about each stands in the area of accelerators."""
+    heads = {
+        name: re.split(r"[:(;]", why)[0].strip() for name, why in reasons.items() if not why.endswith("comes first")
+    }
+    return "".join(f"; not {name}: {head}" for name, head in heads.items())
 
 
 def inference(box: Box) -> Outcome:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
 from edge_agent.config import redact
@@ -16,7 +17,7 @@ from edge_agent.sentences import printable
 
 TOTAL_S = 16.0
 """Seconds that all checks have together."""
-_WIDTH = 8
+_WIDTH = 12
 _MAX_TEXT = 600
 _log = logging.getLogger(__name__)
 
@@ -26,8 +27,7 @@ def run_checks(
 ) -> list[Finding]:
     """One finding for each check, in their order. ``on_done`` is called in this thread as they come."""
     end = time.monotonic() + total_s
-    # Those that may take longest begin first.
-    waiting = deque(sorted(range(len(checks)), key=lambda number: -checks[number].timeout_s))
+    waiting = deque(_order(checks))
     running: dict[int, float] = {}  # number of the check: its deadline
     found: dict[int, Finding] = {}
     answers: queue.SimpleQueue[tuple[int, Outcome]] = queue.SimpleQueue()
@@ -53,11 +53,18 @@ def run_checks(
         except queue.Empty:
             for number in [n for n, deadline in running.items() if deadline <= time.monotonic()]:
                 settle(number, _no_answer(checks[number].timeout_s))
-    for number in list(running):
-        settle(number, _no_answer(total_s))
-    for number in waiting:
-        settle(number, warn("not looked at: the time was up", f"run it alone: --only {checks[number].area}"))
+    for number in [*running, *waiting]:
+        what = "not finished" if number in running else "not looked at"
+        settle(number, warn(f"{what}: the {total_s:g} s were up", f"look again with --only {checks[number].area}"))
     return [found[number] for number in range(len(checks))]
+
+
+def _order(checks: Sequence[Check]) -> list[int]:
+    """The areas take turns, so that many cameras hold up nothing else; in each, what may take longest begins."""
+    longest = sorted(range(len(checks)), key=lambda number: -checks[number].timeout_s)
+    turns: dict[str, itertools.count[int]] = defaultdict(itertools.count)
+    turn = {number: next(turns[checks[number].area]) for number in longest}
+    return sorted(longest, key=turn.__getitem__)
 
 
 def _answer(number: int, check: Check, box: Box, answers: queue.SimpleQueue[tuple[int, Outcome]]) -> None:
