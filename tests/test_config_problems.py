@@ -51,7 +51,8 @@ BROKEN = {
         [
             "c.yaml:4:9: mqtt.port: given '1883'; must be a whole number, without quotes (the broker's TCP port)",
             "c.yaml:5:12: mqtt.enabled: given 'yes please'; must be true or false (whether to use a broker)",
-            "c.yaml:6:19: detect.workers: given 1.5; must be a whole number (inference threads; default: as many as the backend gains from)",
+            "c.yaml:6:19: detect.workers: given 1.5; must be a whole number "
+            "(inference threads; default: as many as the backend gains from)",
             "c.yaml:7:7: site: given 5; must be text; put quotes around it (name in topics and in the source of events)",
             "c.yaml:8:9: outbox: given 3; must be a mapping",
         ],
