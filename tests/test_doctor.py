@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import grp
 import json
 import os
+import pty
 import pwd
 import re
 import subprocess
@@ -576,3 +578,23 @@ def test_a_broken_configuration_becomes_findings(tmp_path: Path) -> None:
     assert len(told) == 3 and "config.yaml:2:10: cameras[0].id" in told[0] and "mqtt.port" in "".join(told)
     gone = doctor("--only", "agent", "-c", tmp_path / "gone.yaml", cwd=tmp_path)
     assert gone.returncode == 1 and "gone.yaml: no such file" in gone.stdout
+
+
+@pytest.mark.slow
+def test_on_a_terminal_progress_and_a_table(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "50"}
+    command = [sys.executable, "-m", "edge_agent.cli", "doctor", "--only", "agent", "-c", str(tmp_path / "gone.yaml")]
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while data := os.read(ours, 65536):
+                text += data
+    os.close(ours)
+    assert process.returncode == 1
+    shown = text.decode()
+    assert re.search(r"\d/5", shown) and "\x1b[?25l" in shown, "a progress display"
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l"), "the cursor is back"
+    table_lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).split("\r\n")[-12:]
+    assert max(map(len, table_lines)) <= 80 and any("what to do" in line for line in table_lines)
