@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +15,15 @@ import numpy as np
 import pytest
 
 from edge_agent.cli import main
-from edge_agent.detect.manifest import find_model, list_models
+from edge_agent.detect.manifest import DecodeSpec, find_model, list_models, load_model
 from edge_agent.errors import ModelError, UsageError
-from edge_agent.model_tools.guess import Choices, Question
+from edge_agent.model_tools.guess import Choices, Question, guess
 from edge_agent.model_tools.importer import Imported, ImportRequest, import_model
 from edge_agent.model_tools.labels import COCO, SETS
+from edge_agent.model_tools.sandbox import inspect_apart
 from edge_agent.types import U8
 from tests import model_networks as networks
+from tests import onnx_writer
 from tests.onnx_writer import network
 
 WIDE = (192, 128)
@@ -175,6 +182,75 @@ def test_settings_that_no_manifest_has_are_refused(tmp_path: Path, capsys: pytes
     assert run(capsys, *base, "--set", "files=[]")[0] == 2
     assert run(capsys, *base, "--version", "../../1")[0] == 2
     assert list_models(tmp_path / "models") == []
+
+
+@pytest.mark.slow
+def test_a_zip_and_data_beside_the_file_come_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights in a file of their own, as large networks are exported, packed together."""
+    weights = np.zeros((1, 7, len(networks.cells())), np.float32)
+    tensors = [onnx_writer.external("w", weights.shape, "net.data")]
+    nodes = [
+        onnx_writer.node("ReduceMean", ["images"], ["m"], axes=[1, 2, 3], keepdims=0),
+        onnx_writer.node("Add", ["m", "w"], ["output0"]),
+    ]
+    image = onnx_writer.value_info("images", 1, [1, 3, networks.SIZE[1], networks.SIZE[0]])
+    out = onnx_writer.value_info("output0", 1, weights.shape)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("export/net.onnx", onnx_writer.model(onnx_writer.graph(nodes, [image], [out], tensors)))
+        archive.writestr("export/net.data", weights.tobytes())
+        archive.writestr("export/readme.txt", "hello")
+        archive.writestr("__MACOSX/export/._net.onnx", "x")
+    code, answer = run(
+        capsys, "import", tmp_path / "all.zip", "--name", "z", "--labels", "a,b,c", "--models-dir", tmp_path
+    )
+    assert code == 0, answer
+    folder = tmp_path / "z" / "1.0.0"
+    assert sorted(p.name for p in folder.iterdir()) == ["manifest.yaml", "net.data", "net.onnx"]
+    assert [p.path for p in find_model("z", tmp_path).manifest.files[0].parts] == ["net.data"]
+    assert run(capsys, "verify", "z", "--models-dir", tmp_path)[0] == 0
+    (folder / "net.data").write_bytes(b"1" + (folder / "net.data").read_bytes()[1:])
+    assert run(capsys, "verify", "z", "--models-dir", tmp_path)[0] == 3
+
+
+@pytest.mark.slow
+def test_on_a_terminal_it_asks(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(networks.yolov8(open_size=True))
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "edge_agent.cli", "model", "import", "x.onnx", "--name", "x", "--models-dir", "."]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as child:
+        os.write(ours, f"{networks.SIZE[0]}x{networks.SIZE[1]}\ncat,dog,hen\n".encode())
+        said = child.communicate(timeout=120)[0].decode()
+    os.close(ours)
+    os.close(theirs)
+    assert child.returncode == 0, said
+    assert "--size: " in said and "--labels: " in said
+    manifest = find_model("x", tmp_path).manifest
+    assert (manifest.input.size, manifest.labels) == (networks.SIZE, networks.LABELS)
+
+
+DECODER_NETWORKS = sorted((Path(__file__).parent / "decoder_networks").glob("*/*/manifest.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", DECODER_NETWORKS, ids=lambda path: path.parent.parent.name)
+def test_real_architectures_are_told_as_their_manifests_say(path: Path, tmp_path: Path) -> None:
+    """Untrained networks of each family's own code: guessed without their manifest, and held against it."""
+    expected = load_model(path.parent).manifest
+    folder, work = tmp_path / "folder", tmp_path / "work"
+    folder.mkdir()
+    work.mkdir()
+    source = path.parent / expected.files[0].path
+    facts = inspect_apart(source, folder, work, None, path.parent.parent.parent / "picture.png")
+    values = [np.load(work / f"output-{i}.npy") for i in range(len(facts.outputs))]
+    draft = guess(facts, values, Choices(labels=expected.labels))
+    assert draft.questions == []
+    fields = draft.fields
+    assert fields["family"] == expected.family
+    assert tuple(fields["outputs"]) == expected.outputs
+    assert DecodeSpec.model_validate(fields.get("decode", {})) == expected.decode
+    assert (fields["input"]["layout"], tuple(fields["input"]["size"])) == (expected.input.layout, expected.input.size)
 
 
 def test_label_sets_and_files(tmp_path: Path) -> None:

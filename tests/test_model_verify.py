@@ -99,6 +99,18 @@ def test_verify_runs_what_is_whole_and_names_what_is_not(models: Path, capsys: p
     assert run(capsys, "verify", "person-pilot@0.1.0", "--models-dir", models)[0] == 0
 
 
+def test_a_manifest_that_cannot_be_read_is_told(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(
+        models / "person-pilot" / "0.1.0", models / "person-pilot" / "9.9.9"
+    )  # says 0.1.0 and lies in 9.9.9
+    shutil.rmtree(models / "person-pilot" / "0.1.0")
+    code, answer = run(capsys, "list", "--models-dir", models)
+    assert code == 0 and answer["models"] == [] and "lies in person-pilot/9.9.9" in str(answer["broken"])
+    code, answer = run(capsys, "verify", "--models-dir", models)
+    assert (code, answer["ok"]) == (3, False)
+    assert "lies in person-pilot/9.9.9" in str(answer["checks"])
+
+
 def import_tflite(capsys: pytest.CaptureFixture[str], models: Path, file: str) -> None:
     arguments = ["import", TFLITE / file, "--name", "squares", "--labels", "square", "--family", "yolov8"]
     code, answer = run(capsys, *arguments, "--models-dir", models)

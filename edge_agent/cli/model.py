@@ -57,12 +57,18 @@ def _add_import(verbs: Any) -> None:
 def _list(args: argparse.Namespace) -> int:
     from edge_agent.detect.manifest import list_models
     from edge_agent.model_tools.show import models_table
+    from edge_agent.model_tools.verify import Check, everything
 
-    found = list_models(models_dir(args))
+    folder = models_dir(args)
+    found = list_models(folder)
+    broken = [check for check in everything(folder) if isinstance(check, Check)]
     if args.json:
-        out(json.dumps({"ok": True, "models": [m.model_dump(mode="json", exclude_none=True) for m in found]}))
+        models = [m.model_dump(mode="json", exclude_none=True) for m in found]
+        out(json.dumps({"ok": True, "models": models, "broken": [dataclasses.asdict(check) for check in broken]}))
     else:
         show_on_screen(models_table(found))
+        for check in broken:
+            sys.stderr.write(f"{check.text}\n")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_agent.cli.common import out, positive
 from edge_agent.cli.model_common import MODEL, config, detect_config, model_verb, models_dir, show_on_screen
-from edge_agent.errors import UsageError
+from edge_agent.errors import ModelError, UsageError
 
 BACKENDS = ("onnxruntime", "tflite", "openvino", "tensorrt")
 
@@ -54,13 +54,16 @@ def _add_parity(verbs: Any) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from edge_agent.detect.manifest import find_model, list_models
+    from edge_agent.detect.manifest import find_model
     from edge_agent.model_tools.show import checks_table
-    from edge_agent.model_tools.verify import verify
+    from edge_agent.model_tools.verify import Check, everything, verify
 
     folder, detect = models_dir(args), detect_config(args)
-    names = [args.model] if args.model else [f"{m.name}@{m.version}" for m in list_models(folder)]
-    checks = [check for name in names for check in verify(find_model(name, folder), detect, args.image)]
+    checks: list[Check] = []
+    for found in [find_model(args.model, folder)] if args.model else everything(folder):
+        checks += [found] if isinstance(found, Check) else verify(found, detect, args.image)
+    if not checks:
+        raise ModelError(f"there is no model in {folder}")
     ok = all(check.state != "fail" for check in checks)
     if args.json:
         out(json.dumps({"ok": ok, "checks": [dataclasses.asdict(check) for check in checks]}))

@@ -11,7 +11,7 @@ from typing import Literal
 
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import BACKENDS
-from edge_agent.detect.manifest import Model, Network
+from edge_agent.detect.manifest import Model, Network, load_model
 from edge_agent.detect.trial import TrialResult
 from edge_agent.errors import EdgeAgentError, HardwareError, ModelError
 from edge_agent.model_tools.sight import look, warnings
@@ -29,6 +29,19 @@ class Check:
     state: State
     text: str
     sight: TrialResult | None = None
+
+
+def everything(models_dir: Path) -> Iterator[Model | Check]:
+    """Every model version in a folder; a Check that failed for one whose manifest cannot be read."""
+    yield from map(_read, sorted(models_dir.glob("*/*/manifest.yaml")))
+
+
+def _read(path: Path) -> Model | Check:
+    try:
+        return load_model(path.parent)
+    except ModelError as error:
+        name = f"{path.parent.parent.name}@{path.parent.name}"
+        return Check(name, path.name, "manifest", "fail", str(error))
 
 
 def verify(model: Model, config: DetectConfig, image: Path | None) -> Iterator[Check]:
