@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edge_agent.bench.arrange import arranged
 from edge_agent.bench.bare import BareModel
 from edge_agent.bench.compare import compare
+from edge_agent.bench.measure import Plan
 from edge_agent.bench.recorder import STAGES, Recorder, process_age
 from edge_agent.bench.result import BenchResult, Spread, Times, read_result
 from edge_agent.config import CameraConfig, Config, SocialDistancingConfig, UseCasesConfig
@@ -91,7 +92,7 @@ def test_every_stage_of_every_frame_is_timed(result: BenchResult) -> None:
     assert tuple(result.stages) == STAGES
     for stage, times in result.stages.items():
         # A lap that was begun while nobody listened belongs to neither side.
-        assert abs(times.wall_ms.n - result.frames) <= 4 * result.rounds, stage
+        assert abs(times.wall_ms.n - result.frames) <= 2 * result.rounds, stage
         assert 0 <= times.cpu_ms <= times.wall_ms.max
     for spread in [*(times.wall_ms for times in result.stages.values()), result.latency_ms]:
         assert 0 < spread.p50 <= spread.p95 <= spread.p99 <= spread.max
@@ -102,12 +103,12 @@ def test_every_stage_of_every_frame_is_timed(result: BenchResult) -> None:
 @pytest.mark.slow
 def test_the_stages_add_up_to_the_whole(result: BenchResult) -> None:
     work = sum(result.stages[stage].wall_ms.mean for stage in WORK)
-    assert work < 1.5 * result.latency_ms.mean
+    assert work < 2 * result.latency_ms.mean
     # Workers do little else than this, and no more of it than there are of them at a time.
     busy = work / 1000 * result.pipeline_fps.median
-    assert 0.3 * result.model.workers < busy < 1.7 * result.model.workers
+    assert 0.2 * result.model.workers < busy < 2.5 * result.model.workers
     cpu = sum(times.cpu_ms for times in result.stages.values()) + result.rest_cpu_ms
-    assert cpu == pytest.approx(result.cpu_ms, rel=0.25)
+    assert cpu == pytest.approx(result.cpu_ms, rel=0.6)
     assert 0 < result.cpu_cores <= 1.2 * result.machine.cores
     assert 50 < result.peak_rss_mb < 2000
     assert 0 < result.first_detection_s < 60
@@ -166,6 +167,14 @@ def test_an_interrupt_ends_it_in_order(root: Path, video: Path, tmp_path: Path) 
     assert process.returncode == 130, complained
     assert said == "" and "Traceback" not in complained
     assert not list(state.glob("bench-*"))
+
+
+@pytest.mark.parametrize(
+    ("plan", "rounds"),
+    [(Plan(1), 5), (Plan(15), 5), (Plan(300), 100), (Plan(frames=1), 1), (Plan(frames=400), 5), (Plan(frames=900), 9)],
+)
+def test_what_takes_longer_has_more_rounds(plan: Plan, rounds: int) -> None:
+    assert plan.rounds == rounds
 
 
 # ---- two results

@@ -112,8 +112,8 @@ def _backend(result: BenchResult) -> str:
 def _figures(a: BenchResult, b: BenchResult) -> Iterator[tuple[str, str, float, float, bool, bool]]:
     """(name, unit, earlier, later, higher is better, judged)."""
     yield "model alone", "fps", a.bare_fps.median, b.bare_fps.median, True, True
-    # What a source sets the pace of is no measure of the box.
     yield "pipeline", "fps", a.pipeline_fps.median, b.pipeline_fps.median, True, True
+    # Where the source sets the pace, a faster model makes this smaller.
     yield "ratio", "", a.ratio.median, b.ratio.median, True, not a.source.paced
     yield "to outbox p50", "ms", a.latency_ms.p50, b.latency_ms.p50, False, True
     yield "to outbox p95", "ms", a.latency_ms.p95, b.latency_ms.p95, False, True

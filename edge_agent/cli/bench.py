@@ -89,12 +89,7 @@ def _measure(args: argparse.Namespace) -> BenchResult:
 def _config(args: argparse.Namespace) -> Config:
     """The file's, or with ``--source`` and no file anywhere the defaults; the command line wins."""
     if args.source is not None and args.config == default_config() and not args.config.exists():
-        config = Config(
-            cameras=[CameraConfig(id="bench", source=args.source)],
-            models_dir=Path("models").absolute(),
-            state_dir=Path(".state").absolute(),
-            use_cases=UseCasesConfig(social_distancing=SocialDistancingConfig()),
-        )
+        config = _default(args.source, args.model)
     else:
         config = config_file.load(args.config)
     changes: dict[str, Any] = {}
@@ -106,6 +101,20 @@ def _config(args: argparse.Namespace) -> Config:
     if args.backend is not None:
         changes["detect"] = config.detect.model_copy(update={"backend": args.backend})
     return config.model_copy(update=changes)
+
+
+def _default(source: str, model: str | None) -> Config:
+    """Without a file: the use case there is, where the model sees people."""
+    from edge_agent.detect.manifest import find_model
+
+    models = Path("models").absolute()
+    config = Config(
+        cameras=[CameraConfig(id="bench", source=source)], models_dir=models, state_dir=Path(".state").absolute()
+    )
+    distancing = SocialDistancingConfig()
+    if distancing.label not in find_model(model or config.model, models).manifest.labels:
+        return config
+    return config.model_copy(update={"use_cases": UseCasesConfig(social_distancing=distancing)})
 
 
 def _plain(found: Comparison | None) -> dict[str, Any]:
