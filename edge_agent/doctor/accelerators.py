@@ -76,7 +76,8 @@ def tensorrt(box: Box) -> Outcome:
         found = ask("package", name="tensorrt")
         if "why" in found:
             fix = "sudo apt install python3-libnvinfer, and a virtual environment made with --system-site-packages"
-            return warn(f"{seen}; Python cannot import it: {found['why']}", fix)
+            judge = fail if detect_config(box).backend == "tensorrt" else warn
+            return judge(f"{seen}; Python cannot import it: {found['why']}", fix)
         version = found["version"]
         parts = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
         if parts < (8, 6):
@@ -84,7 +85,7 @@ def tensorrt(box: Box) -> Outcome:
         reason = reason_against(box, "tensorrt")
     except HardwareError as error:
         return fail(str(error), "reinstall TensorRT: its version must fit the driver's")
-    return warn(f"{version}: {reason}", "see docs/troubleshoot.md") if reason else ok(version)
+    return warn(f"{version}: {reason}", "mend that, or choose another detect.backend") if reason else ok(version)
 
 
 # ---- others
@@ -138,9 +139,9 @@ def onnxruntime(box: Box) -> Outcome:
     try:
         answer = ask("onnxruntime")
     except HardwareError as error:
-        wanted = detect_config(box).backend in {"auto", "onnxruntime"}
-        text = f"cannot be imported: {error}"
-        return fail(text, "pip install 'edge-agent[onnx]'") if wanted else skip(text)
+        if not installed("onnxruntime"):
+            return lacking(box, "onnxruntime", "not installed", "pip install 'edge-agent[onnx]'")
+        return fail(f"cannot be imported: {error}", "reinstall onnxruntime")
     text = f"{answer['version']}: {', '.join(p.removesuffix('ExecutionProvider') for p in answer['providers'])}"
     first = detect_config(box).onnxruntime.providers[0]
     if first not in answer["providers"]:
