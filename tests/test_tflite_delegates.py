@@ -17,10 +17,15 @@ from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import tflite_stages
 from edge_agent.detect.backends.tflite import accelerator, available, edge_tpus
 from edge_agent.detect.backends.tflite_delegates import choose
+from edge_agent.detect.loading import DetectorLoader
+from edge_agent.detect.manifest import InputOverride, Model
 from edge_agent.detect.preprocess import Preprocessor
 from edge_agent.errors import EdgeAgentError, HardwareError, InferenceError
+from edge_agent.types import Frame
 from tests.capture_helpers import wait_until
 from tests.tflite_fixtures import (
+    BARE,
+    BARE_OUTPUTS,
     bare,
     close_all,
     compile_c,
@@ -265,6 +270,39 @@ def test_a_file_that_is_no_library_and_one_that_lacks_half(tmp_path: Path) -> No
     compile_c("half.c", tmp_path / "half.so")
     with pytest.raises(HardwareError, match="lacks tflite_plugin_destroy_delegate"):
         load(bare("int8"), delegate=str(tmp_path / "half.so"))
+
+
+def model_for_both() -> Model:
+    """With a file for the Edge TPU and one for the CPU."""
+    cpu, chip = make_network("int8", dtype="int8"), bare("edgetpu", on="edgetpu")
+    own = chip.file.model_copy(update={"input": InputOverride(name=BARE), "outputs": BARE_OUTPUTS})
+    return Model(cpu.manifest.model_copy(update={"files": (own, *cpu.manifest.files)}), cpu.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "name", "why"),
+    [
+        ({}, "tflite on an Edge TPU or delegate", ""),
+        ({"refuse": "in use by another process"}, "tflite on the CPU", "in use by another process"),
+        ({"break": "crash"}, "tflite on the CPU", "SIGSEGV"),
+    ],
+)
+def test_the_agent_takes_the_edge_tpu_or_says_why_not_and_survives(
+    tmp_path: Path, log: Path, options: dict[str, str], name: str, why: str
+) -> None:
+    detect = config(delegate=stand_in(), devices=["usb:0"], delegate_options=options)
+    loader = DetectorLoader(model_for_both(), detect, tmp_path, stop=threading.Event())
+    detector = loader.load()
+    assert loader.loaded.name == name
+    assert why in loader.loaded.not_taken.get("tflite on an Edge TPU or delegate", "")
+    found = detector.detect(Frame("door", 0, 0.0, 0.0, picture(light=(9, 29))))
+    detector.close()
+    confident = found.select(found.scores > 0.5)
+    # Boxes of the CPU's file and the chip's have the same 8 bits.
+    assert sorted(np.rint(confident.boxes / 4).astype(int).tolist()) == [[2, 2, 4, 4], [10, 6, 12, 8]]
+    if not options:  # once to try it in a child process, once to stay
+        assert noted(log)["open usb:0"] == noted(log)["close usb:0"] == 2
 
 
 CHILD = """

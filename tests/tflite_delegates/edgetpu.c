@@ -3,8 +3,9 @@
  *
  *   device   noted, with the number of inferences, in the file that $STAND_IN_LOG names; "usb:7" is not there
  *   refuse   refuse to start, with this text
- *   break    "prepare": fail when the network is loaded; "invoke": fail on each picture; "hang": never answer */
+ *   break    "prepare", "crash": fail, or take the process along, when the network is loaded; "invoke": fail on each picture; "hang": never answer */
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -44,6 +45,7 @@ static void *init(Context *context, const char *buffer, size_t length) {
 
 static int prepare(Context *context, Node *node) {
   const StandIn *self = node->user_data;
+  if (strcmp(self->fail, "crash") == 0) raise(SIGSEGV);
   if (strcmp(self->fail, "prepare") != 0) return 0;
   context->ReportError(context, "Package requires runtime version (14), which is newer than this runtime version (12).");
   return 1;
