@@ -260,6 +260,18 @@ def test_a_single_stage_is_shown_and_not_judged() -> None:
     assert row.change == pytest.approx(3.5)
 
 
+def test_a_latency_that_was_not_measured_is_not_judged() -> None:
+    before = some_result().model_copy(update={"latency_ms": Times.of([])})
+    assert not compare(before, some_result(), 0.0).worse
+
+
+def test_a_figure_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    plain = some_result().model_dump(mode="json")
+    (tmp_path / "bench.json").write_text(json.dumps(plain | {"cpu_ms": math.nan}))
+    with pytest.raises(UsageError, match="cpu_ms"):
+        read_result(tmp_path / "bench.json")
+
+
 def test_what_differs_beside_is_told() -> None:
     before = some_result()
     machine = before.machine.model_copy(update={"runtimes": {"numpy": "1.26", "openvino": "2026.1"}})

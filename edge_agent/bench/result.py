@@ -18,7 +18,7 @@ _MAX_BYTES = 1 << 20
 class _Facts(BaseModel):
     """Later versions may know more: what is not known here is passed over."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
 class Spread(_Facts):

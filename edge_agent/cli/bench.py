@@ -74,7 +74,7 @@ def _measure(args: argparse.Namespace) -> BenchResult:
     config = _config(args)
     setup_logging(config.logging.model_copy(update={"level": "warning"}))
     console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
     silent = args.json or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=silent) as bar:
         task = bar.add_task("starting", total=1.0)
