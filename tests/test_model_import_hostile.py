@@ -344,6 +344,16 @@ def an_operation_nobody_knows(folder: Path) -> Path:
     return put(folder, "custom.onnx", conv_with(nodes=(onnx.node("Exfiltrate", ["images"], ["y"]),)))
 
 
+@case("is no name")
+def a_name_that_writes_to_the_terminal(folder: Path) -> Path:
+    return put(folder, "title.onnx", onnx.network({"o": np.zeros((1, 7), np.float32)}, name="\x1b]0;pwned\x07"))
+
+
+@case("weights lie in 65 files")
+def weights_all_over_the_folder(folder: Path) -> Path:
+    return put(folder, "many.onnx", conv_with(*[onnx.external(f"w{i}", [3], f"w{i}.bin") for i in range(65)]))
+
+
 @case("a colour picture")
 def no_picture_as_input(folder: Path) -> Path:
     return put(folder, "speech.onnx", conv_with(shape=(1, 80, 300)))
@@ -377,6 +387,7 @@ def test_a_hostile_file_is_refused_and_leaves_nothing(
     assert answer["ok"] is False
     assert re.search(says, answer["problems"][0]), answer
     assert len(answer["problems"][0]) < 2000
+    assert answer["problems"][0].isprintable()
     assert list(models.iterdir()) == []
     assert sorted(folder.rglob("*")) == before
     assert not (tmp_path / "escaped.onnx").exists()

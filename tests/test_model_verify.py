@@ -148,7 +148,9 @@ def test_a_model_for_the_edge_tpu_comes_in_and_is_not_tried_without_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import_tflite(capsys, tmp_path, "edgetpu.tflite")
-    assert find_model("squares", tmp_path).manifest.files[0].device == "edgetpu"
+    manifest = find_model("squares", tmp_path).manifest
+    assert manifest.files[0].device == "edgetpu"
+    assert manifest.decode.boxes == "pixels"  # by the scale of its integers, as nothing was run
     code, answer = run(capsys, "verify", "squares", "--models-dir", tmp_path)
     checks = answer["checks"]
     assert isinstance(checks, list)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge_agent.detect.backends.openvino import import_openvino
 from edge_agent.detect.child import Say, serve
-from edge_agent.errors import HardwareError, ModelError
+from edge_agent.errors import ModelError
 
 
 def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
-    try:
-        import openvino
-    except ImportError as error:
-        raise HardwareError("an OpenVINO IR needs OpenVINO to be made: pip install 'edge-agent[openvino]'") from error
+    openvino = import_openvino()
     say("converting it")
     try:
-        model = openvino.convert_model(asked["onnx"])
+        model = openvino.Core().read_model(asked["onnx"])
         openvino.save_model(model, asked["xml"], compress_to_fp16=True)
     except Exception as error:
         raise ModelError(f"OpenVINO cannot convert it: {' '.join(str(error).split())[:1500]}") from error

@@ -27,6 +27,8 @@ class Output:
     name: str
     shape: tuple[int, ...]
     values: NDArray[Any] | None = None
+    reach: float | None = None
+    """Largest number that its integers can stand for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +73,11 @@ def rows_of(output: Output, box_axis: int) -> tuple[NDArray[Any] | None, NDArray
     return table[:, :4], table[:, 4:]
 
 
+def boxes_of(output: Output) -> NDArray[Any] | None:
+    """Values of a tensor of nothing but boxes, as (N, 4)."""
+    return None if output.values is None else output.values.reshape(-1, 4)
+
+
 def is_list(output: Output) -> bool:
     """Whether rows of six hold box, score and class: the last is a whole number and the scores descend, as after a top-k."""
     if output.values is None or output.shape[-1] != 6:
@@ -80,14 +87,20 @@ def is_list(output: Output) -> bool:
     return bool((number == np.rint(number)).all()) and descends and 0 < float(score.max()) <= 1.01
 
 
-def judge_boxes(match: Match, boxes: NDArray[Any] | None, size: tuple[int, int], usual: str) -> None:
-    """Pixels or fractions, by how far the boxes (…, 4) reach; ``usual`` where nothing was run."""
-    if boxes is None or not boxes.size:
+def judge_boxes(match: Match, output: Output, boxes: NDArray[Any] | None, grid: Grid, usual: str) -> None:
+    """Pixels or fractions, by how far the ``boxes`` (…, 4) of ``output`` reach, or could; else what is ``usual``."""
+    size = f"the input has {grid.size[0]}x{grid.size[1]} pixels"
+    if boxes is not None and boxes.size:
+        reach = float(np.percentile(np.abs(boxes), 99))
+        because = f"on the sample picture they reach {reach:.3g} ({size})"
+    elif output.reach is not None:
+        reach = output.reach
+        because = f"their integers stand for numbers up to {reach:.3g} ({size})"
+    else:
         match.decode["boxes"], match.reasons["boxes"] = usual, f"usual for {match.family}; not seen on a picture"
         return
-    reach = float(np.percentile(np.abs(boxes), 99))
     match.decode["boxes"] = "normalised" if reach <= FRACTION else "pixels"
-    match.reasons["boxes"] = f"on the sample picture they reach {reach:.3g} (the input has {size[0]}x{size[1]} pixels)"
+    match.reasons["boxes"] = because
 
 
 def corners(boxes: NDArray[Any]) -> float:

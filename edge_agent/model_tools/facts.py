@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-Text = Annotated[str, StringConstraints(max_length=2000)]
+
+def _printable(text: str) -> str:
+    if not text.isprintable():  # an escape sequence in a name would reach somebody's terminal
+        raise ValueError(f"{text[:100]!r} is no name")
+    return text
+
+
+Text = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_printable)]
 Format = Literal["onnx", "tflite", "openvino"]
 MIB = 1 << 20
 MAX_FILE_BYTES = 1024 * MIB
 """Largest file that is taken, and largest sum of what an archive holds."""
+MAX_PARTS = 64
 MAX_OUTPUT_BYTES = 256 * MIB
 """All output tensors of one picture."""
 

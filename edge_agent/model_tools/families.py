@@ -14,6 +14,7 @@ from edge_agent.model_tools.evidence import (
     Grid,
     Match,
     Output,
+    boxes_of,
     corners,
     follows_grid,
     highest_class,
@@ -48,12 +49,12 @@ def _yolov8(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     cells = grid.cells
     if rows >= 5 and columns in cells and rows not in cells:
         because = f"{columns} boxes are the cells of strides {slashed(cells[columns])}; 4 + {rows - 4} numbers each"
-        yield _dense("yolov8", outputs[0], 1, rows - 4, because, grid.size)
+        yield _dense("yolov8", outputs[0], 1, rows - 4, because, grid)
     if columns >= 5 and rows in cells and columns not in cells:
         because = (
             f"{rows} boxes are the cells of strides {slashed(cells[rows])}; 4 + {columns - 4} numbers each, transposed"
         )
-        yield _dense("yolov8", outputs[0], 2, columns - 4, because, grid.size, transposed=True)
+        yield _dense("yolov8", outputs[0], 2, columns - 4, because, grid, transposed=True)
 
 
 def _yolox(outputs: list[Output], grid: Grid) -> Iterator[Match]:
@@ -65,7 +66,7 @@ def _yolox(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         return
     strides = cells[rows]
     because = f"{rows} boxes are the cells of strides {slashed(strides)}; 5 + {columns - 5} numbers each"
-    match = _dense("yolox", outputs[0], 2, columns - 5, because, grid.size)
+    match = _dense("yolox", outputs[0], 2, columns - 5, because, grid)
     boxes, _ = rows_of(outputs[0], 2)
     match.decode.pop("boxes", None)
     match.decode["strides"] = list(strides)
@@ -90,7 +91,7 @@ def _yolov5(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         because = (
             f"{rows} boxes are 3 anchors in the cells of strides {slashed(cells[rows])}; 5 + {columns - 5} numbers each"
         )
-        yield _dense("yolov5", outputs[0], 2, columns - 5, because, grid.size)
+        yield _dense("yolov5", outputs[0], 2, columns - 5, because, grid)
 
 
 def _dense(  # noqa: PLR0917
@@ -99,13 +100,13 @@ def _dense(  # noqa: PLR0917
     box_axis: int,
     classes: int,
     because: str,
-    size: tuple[int, int],
+    grid: Grid,
     *,
     transposed: bool = False,
 ) -> Match:
     boxes, scores = rows_of(output, box_axis)
     match = Match(family, (output,), classes, because)
-    judge_boxes(match, boxes, size, "pixels")
+    judge_boxes(match, output, boxes, grid, "pixels")
     judge_scores(match, scores)
     if family == "yolov8" and boxes is not None and corners(boxes) > 0.95:
         match.decode["box_format"] = "xyxy"
@@ -127,7 +128,7 @@ def _end_to_end(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         _, rest = rows_of(outputs[0], 2)
         highest = None if rest is None else highest_class(rest[:, 1], rest[:, 0])
         match = Match("yolov10", (outputs[0],), None, because, highest=highest)
-        judge_boxes(match, rows_of(outputs[0], 2)[0], grid.size, "pixels")
+        judge_boxes(match, outputs[0], rows_of(outputs[0], 2)[0], grid, "pixels")
         yield match
 
 
@@ -138,7 +139,7 @@ def _rtdetr_joined(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     cells = grid.cells
     if columns >= 5 and 10 <= rows <= FEW and rows not in cells and columns not in cells and columns != 6:
         because = f"{rows} queries with 4 + {columns - 4} numbers each, no grid"
-        yield _dense("rtdetr", outputs[0], 2, columns - 4, because, grid.size)
+        yield _dense("rtdetr", outputs[0], 2, columns - 4, because, grid)
 
 
 # ---- two tensors: boxes and scores
@@ -163,7 +164,7 @@ def _yolov8_split(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         if boxes.shape[1] == 4 and columns == scores.shape[2] and columns in grid.cells and scores.shape[1] != columns:
             because = f"{columns} boxes are the cells of a grid; boxes and scores apart, as for integer arithmetic"
             match = Match("yolov8", (boxes, scores), scores.shape[1], because)
-            judge_boxes(match, rows_of(boxes, 1)[0], grid.size, "pixels")
+            judge_boxes(match, boxes, rows_of(boxes, 1)[0], grid, "pixels")
             judge_scores(match, scores.values)
             yield match
             return
@@ -176,7 +177,7 @@ def _yolov4(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     shape = pair[0].shape
     if (len(shape) == 4 and shape[2] == 1) or (len(shape) == 3 and shape[1] in grid.anchors):
         because = f"{shape[1]} boxes {list(shape)} beside confidences {list(pair[1].shape)}"
-        yield _pair("yolov4", pair, grid.size, because, "normalised")
+        yield _pair("yolov4", pair, grid, because, "normalised")
 
 
 def _grid_pair(outputs: list[Output], grid: Grid) -> Iterator[Match]:
@@ -190,7 +191,7 @@ def _grid_pair(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         match = _pair(
             "yolov8",
             pair,
-            grid.size,
+            grid,
             f"{because}; not corners: the last two numbers are often below the first two",
             "pixels",
         )
@@ -198,19 +199,19 @@ def _grid_pair(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         match.reasons["transposed"] = f"the boxes are {list(pair[0].shape)}"
         yield match
     else:
-        yield _pair("yolonas", pair, grid.size, because, "pixels")
+        yield _pair("yolonas", pair, grid, because, "pixels")
 
 
 def _rtdetr(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     pair = _boxes_and_scores(outputs)
     if pair and len(pair[0].shape) == 3 and pair[0].shape[1] <= FEW and pair[0].shape[1] not in grid.cells:
-        yield _pair("rtdetr", pair, grid.size, f"{pair[0].shape[1]} queries, boxes and scores apart", "normalised")
+        yield _pair("rtdetr", pair, grid, f"{pair[0].shape[1]} queries, boxes and scores apart", "normalised")
 
 
-def _pair(family: str, pair: tuple[Output, Output], size: tuple[int, int], because: str, usual: str) -> Match:
+def _pair(family: str, pair: tuple[Output, Output], grid: Grid, because: str, usual: str) -> Match:
     boxes, scores = pair
     match = Match(family, pair, scores.shape[-1], because)
-    judge_boxes(match, None if boxes.values is None else boxes.values.reshape(-1, 4), size, usual)
+    judge_boxes(match, boxes, boxes_of(boxes), grid, usual)
     judge_scores(match, scores.values)
     return match
 
@@ -229,7 +230,7 @@ def _torchvision(outputs: list[Output], grid: Grid) -> Iterator[Match]:
         match = Match(
             "boxes_labels_scores", (boxes[0], labels[0], scores[0]), None, "boxes, whole-number labels and scores"
         )
-        judge_boxes(match, None if boxes[0].values is None else boxes[0].values.reshape(-1, 4), grid.size, "pixels")
+        judge_boxes(match, boxes[0], boxes_of(boxes[0]), grid, "pixels")
         match.decode["background"] = True
         match.reasons["background"] = "torchvision's networks number classes from 1"
         yield match
@@ -246,7 +247,7 @@ def _ssd(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     classes, scores = sorted(rows, key=_looks_like_scores)
     ordered, because = (boxes[0], classes, scores, count[0]), "boxes, classes, scores and their count"
     match = Match("ssd", ordered, None, because, highest=highest_class(classes.values, scores.values))
-    judge_boxes(match, None if boxes[0].values is None else boxes[0].values.reshape(-1, 4), grid.size, "normalised")
+    judge_boxes(match, boxes[0], boxes_of(boxes[0]), grid, "normalised")
     yield match
 
 

@@ -158,7 +158,14 @@ def _input(draft: Draft, tensor: Tensor, facts: Facts, choices: Choices) -> tupl
 def _outputs(facts: Facts, values: Sequence[NDArray[Any]]) -> list[Output]:
     if values:
         return [Output(t.name, v.shape, v) for t, v in zip(facts.outputs, values, strict=True)]
-    return [Output(t.name, tuple(n or 1 for n in t.shape)) for t in facts.outputs]
+    return [Output(t.name, tuple(n or 1 for n in t.shape), reach=_reach(t)) for t in facts.outputs]
+
+
+def _reach(tensor: Tensor) -> float | None:
+    if tensor.dtype not in ("uint8", "int8"):
+        return None
+    limits = np.iinfo(np.dtype(tensor.dtype))
+    return max(abs(tensor.scale * (int(limit) - tensor.zero_point)) for limit in (limits.min, limits.max))
 
 
 def _family(draft: Draft, outputs: list[Output], size: tuple[int, int], facts: Facts, choices: Choices) -> Match | None:

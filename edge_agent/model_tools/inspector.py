@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge_agent.detect.child import Say, serve
 from edge_agent.errors import HardwareError, ModelError
 from edge_agent.model_tools import intake, sandbox
-from edge_agent.model_tools.facts import MAX_OUTPUT_BYTES, MIB, Facts, Tensor
+from edge_agent.model_tools.facts import MAX_FILE_BYTES, MAX_OUTPUT_BYTES, MAX_PARTS, MIB, Facts, Tensor
 from edge_agent.model_tools.hints import read_hints
 from edge_agent.model_tools.onnx_file import read_onnx
 from edge_agent.model_tools.sample import sample_picture
@@ -96,8 +96,14 @@ def _checked(outputs: Arrays) -> Arrays:
 
 def _read_onnx(path: Path, beside: Path) -> tuple[Facts, Callable[[Mapping[str, NDArray[Any]]], Arrays]]:
     found = read_onnx(path)
+    if len(found.external) > MAX_PARTS:
+        raise ModelError(f"its weights lie in {len(found.external)} files; at most {MAX_PARTS} are taken")
+    total = path.stat().st_size
     for name in found.external:
         intake.take_beside(beside, name, path.parent)
+        total += (path.parent / name).stat().st_size
+        if total > MAX_FILE_BYTES:
+            raise ModelError(f"with its weights it has more than {MAX_FILE_BYTES // MIB} MiB")
     facts = Facts(
         format="onnx",
         files=(path.name, *found.external),

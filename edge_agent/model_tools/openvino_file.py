@@ -47,10 +47,7 @@ def check_xml(path: Path) -> None:
 def read_openvino(path: Path, beside: Path) -> tuple[Facts, Any]:
     """Facts and the model (not compiled). ``beside``: where an exporter's metadata.yaml may lie. Raises ModelError, HardwareError."""
     check_xml(path)
-    try:
-        import openvino
-    except ImportError as error:
-        raise HardwareError("an OpenVINO IR needs OpenVINO to be read: pip install 'edge-agent[openvino]'") from error
+    openvino = import_openvino()
     weights = path.with_suffix(".bin")
     try:
         core = openvino.Core()

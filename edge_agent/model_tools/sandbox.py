@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edge_agent.detect.child import run_child
-from edge_agent.errors import ModelError
+from edge_agent.errors import HardwareError, ModelError
 from edge_agent.model_tools.facts import MAX_FILE_BYTES, Facts
 
 MEMORY_MB = 4096
@@ -32,9 +32,12 @@ def inspect_apart(source: Path, folder: Path, work: Path, size: tuple[int, int] 
         "size": size,
         "image": None if image is None else str(image.absolute()),
     }
-    answer = run_child(
-        "edge_agent.model_tools.inspector", request, what=source.name, timeout_s=TIMEOUT_S, memory_mb=MEMORY_MB
-    )
+    try:
+        answer = run_child(
+            "edge_agent.model_tools.inspector", request, what=source.name, timeout_s=TIMEOUT_S, memory_mb=MEMORY_MB
+        )
+    except HardwareError as error:  # ModelError is one: names of the file's are in the text, and go to a terminal
+        raise type(error)("".join(c if c.isprintable() else "?" for c in str(error))) from None
     try:
         return Facts.model_validate(answer)
     except ValidationError as error:
