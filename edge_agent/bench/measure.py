@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_agent.app import Agent, RunOptions
 from edge_agent.bench.arrange import arranged
@@ -180,7 +181,7 @@ class _Run:
         if self._agent.stop.wait(_POLL_S):
             raise _Stopped
 
-    def _tensor(self) -> np.typing.NDArray[np.generic]:
+    def _tensor(self) -> NDArray[np.generic]:
         """A real picture: a network that suppresses boxes itself has more to do on it than on noise."""
         assert self._recorder.last is not None
         tensor, _ = Preprocessor(self._detector.network.input, self._detector.backend.input)(self._recorder.last.image)

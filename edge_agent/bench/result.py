@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.errors import UsageError
@@ -45,7 +46,7 @@ class Times(_Facts):
     max: float
 
     @staticmethod
-    def of(milliseconds: Sequence[float] | np.typing.NDArray[np.float64]) -> Times:
+    def of(milliseconds: Sequence[float] | NDArray[np.float64]) -> Times:
         """Percentiles by linear interpolation."""
         values = np.asarray(milliseconds, np.float64)
         if not len(values):
