@@ -3,7 +3,7 @@
  * already, an unbalanced pop are errors with the real codes. fake_count tells what was not given back.
  *
  * Environment: FAKE_CUDA_FAIL=<function> makes that function fail with FAKE_CUDA_CODE (default 999; below 0: dies by
- * that signal). */
+ * that signal), FAKE_CUDA_DRIVER=<version> (default 12060). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <signal.h>
@@ -15,8 +15,8 @@
 
 typedef int CUresult;
 typedef struct { int capturing; int used; } Stream;
-typedef struct { void *to; const void *from; size_t size; } Copy;
-typedef struct { Copy copies[64]; int used; } Graph;
+typedef struct { void *to; const void *from; size_t size; void (*call)(void *); } Work;
+typedef struct { Work works[64]; int used; } Graph;
 
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_DEVICE = 101,
        INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_SUPPORTED = 801, UNKNOWN = 999 };
@@ -56,7 +56,11 @@ CUresult cuInit(unsigned flags) {
     initialised = 1;
     return OK;
 }
-CUresult cuDriverGetVersion(int *version) { *version = 12060; return OK; }
+CUresult cuDriverGetVersion(int *version) {
+    const char *told = getenv("FAKE_CUDA_DRIVER");
+    *version = told ? atoi(told) : 12060;
+    return OK;
+}
 CUresult cuDeviceGetCount(int *count) { ENTER *count = 1; return OK; }
 CUresult cuDeviceGet(int *device, int ordinal) { ENTER if (ordinal) return INVALID_DEVICE; *device = 0; return OK; }
 CUresult cuDeviceGetName(char *name, int size, int device) { ENTER snprintf(name, size, "Fake GPU"); return OK; }
@@ -140,7 +144,7 @@ CUresult cuStreamSynchronize(void *stream) { IN_CONTEXT return ((Stream *)stream
 
 static CUresult copy(void *to, const void *from, size_t size, Stream *stream) {
     if (stream && stream->capturing) {
-        Copy *next = &recording->copies[recording->used++];
+        Work *next = &recording->works[recording->used++];
         next->to = to, next->from = from, next->size = size;
     } else memcpy(to, from, size);
     return OK;
@@ -154,6 +158,16 @@ CUresult cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *stream
     IN_CONTEXT
     if (!inside((void *)from, size, 0) || !inside(to, size, 1)) return INVALID_VALUE;
     return copy(to, (void *)from, size, stream);
+}
+
+/* The stand-in for TensorRT queues its work by this. */
+CUresult cuLaunchHostFunc(void *stream, void (*call)(void *), void *data) {
+    IN_CONTEXT
+    if (((Stream *)stream)->capturing) {
+        Work *next = &recording->works[recording->used++];
+        next->call = call, next->to = data;
+    } else call(data);
+    return OK;
 }
 
 CUresult cuStreamBeginCapture_v2(void *stream, int mode) {
@@ -180,7 +194,11 @@ CUresult cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned lo
 CUresult cuGraphLaunch(void *executable, void *stream) {
     IN_CONTEXT
     Graph *graph = executable;
-    for (int i = 0; i < graph->used; i++) memcpy(graph->copies[i].to, graph->copies[i].from, graph->copies[i].size);
+    for (int i = 0; i < graph->used; i++) {
+        Work *work = &graph->works[i];
+        if (work->call) work->call(work->to);
+        else memcpy(work->to, work->from, work->size);
+    }
     return OK;
 }
 CUresult cuGraphExecDestroy(void *executable) { IN_CONTEXT free(executable); __sync_fetch_and_sub(&executables, 1); return OK; }

@@ -98,7 +98,8 @@ def make_plan(
         raise ModelError(
             f"{network.path}: TensorRT engines are built from ONNX; one built elsewhere fits that machine only"
         )
-    calibrator = make_calibrator(module, request, memory, say) if key.calibration and memory else None
+    pictures = key.calibration and memory and hasattr(load_tensorrt(module), "IInt8EntropyCalibrator2")
+    calibrator = make_calibrator(module, request, memory, say) if pictures and memory else None
     with network.verified() as paths:
         onnx, external = read_onnx(paths, network.folder.absolute(), network.file.path)
         recipe = Recipe(

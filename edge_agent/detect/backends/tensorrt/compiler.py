@@ -92,7 +92,7 @@ class Compiler:
             if precision == "fp16" and not quantised:
                 half.convert()
         else:
-            self._set_flags(config, recipe, precision, quantised)
+            self._set_flags(network, config, recipe, precision, quantised)
         if hasattr(trt, "IProgressMonitor"):
             config.progress_monitor = progress_monitor(self._module, self._say)
         self._say(f"building the {precision} engine", None if hasattr(trt, "IProgressMonitor") else 0.0)
@@ -159,14 +159,21 @@ class Compiler:
         profile.set_shape(recipe.input, one, one, self._trt.Dims([largest, *recipe.shape]))
         config.add_optimization_profile(profile)
 
-    def _set_flags(self, config: tensorrt.IBuilderConfig, recipe: Recipe, precision: str, quantised: bool) -> None:
+    def _set_flags(
+        self,
+        network: tensorrt.INetworkDefinition,
+        config: tensorrt.IBuilderConfig,
+        recipe: Recipe,
+        precision: str,
+        quantised: bool,
+    ) -> None:
         """Precision in versions that have flags for it."""
         flag = self._trt.BuilderFlag
         if precision == "fp32":
             # TF32 has ten bits of mantissa, as half precision has.
             config.clear_flag(flag.TF32)
-        else:
-            config.set_flag(flag.FP16)
+        if precision != "fp32" or network.get_input(0).dtype == self._trt.DataType.HALF:
+            config.set_flag(flag.FP16)  # a file in half precision is refused without
         if quantised:
             config.set_flag(flag.INT8)
         elif precision == "int8":
