@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from edge_agent.errors import HardwareError, ModelError
+from edge_agent.detect.backends.openvino import import_openvino
+from edge_agent.errors import ModelError
 from edge_agent.model_tools.facts import MIB, Facts, Hints, Tensor
 from edge_agent.model_tools.hints import read_hints
 

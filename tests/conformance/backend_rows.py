@@ -40,7 +40,7 @@ def as_ir(name: str) -> Files:
     def make(folder: Path) -> list[Path]:
         from edge_agent.detect.backends import openvino
 
-        package = openvino._import()
+        package = openvino.import_openvino()
         model = package.Core().read_model(str(ONNX / f"{name}.onnx"))
         package.save_model(model, str(folder / f"{name}.xml"), compress_to_fp16=False)
         return [folder / f"{name}.xml", folder / f"{name}.bin"]

@@ -38,7 +38,7 @@ def available(config: DetectConfig) -> str:
     if reason := _no_driver(wanted.partition(".")[0]):
         return reason
     try:
-        _device(_core(_import()), wanted)
+        _device(_core(import_openvino()), wanted)
     except HardwareError as error:
         return str(error)
     return ""
@@ -57,7 +57,7 @@ def accelerator(config: DetectConfig) -> str:
     if all(missing):
         return "; ".join(missing)
     try:
-        device = _device(_core(_import()), wanted)
+        device = _device(_core(import_openvino()), wanted)
     except HardwareError as error:
         return str(error)
     return "OpenVINO finds no GPU and no NPU: are its driver packages installed?" if device == "CPU" else ""
@@ -78,7 +78,8 @@ def _no_driver(kind: str) -> str:
     return "" if any(Path("/dev", folder).glob(pattern)) else f"no {kind}: there is no /dev/{folder}/{pattern}"
 
 
-def _import() -> Any:
+def import_openvino() -> Any:
+    """The package, without its telemetry. Raises HardwareError where it is not there."""
     # Importing the package calls home from its model converter, which we do not need; None keeps both from loading.
     # Its own way out would be a file in the home directory. If somebody imported them before us it is too late.
     for name in ("openvino_telemetry", "openvino.tools.ovc"):
@@ -115,7 +116,7 @@ class OpenVinoBackend:
 
     def __init__(self, request: LoadRequest) -> None:
         network = request.network
-        self._openvino = openvino = _import()
+        self._openvino = openvino = import_openvino()
         core = _core(openvino)
         device = _device(core, request.config.openvino.device)
         with placed(request) as paths:
