@@ -50,7 +50,8 @@ class TfliteBackend:
             self.input = self._check(self._chains[0])
             # Kept open: runners are made later, from the very files that were verified.
             self._files = stack.pop_all()
-        self.concurrency = devices or max(1, len(os.sched_getaffinity(0)) // self._config.threads)
+        cores = len(os.sched_getaffinity(0))
+        self.concurrency = min(devices, len(self._chains) * segments) or max(1, cores // self._config.threads)
         self.device = self._device()
 
     def runner(self) -> TfliteRunner:
