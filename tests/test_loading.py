@@ -136,18 +136,21 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine], list[str]]:
     def install(engine: Engine) -> list[str]:
         built: list[str] = []
 
-        def build(request: LoadRequest, progress: Callable[[str, float | None], None], cancel: threading.Event) -> None:
+        def build(
+            request: LoadRequest, progress: Callable[[str, float | None], None], *, cancel: threading.Event
+        ) -> bool:
             engine(progress, cancel)
             if not cancel.is_set():
                 built.append(request.network.label)
+            return not cancel.is_set()
 
         def factory(request: LoadRequest) -> Backend:
             assert built, "loaded before it was built"
             return OnnxRuntimeBackend(request)
 
-        monkeypatch.setattr(tensorrt, "available", lambda _: "", raising=False)
-        monkeypatch.setattr(tensorrt, "engine_ready", lambda _: bool(built), raising=False)
-        monkeypatch.setattr(tensorrt, "build", build, raising=False)
+        monkeypatch.setattr(tensorrt, "available", lambda _: "")
+        monkeypatch.setattr(tensorrt, "engine_ready", lambda _: bool(built))
+        monkeypatch.setattr(tensorrt, "build", build)
         monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "tensorrt": factory})
         monkeypatch.setattr("edge_agent.detect.detector.BACKENDS", {**backends.BACKENDS, "tensorrt": factory})
         monkeypatch.setattr(loading, "trial", lambda *_, **__: None)
@@ -213,3 +216,24 @@ def test_a_stop_ends_the_build(model: Model, tmp_path: Path, gpu: Callable[[Engi
     stop.set()
     thread.join(20)
     assert not thread.is_alive() and serving.current.backend_name == "onnxruntime"
+
+
+def test_an_engine_that_is_refused_is_built_anew(
+    model: Model, tmp_path: Path, gpu: Callable[[Engine], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an upgrade of the driver: the cache has one, TensorRT does not take it, and throws it away."""
+    built = gpu(lambda *_: None)
+    built.append("by the driver before")
+
+    def refuse(*_: object, **__: object) -> None:
+        if built == ["by the driver before"]:
+            built.clear()
+            raise ModelError("TensorRT refuses the engine")
+
+    monkeypatch.setattr(loading, "trial", refuse)
+    loader = DetectorLoader(model, DetectConfig(), tmp_path, stop=threading.Event())
+    serving = loader.load()
+    assert at_work(loader, serving) == ("onnxruntime", True)
+    assert "refuses" in loader.loaded.not_taken["tensorrt"]
+    loader.finish()
+    assert at_work(loader, serving) == ("tensorrt", False)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
@@ -71,14 +72,19 @@ class DetectorLoader:
         With ``backend: auto`` a candidate that does not load makes room for the next one, and status says why.
         """
         choice = choose(self._model, self._config)
-        if choice.backend == "tensorrt":
-            from edge_agent.detect.backends.tensorrt import engine_ready
-
-            if not engine_ready(self._request(choice)):
-                return self._stand_in(choice)
-        serving, taken = self._first_that_loads(choice, {})
-        self.loaded = Loaded(taken.name, taken.reasons)
+        if choice.backend == "tensorrt" and not self._engine_ready(choice):
+            return self._stand_in(choice)
+        serving, taken = self._first_that_loads(choice)
+        if choice.backend == "tensorrt" and taken is not choice and not self._engine_ready(choice):
+            # The one that was there did not fit after all, and is gone: this is the same as none.
+            self._pending, self._serving = choice, serving
+        self.loaded = self._told(taken)
         return serving
+
+    def _engine_ready(self, choice: Choice) -> bool:
+        from edge_agent.detect.backends.tensorrt import engine_ready
+
+        return engine_ready(self._request(choice))
 
     def finish(self, tell: Callable[[], object] = lambda: None) -> None:
         """Build what is pending and let it take over; blocks for minutes, ends early on ``stop``.
@@ -90,8 +96,7 @@ class DetectorLoader:
             return
         before = self.loaded
         try:
-            self._build(choice, tell)
-            if self._stop.is_set():
+            if not self._build(choice, tell):
                 return
             serving.swap(self._open(choice))
         except (HardwareError, ModelError) as error:
@@ -101,7 +106,7 @@ class DetectorLoader:
         self.loaded = Loaded(choice.name, choice.reasons)
         log.info("%s took over from %s", choice.name, before.name)
 
-    def _build(self, choice: Choice, tell: Callable[[], object]) -> None:
+    def _build(self, choice: Choice, tell: Callable[[], object]) -> bool:
         from edge_agent.detect.backends.tensorrt import build
 
         before = self.loaded
@@ -111,41 +116,47 @@ class DetectorLoader:
             self.loaded = Loaded(before.name, before.not_taken, f"{before.trouble} ({doing}{share})")
             tell()
 
-        build(self._request(choice), progress, self._stop)
+        return build(self._request(choice), progress, cancel=self._stop)
 
     def _stand_in(self, choice: Choice) -> ServingDetector:
         """Serve from another backend, until ``choice`` has the engine it lacks."""
-        why = "its engine is not built yet"
+        failed = {choice.name: "its engine is not built yet"}
         try:
-            other = choose(self._model, self._config.model_copy(update={"backend": "auto"}), failed={choice.name: why})
+            other = choose(self._model, self._config.model_copy(update={"backend": "auto"}), failed=failed)
         except HardwareError as error:
             # Nothing else is installed: there is nothing to serve with meanwhile.
             log.warning("no detection until the TensorRT engine is built: %s", error)
             self._build(choice, lambda: None)
-            self.loaded = Loaded(choice.name, choice.reasons)
+            self.loaded = self._told(choice)
             return ServingDetector(self._open(choice), self._clock)
-        self._serving, taken = self._first_that_loads(other, {choice.name: why})
+        self._serving, taken = self._first_that_loads(other, failed)
         self._pending = choice
-        self.loaded = Loaded(
-            taken.name, taken.reasons, f"{taken.name} serves while the engine for {choice.name} is being built"
-        )
+        self.loaded = self._told(taken)
         log.warning("%s", self.loaded.trouble)
         return self._serving
 
-    def _first_that_loads(self, choice: Choice, failed: dict[str, str]) -> tuple[ServingDetector, Choice]:
-        first: HardwareError | None = None
+    def _told(self, taken: Choice) -> Loaded:
+        pending = self._pending
+        trouble = "" if pending is None else f"{taken.name} serves while the engine for {pending.name} is being built"
+        return Loaded(taken.name, taken.reasons, trouble)
+
+    def _first_that_loads(
+        self, choice: Choice, failed: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[ServingDetector, Choice]:
+        """``choice``, or with ``auto`` (and for a stand-in) the next one that loads; ``failed`` are out already."""
+        out, first = dict(failed), None
+        auto = self._config.model_copy(update={"backend": "auto"})
         while True:
             try:
                 return ServingDetector(self._open(choice), self._clock), choice
             except HardwareError as error:
                 first = first or error
-                if self._config.backend != "auto" and not failed:
+                if self._config.backend not in ("auto", "tensorrt"):
                     raise
                 log.error("%s does not load: %s", choice.name, error)
-                failed[choice.name] = str(error)
-            auto = self._config.model_copy(update={"backend": "auto"})
+                out[choice.name] = str(error)
             try:
-                choice = choose(self._model, auto, failed=failed)
+                choice = choose(self._model, auto, failed=out)
             except HardwareError:
                 # Why the best candidate did not load says more than that none of the others is there.
                 raise first from None
