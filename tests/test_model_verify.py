@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from edge_agent.cli import main
-from edge_agent.detect.manifest import find_model
+from edge_agent.detect.manifest import Network, find_model
 from edge_agent.model_tools.compile import parse_report
 
 FOLDER = Path(__file__).parent
@@ -141,6 +141,36 @@ def test_tflite_files_come_in_and_find_the_square(
     np.testing.assert_allclose(best["box"], [40, 16, 48, 24], atol=1.5)
     entry = find_model("squares", tmp_path / "models").manifest.files[0]
     assert entry.precision == ("int8" if "int8" in file else entry.precision)
+
+
+@pytest.mark.slow
+def test_the_same_network_for_other_devices_becomes_one_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_tflite(capsys, tmp_path, "float.tflite")
+    add = ["import", TFLITE / "int8.tflite", "--add-to", "squares", "--models-dir", tmp_path]
+    assert run(capsys, *add)[0] == 2  # a version is needed
+    assert run(capsys, *add, "--version", "1.1.0", "--labels", "circle")[0] == 2
+    code, answer = run(capsys, *add, "--version", "1.1.0")
+    assert code == 0, answer
+    assert "made for mean 127.5" in str(answer["warnings"])
+    code, answer = run(capsys, *add[:1], TFLITE / "edgetpu.tflite", *add[2:], "--version", "1.2.0")
+    assert code == 0, answer
+    model = find_model("squares", tmp_path)
+    assert [(f.path, f.precision, f.device) for f in model.manifest.files] == [
+        ("float.tflite", "fp32", "any"),
+        ("int8.tflite", "int8", "any"),
+        ("edgetpu.tflite", "int8", "edgetpu"),
+    ]
+    first, second, _ = (Network(model.manifest, file, model.folder) for file in model.manifest.files)
+    assert (first.input.dtype, second.input.dtype) == ("float32", "int8")
+    assert (len(first.outputs), len(second.outputs)) == (1, 2)
+    assert second.input.mean == first.input.mean
+    code, answer = run(capsys, "verify", "squares", "--models-dir", tmp_path)
+    checks = answer["checks"]
+    assert code == 0 and isinstance(checks, list)
+    assert [c["state"] for c in checks if c["what"] == "sha256"] == ["ok"] * 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["squares"]
 
 
 @pytest.mark.slow

@@ -38,8 +38,13 @@ def _add_import(verbs: Any) -> None:
     example = "yolov8n.onnx --labels coco --name yolov8n --licence AGPL-3.0"
     parser = model_verb(verbs, "import", _import, "turn somebody's network file into a model", example)
     parser.add_argument("file", type=Path, metavar="FILE", help="ONNX, TFLite, OpenVINO IR (.xml) or a .zip with one")
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--version", default="1.0.0", help="default: %(default)s")
+    parser.add_argument("--name", help="of the new model")
+    parser.add_argument(
+        "--add-to",
+        metavar=MODEL,
+        help="the same network for another device: a new --version of that model, with this file",
+    )
+    parser.add_argument("--version", help="default: 1.0.0; with --add-to there is none")
     parser.add_argument("--family", help="output family, where the file leaves it open")
     parser.add_argument("--labels", help="coco, coco91, voc, a file with one name a line, or names with commas")
     parser.add_argument("--size", metavar="WxH", help="input size, where the file leaves it open")
@@ -86,23 +91,29 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
+    from edge_agent.detect.manifest import find_model
     from edge_agent.model_tools import show
     from edge_agent.model_tools.guess import Choices
     from edge_agent.model_tools.importer import ImportRequest, import_model
     from edge_agent.model_tools.labels import read_labels
 
+    base = find_model(args.add_to, models_dir(args)) if args.add_to else None
+    name = base.manifest.name if base is not None else args.name
+    if not name or (base is not None and (args.name or not args.version)):
+        raise UsageError("give --name for a new model, or --add-to and the new --version")
     labels = read_labels(args.labels) if args.labels else ()
     choices = Choices(args.family, labels, "--labels", _size(args.size) if args.size else None)
     request = ImportRequest(
         source=args.file,
-        name=args.name,
-        version=args.version,
+        name=name,
+        version=args.version or "1.0.0",
         models_dir=models_dir(args),
         choices=choices,
         licence=args.licence,
         overrides=tuple(map(_override, args.set)),
         image=args.image,
         replace=args.replace,
+        base=base,
     )
     asks = sys.stdin.isatty() and not args.json
     result = import_model(request, _ask if asks else _cannot_ask)

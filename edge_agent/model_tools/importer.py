@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.config import DetectConfig
-from edge_agent.detect.manifest import BackendName, Model, load_model
+from edge_agent.detect.manifest import BackendName, Model, Network, load_model
 from edge_agent.detect.trial import TrialResult
 from edge_agent.errors import EdgeAgentError, ModelError, UsageError
 from edge_agent.model_tools import sandbox
 from edge_agent.model_tools.facts import MAX_OUTPUT_BYTES, Facts
 from edge_agent.model_tools.guess import BACKENDS, Choices, Draft, Question, Reason, guess
+from edge_agent.model_tools.merge import choices_of, copy_files, doubts, merged
 from edge_agent.model_tools.sight import look, warnings
 from edge_agent.model_tools.staging import free_place, publish, sha256, staging_folder, write_manifest
 
@@ -38,6 +39,8 @@ class ImportRequest:
     overrides: tuple[tuple[str, Any], ...] = ()
     image: Path | None = None
     replace: bool = False
+    base: Model | None = None
+    """A version to add the file to; what comes of it is a new version with this one's files as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,15 @@ def import_model(request: ImportRequest, ask: Ask) -> Imported:
         model = load_model(folder)
         sight, why_not = _try(model, facts, request, staging / "work")
         publish(folder, target, staging)
-    doubts = (*draft.warnings, *(warnings(sight) if sight else ()))
-    return Imported(load_model(target), tuple(reasons), sight, why_not, doubts)
+    notes = [*draft.warnings, *(warnings(sight) if sight else ())]
+    if request.base is not None:
+        notes += doubts(request.base, Draft(reasons).fields)
+    return Imported(load_model(target), tuple(reasons), sight, why_not, tuple(notes))
 
 
 def _understand(request: ImportRequest, ask: Ask, folder: Path, work: Path) -> tuple[Facts, Draft]:
     """Inspect and guess until nothing is open."""
-    choices = request.choices
+    choices = request.choices if request.base is None else choices_of(request.base, request.choices)
     looked_at: tuple[int, int] | None = None
     facts = None
     while True:
@@ -113,6 +118,10 @@ def _write(folder: Path, facts: Facts, draft: Draft, request: ImportRequest) -> 
         entry["device"] = facts.device
     if parts:
         entry["parts"] = [{"path": part, "sha256": sha256(folder / part)} for part in parts]
+    if request.base is not None:
+        copy_files(request.base, folder)
+        write_manifest(folder, merged(request.base, request.version, entry, fields))
+        return
     manifest = {
         "manifest": 1,
         "name": request.name,
@@ -133,7 +142,13 @@ def _try(model: Model, facts: Facts, request: ImportRequest, work: Path) -> tupl
         return None, facts.not_run
     backend = cast(BackendName, BACKENDS[facts.format])
     try:
-        return look(model.network(backend), backend, DetectConfig(), request.image, work), ""
+        return look(
+            Network(model.manifest, model.manifest.files[-1], model.folder),
+            backend,
+            DetectConfig(),
+            request.image,
+            work,
+        ), ""
     except UsageError:
         raise
     except EdgeAgentError as error:
