@@ -1,0 +1,80 @@
+"""Exported files as something to evaluate: what is measured is the file that ships, in the runtime it ships for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.evaluation import Predict
+from training.export_onnx import BOXES, SCORES
+from training.network import STRIDES
+
+F32 = NDArray[np.float32]
+
+
+def cells(size: int) -> tuple[F32, F32]:
+    """Centres (N,2) in pixels and strides (N,1) of the network's places, finest level first, row by row."""
+    centres, strides = [], []
+    for stride in STRIDES:
+        ys, xs = np.mgrid[: size // stride, : size // stride]
+        centres.append((np.stack((xs, ys), -1).reshape(-1, 2) + 0.5) * stride)
+        strides.append(np.full((xs.size, 1), stride))
+    return np.concatenate(centres).astype(np.float32), np.concatenate(strides).astype(np.float32)
+
+
+def decode(boxes: F32, scores: F32, size: int) -> tuple[F32, F32]:
+    """Raw outputs (N,4) and (N,C) to boxes xyxy in input pixels and scores in [0,1]."""
+    centres, strides = cells(size)
+    distance = np.exp(boxes) * strides
+    return (
+        np.hstack((centres - distance[:, :2], centres + distance[:, 2:])).astype(np.float32),
+        ((np.tanh(scores / 2) + 1) / 2).astype(np.float32),
+    )
+
+
+def onnx_predictor(path: Path, size: int, threads: int = 1) -> Predict:
+    """An ONNX file in ONNX Runtime."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it must be set before the import
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def predict(canvas: NDArray[np.uint8]) -> tuple[F32, F32]:
+        tensor = ((canvas.transpose(2, 0, 1)[None].astype(np.float32)) - 127.5) / 127.5
+        boxes, scores = session.run([BOXES, SCORES], {"images": tensor})
+        return decode(boxes[0].T, scores[0].T, size)
+
+    return predict
+
+
+def tflite_predictor(path: Path, size: int, threads: int = 1) -> Predict:
+    """A TFLite file in LiteRT."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter: Any = Interpreter(model_path=str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    place = interpreter.get_input_details()[0]
+    outputs = {d["name"]: d for d in interpreter.get_output_details()}
+
+    def real(name: str) -> F32:
+        detail = outputs[name]
+        value: F32 = interpreter.get_tensor(detail["index"])[0].astype(np.float32)
+        scale, zero = detail["quantization"]
+        return (value - zero) * np.float32(scale) if scale else value
+
+    def predict(canvas: NDArray[np.uint8]) -> tuple[F32, F32]:
+        tensor = (canvas[None].astype(np.float32) - 127.5) / 127.5
+        scale, zero = place["quantization"]
+        if scale:
+            tensor = np.clip(np.rint(tensor / scale) + zero, -128, 127).astype(np.int8)
+        interpreter.set_tensor(place["index"], tensor)
+        interpreter.invoke()
+        return decode(real(BOXES), real(SCORES), size)
+
+    return predict
