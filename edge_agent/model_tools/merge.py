@@ -63,7 +63,5 @@ def doubts(base: Model, fields: dict[str, Any]) -> list[str]:
     mean, std = tuple(fields["input"]["mean"]), tuple(fields["input"]["std"])
     if fields["input"]["dtype"] not in ("uint8", "int8") or (mean, std) == (spec.mean, spec.std):
         return []
-    return [
-        f"by its integers it was made for mean {mean[0]:g} and std {std[0]:g}, the version it joins has {spec.mean[0]:g} and "
-        f"{spec.std[0]:g}: one of them is wrong"
-    ]
+    theirs, ours = f"mean {mean[0]:g} and std {std[0]:g}", f"{spec.mean[0]:g} and {spec.std[0]:g}"
+    return [f"by its integers it was made for {theirs}, the version it joins has {ours}: one of them is wrong"]
