@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edge_agent import config_file
+from edge_agent.app import Agent, RunOptions
 from edge_agent.bench.arrange import arranged
 from edge_agent.bench.bare import BareModel
 from edge_agent.bench.compare import compare
-from edge_agent.bench.measure import Plan
+from edge_agent.bench.measure import Measurement, Plan
 from edge_agent.bench.recorder import STAGES, Recorder, process_age
 from edge_agent.bench.result import BenchResult, Spread, Times, read_result
 from edge_agent.config import CameraConfig, Config, SocialDistancingConfig, UseCasesConfig
 from edge_agent.detect.backends import InputTensor
-from edge_agent.errors import InferenceError, UsageError
+from edge_agent.errors import HardwareError, InferenceError, UsageError
 from edge_agent.pipeline import DetectionPool
-from edge_agent.types import F32, Detections, Event, Frame, Stage
+from edge_agent.types import F32, Beat, Detections, Event, Frame, Stage
 from tests.agent_process import COMMAND, run_agent, write_config
 from tests.capture_helpers import write_video
 from tests.mosquitto import wait_for
@@ -167,6 +170,36 @@ def test_an_interrupt_ends_it_in_order(root: Path, video: Path, tmp_path: Path) 
     assert process.returncode == 130, complained
     assert said == "" and "Traceback" not in complained
     assert not list(state.glob("bench-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+@pytest.mark.parametrize("built", [True, False])
+def test_nothing_is_measured_while_an_engine_is_built(
+    backend: str, built: bool, root: Path, video: Path, tmp_path: Path
+) -> None:
+    config = config_file.load(write_config(root, tmp_path, cameras=[{"id": "tiny", "source": str(video)}]))
+    config = config.model_copy(update={"detect": config.detect.model_copy(update={"backend": backend})})
+    agent = Agent(config, RunOptions(mqtt=False, loop=True))
+    ready, told = threading.Event(), threading.Event()
+
+    def build(_: Beat) -> None:
+        ready.wait(60)
+        if not built:
+            raise HardwareError("no memory left")
+
+    agent.supervisor.spawn("engine", build, essential=False, deadline_s=math.inf, restart=False)
+    run = Measurement(agent, Recorder(), Plan(), lambda share, what: told.set())
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(run.wait_for_engine)
+        assert told.wait(20) and not waiting.done()
+        ready.set()
+        if built or backend == "auto":
+            waiting.result(20)
+        else:
+            with pytest.raises(HardwareError):
+                waiting.result(20)
+    agent.detector.close()
 
 
 @pytest.mark.parametrize(

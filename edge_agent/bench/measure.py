@@ -75,7 +75,7 @@ def measure(config: Config, plan: Plan, streams: int = 1, progress: Progress = l
         options = RunOptions(realtime=plan.realtime, mqtt=False, loop=not is_live(config.cameras[0].source))
         agent = Agent(own, options, recorder)
         agent.outbox.on_event(recorder.stored)
-        run = _Run(agent, recorder, plan, progress)
+        run = Measurement(agent, recorder, plan, progress)
         code = agent.run(run.begin, interval_s=0.1)
         if run.thread.ident is not None:
             run.thread.join(10.0)
@@ -89,7 +89,7 @@ def measure(config: Config, plan: Plan, streams: int = 1, progress: Progress = l
         return summarise(config, agent, recorder, run.totals, paced=paced)
 
 
-class _Run:
+class Measurement:
     """The measurement of one running agent, in a thread beside it; ends the agent when it is done."""
 
     def __init__(self, agent: Agent, recorder: Recorder, plan: Plan, progress: Progress) -> None:
@@ -105,6 +105,15 @@ class _Run:
         if self.thread.ident is None:
             self.thread.start()
 
+    def wait_for_engine(self) -> None:
+        """What serves while an engine is built is not what was asked for. Raises HardwareError where a named backend fails."""
+        self._progress(0.0, "starting")
+        while (state := self._engine()) == "running":
+            self._progress(0.0, self._agent.status().model.error)
+            self._wait()
+        if state == "failed" and self._agent.config.detect.backend != "auto":
+            raise HardwareError(self._agent.status().model.error)
+
     def _enter(self) -> None:
         try:
             self.totals = self._alternate()
@@ -119,7 +128,7 @@ class _Run:
             self._agent.stop.set()
 
     def _alternate(self) -> Totals:
-        self._wait_for_engine()
+        self.wait_for_engine()
         self._progress(0.0, "warming up")
         self._warm_up()
         self._detector = self._agent.detector.current
@@ -136,15 +145,6 @@ class _Run:
             bare.close()
         totals.temperature_after, totals.host = temperature_c(), host.sample()
         return totals
-
-    def _wait_for_engine(self) -> None:
-        """What serves while an engine is built is not what was asked for. Raises HardwareError where a named backend fails."""
-        self._progress(0.0, "starting")
-        while (state := self._engine()) == "running":
-            self._progress(0.0, self._agent.status().model.error)
-            self._wait()
-        if state == "failed" and self._agent.config.detect.backend != "auto":
-            raise HardwareError(self._agent.status().model.error)
 
     def _engine(self) -> str:
         """How the worker that builds it is; "" where there is none."""
