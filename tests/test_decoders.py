@@ -149,6 +149,34 @@ def yolox_raw(truth: Truth) -> list[F32]:
     return f32(table[None])
 
 
+def fcos(**decode: Any) -> Writing:
+    """Each box in a cell whose centre is inside it; boxes that have none there are made to."""
+
+    def encode(truth: Truth) -> list[F32]:
+        cells = [
+            ((x + 0.5) * s, (y + 0.5) * s, s)
+            for s in (8, 16, 32)
+            for y in range(SIZE[1] // s)
+            for x in range(SIZE[0] // s)
+        ]
+        places = np.random.default_rng(len(truth.scores)).choice(CELLS, len(truth.scores), replace=False)
+        places.sort()
+        boxes, scores = np.zeros((CELLS, 4)), np.full((CELLS, CLASSES), 0.001)
+        for i, place in enumerate(places):
+            cx, cy, stride = cells[place]
+            box = truth.boxes[i]
+            box[:2], box[2:] = np.minimum(box[:2], [cx - 1, cy - 1]), np.maximum(box[2:], [cx + 1, cy + 1])
+            boxes[place] = np.log(
+                [(cx - box[0]) / stride, (cy - box[1]) / stride, (box[2] - cx) / stride, (box[3] - cy) / stride]
+            )
+            scores[place] = truth.scores[i] * 0.3
+            scores[place, truth.classes[i]] = truth.scores[i]
+        tables = [boxes, as_logit(scores) if decode.get("scores") == "logit" else scores]
+        return f32(*(table[None] if decode.get("transposed") else table.T[None] for table in tables))
+
+    return Writing("fcos", decode, encode)
+
+
 def listed(family: str, usual: str, arrange: Callable[[F64, F64, F64], list[F64]], **decode: Any) -> Writing:
     def encode(truth: Truth) -> list[F32]:
         boxes = written(truth, decode.get("box_format") or usual, normalised=decode.get("boxes") == "normalised")
@@ -200,6 +228,8 @@ WRITINGS = {
     "yolov4 without axis": dense("yolov4", "xyxy", rows=True, joined=False, boxes="normalised"),
     "yolonas": dense("yolonas", "xyxy", rows=True, joined=False),
     "yolonas transposed": dense("yolonas", "xyxy", rows=True, joined=False, transposed=True),
+    "fcos": fcos(),
+    "fcos logit, transposed": fcos(scores="logit", transposed=True),
     "rtdetr": dense("rtdetr", "cxcywh", rows=True, joined=False, boxes="normalised", scores="logit"),
     "rtdetr in one": dense("rtdetr", "cxcywh", rows=True, joined=True, boxes="normalised"),
     "rtdetr background": dense("rtdetr", "cxcywh", rows=True, joined=False, label_offset=1),
@@ -294,6 +324,12 @@ WRONG = {
     "yolov4": [shaped((1, 9, 1, 4), (1, 9, 4)), shaped((1, 9, 2, 4), (1, 9, 3)), shaped((1, 8, 4), (1, 9, 3))],
     "rtdetr": [shaped((1, 9, 4), (1, 9, 4)), shaped((1, 9, 8)), shaped((1, 8, 4), (1, 9, 3))],
     "yolonas": [shaped((1, 4, 9), (1, 3, 9)), shaped((1, 9, 7))],
+    "fcos": [
+        shaped((1, 4, CELLS)),
+        shaped((1, 4, CELLS - 1), (1, 3, CELLS - 1)),
+        shaped((1, 4, CELLS), (1, 2, CELLS)),
+        shaped((1, CELLS, 4), (1, CELLS, 3)),
+    ],
 }
 
 

@@ -24,7 +24,7 @@ DType = Literal["float32", "float16", "uint8", "int8"]
 OutputNames = Annotated[tuple[str, ...], Field(min_length=1, max_length=16)]
 BackendName = Literal["onnxruntime", "tflite", "openvino", "tensorrt"]
 FamilyName = Literal[
-    "yolov8", "yolox", "yolov5", "ssd", "yolov10", "boxes_labels_scores", "yolov4", "rtdetr", "yolonas"
+    "yolov8", "yolox", "yolov5", "ssd", "yolov10", "boxes_labels_scores", "yolov4", "rtdetr", "yolonas", "fcos"
 ]
 """Output families; which networks belong to which, and what `decode` means to each: docs/decoders.md."""
 

@@ -30,6 +30,7 @@ _USUAL: dict[str, tuple[str, tuple[list[float], list[float]], str, str]] = {
     "yolov4": ("RGB", _UNIT, "stretch", "top_left"),
     "rtdetr": ("RGB", _UNIT, "stretch", "top_left"),
     "yolonas": ("RGB", _UNIT, "letterbox", "centre"),
+    "fcos": ("RGB", _SIGNED, "letterbox", "top_left"),
 }
 _BY_ID = ("ssd", "boxes_labels_scores")
 """Families whose COCO networks number classes by category id."""

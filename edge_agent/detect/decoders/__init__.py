@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from edge_agent.detect.decoders import (
     boxes_labels_scores,
+    fcos,
     rtdetr,
     ssd,
     yolonas,
@@ -50,4 +51,5 @@ FAMILIES: Mapping[str, Family] = {
     "yolov4": Family(yolov4.decode),
     "rtdetr": Family(rtdetr.decode, suppress=False),
     "yolonas": Family(yolonas.decode),
+    "fcos": Family(fcos.decode),
 }

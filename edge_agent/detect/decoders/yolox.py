@@ -21,30 +21,30 @@ from edge_agent.types import F32
 def decode(outputs: Sequence[F32], network: Network, threshold: float) -> Candidates:
     """Candidates at or above ``threshold``, each with its best class."""
     rows = objectness_rows(outputs, network)
-    cells = None if network.decode.decoded else _cells(network.input.size, network.decode.strides)
-    if cells is not None and cells.shape[1] != rows.shape[1]:
+    grid = None if network.decode.decoded else cells(network.input.size, network.decode.strides)
+    if grid is not None and grid.shape[1] != rows.shape[1]:
         raise wrong(
             network,
             outputs,
-            f"N = {cells.shape[1]} cells of strides {list(network.decode.strides)} "
+            f"N = {grid.shape[1]} cells of strides {list(network.decode.strides)} "
             f"on an input of {network.input.size[0]}x{network.input.size[1]}",
         )
     chosen, scores, classes = objects(rows, network, threshold)
     with np.errstate(all="ignore"):
         numbers = rows[:4, chosen]
-        if cells is not None:
-            corner, stride = cells[:2, chosen], cells[2, chosen]
+        if grid is not None:
+            corner, stride = grid[:2, chosen], grid[2, chosen]
             numbers = np.concatenate(((numbers[:2] + corner) * stride, np.exp(numbers[2:]) * stride))
         return finish(to_xyxy(numbers, network, "cxcywh"), scores, classes)
 
 
 @functools.lru_cache(maxsize=16)
-def _cells(size: tuple[int, int], strides: tuple[int, ...]) -> F32:
+def cells(size: tuple[int, int], strides: tuple[int, ...]) -> F32:
     """(3, N): column, row and stride of each cell. Shared and never written to."""
     parts = []
     for stride in strides:
         y, x = np.mgrid[: size[1] // stride, : size[0] // stride]
         parts.append(np.stack((x.ravel(), y.ravel(), np.full(x.size, stride))))
-    cells = np.concatenate(parts, axis=1).astype(np.float32)
-    cells.setflags(write=False)
-    return cells
+    joined = np.concatenate(parts, axis=1).astype(np.float32)
+    joined.setflags(write=False)
+    return joined
