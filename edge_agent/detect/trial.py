@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_agent.detect.child import Say, run_child, serve
-from edge_agent.errors import HardwareError, UsageError
+from edge_agent.errors import HardwareError, InferenceError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from edge_agent.detect.backends import LoadRequest
@@ -61,8 +61,8 @@ def trial(
     """Load ``request`` with ``backend`` in a child process, run it on ``image`` (or on grey), and say how it went.
 
     ``memory_mb`` limits the child's address space: for CPU backends only. Raises ModelError and HardwareError as the backend
-    does, HardwareError where the child crashed (it names the signal), hung or ran out of memory, InferenceError where the
-    network loads and does not run, UsageError for a picture that cannot be read.
+    does, ModelError where the network loads and does not run, HardwareError where the child crashed (it names the signal),
+    hung or ran out of memory, UsageError for a picture that cannot be read.
     """
     network = request.network
     asked = {
@@ -75,7 +75,10 @@ def trial(
         "image": None if image is None else str(image.absolute()),
     }
     what = f"trial of {network.label} with {backend}"
-    reply = run_child("edge_agent.detect.trial", asked, what=what, timeout_s=timeout_s, memory_mb=memory_mb)
+    try:
+        reply = run_child("edge_agent.detect.trial", asked, what=what, timeout_s=timeout_s, memory_mb=memory_mb)
+    except InferenceError as error:
+        raise ModelError(f"{what}: it loads and does not run: {error}") from error
     if reply is None:  # only a cancelled one
         raise HardwareError(f"{what}: cancelled")
     return _result(reply)

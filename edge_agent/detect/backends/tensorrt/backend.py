@@ -65,6 +65,9 @@ def open_backend(request: LoadRequest) -> TensorRtBackend:
     except HardwareError:
         _close(memory)
         raise
+    except Exception as error:
+        _close(memory)
+        raise HardwareError(f"{stored.path}: TensorRT cannot load it: {type(error).__name__}: {error}") from error
     finally:
         stored.close()
 
@@ -219,7 +222,7 @@ class TensorRtRunner:
                 self._stream.synchronize()
                 if self._wants_graph:
                     self._record()
-        except (HardwareError, TypeError, ValueError) as error:
+        except Exception as error:
             raise InferenceError(f"TensorRT: {error}") from error
         for result, buffer in zip(self._results, self._outputs, strict=True):
             if result is not buffer.host:

@@ -21,7 +21,7 @@ from edge_agent.detect.backends.tensorrt.memory import DeviceMemory, open_memory
 from edge_agent.detect.backends.tensorrt.vendor import load_tensorrt, missing, numbers
 from edge_agent.detect.child import Progress, Say, run_child, serve
 from edge_agent.detect.manifest import Manifest, Network
-from edge_agent.errors import HardwareError, ModelError
+from edge_agent.errors import HardwareError, InferenceError, ModelError
 
 log = logging.getLogger(__name__)
 
@@ -124,11 +124,14 @@ def make_plan(
 
 
 def try_plan(module: str, plan: memoryview, request: LoadRequest, memory: DeviceMemory) -> None:
-    """Load the engine and run it once on nothing; closes ``memory``. Raises ModelError, HardwareError, InferenceError."""
+    """Load the engine and run it once on nothing; closes ``memory``. Raises ModelError, HardwareError."""
     engine = load_engine(module, plan, memory, "the new engine")
     backend = TensorRtBackend(module, engine, memory, request.network, "trial", cuda_graph=False)
     try:
-        outputs = backend.runner()(np.zeros(backend.input.shape, backend.input.dtype))
+        try:
+            outputs = backend.runner()(np.zeros(backend.input.shape, backend.input.dtype))
+        except InferenceError as error:
+            raise HardwareError(f"{request.network.path}: the new engine does not run: {error}") from error
         if not all(np.isfinite(output).all() for output in outputs):
             raise ModelError(
                 f"{request.network.path}: the engine's outputs are not finite; choose tensorrt.precision: fp32"

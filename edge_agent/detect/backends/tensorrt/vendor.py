@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import re
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_agent.errors import HardwareError
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OLDEST = (8, 6)
-DISTRIBUTIONS = ("tensorrt", "tensorrt_cu12_bindings", "tensorrt_cu13_bindings", "tensorrt_bindings")
+DISTRIBUTIONS = ("tensorrt_cu13_bindings", "tensorrt_cu12_bindings", "tensorrt_bindings", "tensorrt")
+"""The last one holds the library only where it comes from JetPack; on the package index it merely asks for another, any version."""
+MAX_SOURCE_CHARS = 64 * 1024
 OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemory|insufficient memory|bad_alloc|Requested.*bytes but", re.IGNORECASE
 )
@@ -44,7 +47,21 @@ def load_tensorrt(name: str):  # type: ignore[no-untyped-def]
 def installed_version() -> str:
     """TensorRT's version without importing it; empty where it is not installed or its package does not say."""
     found = (d.version for name in DISTRIBUTIONS for d in importlib.metadata.distributions(name=name))
-    return next(found, "")
+    return next(found, "") or _version_in_source()
+
+
+def _version_in_source() -> str:
+    """What the package's own file says, where it was installed without metadata."""
+    spec = importlib.util.find_spec("tensorrt")
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return ""
+    try:
+        with Path(spec.origin).open(encoding="utf-8", errors="replace") as file:
+            text = file.read(MAX_SOURCE_CHARS)
+    except OSError:
+        return ""
+    version = re.search(r"^__version__ *= *[\"']([0-9.]+)", text, re.MULTILINE)
+    return version[1] if version else ""
 
 
 def missing() -> str:
