@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import BACKENDS, Backend, InputTensor, LoadRequest
 from edge_agent.detect.manifest import BackendName, FilePart, InputSpec, Manifest, ModelFile, Network
 from edge_agent.types import F32
+from tests.tflite_fixtures import stand_in
 
 ONNX = Path(__file__).parent.parent / "onnx_networks"
 TFLITE = Path(__file__).parent.parent / "tflite_networks"
@@ -61,6 +62,7 @@ class Case:
     tolerance: float = 1e-5
     input_name: str = "image"
     size: tuple[int, int] = (32, 24)
+    device: Literal["any", "edgetpu"] = "any"
     backend: BackendName = "onnxruntime"
     reference: str = "float"
     answers: tuple[str, ...] = ("grid", "mean")
@@ -100,6 +102,12 @@ TFLITE_CASES = (
     _cells("int8", ("boxes", "scores"), dtype="int8", **_INT8),
     _cells("uint8", ("boxes", "scores"), dtype="uint8", **_INT8),
 )
+_COMPILED = replace(
+    _cells("edgetpu", ("boxes", "scores"), dtype="int8", **_INT8),
+    device="edgetpu",
+    input_name="serving_default_images:0",
+    outputs=("PartitionedCall:0", "PartitionedCall:1"),
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class Row:
     """Packages without which it cannot run."""
     install: str
     """What is said to whoever lacks them."""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: Callable[[], dict[str, Any]] = dict
     hardware: str = ""
     """Marker of the device it needs; empty where every box can run it."""
     prepare: Callable[[LoadRequest], object] = lambda _: None
@@ -122,7 +130,7 @@ class Row:
     @property
     def detect(self) -> DetectConfig:
         """Its configuration."""
-        return DetectConfig.model_validate(self.config)
+        return DetectConfig.model_validate(self.config())
 
 
 def _build_engine(request: LoadRequest) -> None:
@@ -144,9 +152,18 @@ ROWS = (
         ),
         ("openvino",),
         "pip install 'edge-agent[openvino]'",
-        {"openvino": {"device": "CPU"}},
+        lambda: {"openvino": {"device": "CPU"}},
     ),
     Row("tflite", "tflite", TFLITE_CASES, ("ai_edge_litert", "tflite_runtime"), "pip install 'edge-agent[coral]'"),
+    Row(
+        "edgetpu_stand_in",
+        "tflite",
+        (_COMPILED,),
+        ("ai_edge_litert", "tflite_runtime"),
+        "pip install 'edge-agent[coral]'",
+        # Through the real delegate interface, to a library of ours that does what the chip would.
+        lambda: {"tflite": {"delegate": stand_in(), "devices": ["usb:0", "pci:0"]}},
+    ),
     Row(
         "tensorrt",
         "tensorrt",
@@ -154,7 +171,7 @@ ROWS = (
         tuple(replace(c, tolerance=max(c.tolerance, 2e-3)) for c in ONNX_CASES if c.dtype in ("float32", "float16")),
         ("tensorrt",),
         "apt install python3-libnvinfer",
-        {"tensorrt": {"precision": "fp32"}},
+        lambda: {"tensorrt": {"precision": "fp32"}},
         hardware="gpu",
         prepare=_build_engine,
     ),
@@ -173,6 +190,7 @@ def network(case: Case, folder: Path, **change: Any) -> Network:
         path=files[0].name,
         sha256=digests[0],
         precision=case.precision,
+        device=case.device,
         parts=tuple(FilePart(path=f.name, sha256=d) for f, d in zip(files[1:], digests[1:], strict=True)),
     )
     manifest = Manifest(
