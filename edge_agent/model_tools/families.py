@@ -11,6 +11,7 @@ import numpy as np
 
 from edge_agent.model_tools.evidence import (
     FEW,
+    STRIDES,
     Grid,
     Match,
     Output,
@@ -69,7 +70,8 @@ def _yolox(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     match = _dense("yolox", outputs[0], 2, columns - 5, because, grid)
     boxes, _ = rows_of(outputs[0], 2)
     match.decode.pop("boxes", None)
-    match.decode["strides"] = list(strides)
+    if strides != STRIDES:
+        match.decode["strides"], match.reasons["strides"] = list(strides), "the grid that has this many cells"
     decoded = boxes is not None and follows_grid(boxes, grid.size, strides)
     match.decode["decoded"] = decoded
     match.reasons["decoded"] = (
