@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edge_agent.detect.backends.tensorrt.compiler import Compiler, Recipe
-from edge_agent.detect.backends.tensorrt.half import HalfNetwork
+from edge_agent.detect.backends.tensorrt.half import HalfNetwork, HalfRefused
 from edge_agent.detect.backends.tensorrt.vendor import logger_of, sizes
 from edge_agent.errors import ModelError
 
@@ -151,7 +151,7 @@ def test_where_half_precision_does_not_work_it_is_built_as_it_is(
     compiler: Compiler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(_: HalfNetwork) -> int:
-        raise ModelError("not this one")
+        raise HalfRefused("not this one")
 
     monkeypatch.setattr(HalfNetwork, "convert", refuse)
     assert compiler.compile(onnx("float"), recipe(precision="fp16")).precision == "fp32"
@@ -166,6 +166,22 @@ def test_a_quantised_network_is_int8_and_stays_as_it_is_otherwise(compiler: Comp
 def test_int8_without_quantisation_says_what_to_do(compiler: Compiler) -> None:
     with pytest.raises(ModelError, match=r"int8 with TensorRT .*\(QuantizeLinear"):
         compiler.compile(onnx("float"), recipe(precision="int8"))
+
+
+def test_a_half_network_that_is_not_built_is_built_as_it_is(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    convert = HalfNetwork.convert
+
+    def spoil(half: HalfNetwork) -> int:
+        count = convert(half)
+        layer = next(n for n in half._layers if "CONVOLUTION" in str(n.type))
+        layer.set_input(0, half._network.get_input(0))  # float32 into a convolution with half weights
+        return count
+
+    monkeypatch.setattr(HalfNetwork, "convert", spoil)
+    assert compiler.compile(onnx("float"), recipe(precision="fp16")).precision == "fp32"
+    assert "cannot build it" in caplog.text
 
 
 @pytest.mark.parametrize(

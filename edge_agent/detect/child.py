@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import resource
 import selectors
@@ -33,6 +34,7 @@ MAX_TEXT = 4000
 POLL_S = 0.1
 LEAVE_S = 5.0
 PR_SET_PDEATHSIG = 1
+log = logging.getLogger(__name__)
 TYPES: dict[str, type[EdgeAgentError]] = {
     t.__name__: t for t in (HardwareError, ModelError, InferenceError, UsageError)
 }
@@ -125,7 +127,7 @@ def run_child(
         return None
     if end == "timeout":
         raise HardwareError(f"{what}: no result after {timeout_s:g} s, stopped while {talk.doing}{talk.last_words}")
-    return _verdict(what, talk, child.returncode)
+    return _verdict(what, talk, child.returncode or 0)
 
 
 def _listen(
@@ -161,7 +163,10 @@ def _end(child: subprocess.Popen[bytes], patience_s: float) -> None:
     except subprocess.TimeoutExpired:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        try:
+            child.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:  # inside a driver that hangs: nothing can end it, and nobody waits for it
+            log.error("process %d does not end even when killed: it hangs in a driver", child.pid)
     finally:
         for pipe in (child.stdout, child.stderr):
             if pipe:

@@ -27,7 +27,7 @@ FEWEST = 20
 
 
 def tensors_of(request: LoadRequest, say: Say) -> Iterator[F32]:
-    """The calibration pictures as the network gets them, (1,3,H,W) or (1,H,W,3) float32; the array is used again.
+    """The calibration pictures as the network gets them, (1,3,H,W) or (1,H,W,3); the array is used again.
 
     Pictures that cannot be read are left out. Raises ModelError where too few remain.
     """
@@ -37,7 +37,7 @@ def tensors_of(request: LoadRequest, say: Say) -> Iterator[F32]:
     assert folder is not None
     width, height = spec.size
     shape = (1, 3, height, width) if spec.layout == "NCHW" else (1, height, width, 3)
-    preprocess = Preprocessor(spec, InputTensor(shape, spec.layout, np.dtype(np.float32)))
+    preprocess = Preprocessor(spec, InputTensor(shape, spec.layout, np.dtype(spec.dtype)))
     pictures, read = pictures_in(folder), 0
     for number, path in enumerate(pictures):
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.detect.backends.tensorrt.half import HalfNetwork
+from edge_agent.detect.backends.tensorrt.half import HalfNetwork, HalfRefused
 from edge_agent.detect.backends.tensorrt.vendor import OUT_OF_MEMORY, load_tensorrt, logger_of, sizes
 from edge_agent.detect.child import Say
 from edge_agent.errors import HardwareError, ModelError
@@ -68,11 +68,9 @@ class Compiler:
 
     def compile(self, onnx: bytes, recipe: Recipe) -> Compiled:
         """Build. Raises ModelError (the file, or int8 that cannot be had), HardwareError (memory, GPU)."""
-        if recipe.precision != "fp16" or not self.typed:
-            return self._build(onnx, recipe, recipe.precision)
         try:
-            return self._build(onnx, recipe, "fp16")
-        except ModelError as error:
+            return self._build(onnx, recipe, recipe.precision)
+        except HalfRefused as error:
             log.warning("%s: fp16 does not work (%s): it is built as it is", recipe.where, error)
             return self._build(onnx, recipe, "fp32")
 
@@ -98,7 +96,9 @@ class Compiler:
         self._say(f"building the {precision} engine", None if hasattr(trt, "IProgressMonitor") else 0.0)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise self._failure(f"{recipe.where}: TensorRT {trt.__version__} cannot build it")
+            raise self._failure(
+                f"{recipe.where}: TensorRT {trt.__version__} cannot build it", halved=bool(half.weights)
+            )
         del half
         return Compiled(memoryview(plan), precision)
 
@@ -186,11 +186,11 @@ class Compiler:
         kinds = self._trt.LayerType
         return any(network.get_layer(i).type in (kinds.QUANTIZE, kinds.DEQUANTIZE) for i in range(network.num_layers))
 
-    def _failure(self, text: str) -> HardwareError:
+    def _failure(self, text: str, *, halved: bool) -> HardwareError:
         reason = self._messages.take()
         if OUT_OF_MEMORY.search(reason):
             return HardwareError(f"{text}: not enough memory: {reason}")
-        return ModelError(f"{text}: {reason}")
+        return (HalfRefused if halved else ModelError)(f"{text}: {reason}")
 
 
 NEEDS_QDQ = (

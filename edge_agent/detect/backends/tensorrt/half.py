@@ -33,6 +33,10 @@ REFUSED_ENDS = ("PLUGIN", "PLUGIN_V2", "PLUGIN_V3", "NMS", "ATTENTION_INPUT", "A
 LARGEST = float(np.finfo(np.float16).max)
 
 
+class HalfRefused(ModelError):
+    """The network cannot be put in half precision."""
+
+
 class HalfNetwork:
     """Rewrites one strongly typed network. ``weights`` must live until the engine is built: TensorRT keeps no copy."""
 
@@ -45,7 +49,7 @@ class HalfNetwork:
         self.weights: list[Any] = []
 
     def convert(self) -> int:
-        """Put the network's trunk in half precision; how many layers that are. Raises ModelError where it cannot be done."""
+        """Put the network's trunk in half precision; how many layers that are. Raises HalfRefused."""
         chosen = self._trunk()
         # Before the first change: from then on types follow from one another.
         floats = {t.name for layer in self._layers for t in self._tensors(layer) if self._is_float(t)}
@@ -68,7 +72,7 @@ class HalfNetwork:
         """Positions of the layers from which a heavy one can be reached through float tensors, and the heavy ones."""
         kinds = {self._kind(layer) for layer in self._layers}
         if refused := kinds & {*REFUSED, *REFUSED_ENDS}:
-            raise ModelError(f"a network with {', '.join(sorted(refused)).lower()} layers stays in single precision")
+            raise HalfRefused(f"a network with {', '.join(sorted(refused)).lower()} layers stays in single precision")
         maker = {layer.get_output(k).name: i for i, layer in enumerate(self._layers) for k in range(layer.num_outputs)}
         open_ = [i for i, layer in enumerate(self._layers) if self._kind(layer) in HEAVY]
         chosen: set[int] = set()
@@ -112,7 +116,7 @@ class HalfNetwork:
             if values.dtype != np.float32 or not values.size:  # none, or given as a tensor
                 continue
             if np.abs(values).max() > LARGEST:
-                raise ModelError(f"layer {layer.name} has weights too large for half precision")
+                raise HalfRefused(f"layer {layer.name} has weights too large for half precision")
             half = np.ascontiguousarray(values, np.float16)
             self.weights.append(half)
             setattr(layer, name, half)
