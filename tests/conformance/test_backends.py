@@ -196,6 +196,7 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(row: Row, folder: Path, da
 
 
 @ROW
+@pytest.mark.slow
 def test_flipped_bytes_are_an_answer_or_our_error(row: Row, folder: Path) -> None:
     case = row.cases[0]
     whole = case.files(_made(folder.parent / "whole"))[0].read_bytes()
@@ -316,6 +317,7 @@ for link in Path("/proc/self/fd").iterdir():
 
 
 @EVERYWHERE
+@pytest.mark.slow
 def test_a_missing_package_says_what_to_install(row: Row, folder: Path) -> None:
     why, refused = child(row, folder, BLOCKER, TRY)
     assert row.install in why
@@ -323,6 +325,7 @@ def test_a_missing_package_says_what_to_install(row: Row, folder: Path) -> None:
 
 
 @ROW
+@pytest.mark.slow
 def test_calls_nobody_and_writes_nothing_at_home(row: Row, folder: Path, tmp_path: Path) -> None:
     home = _made(tmp_path / "home")
     assert child(row, folder, LISTENER, USE, HOME=str(home)) == []
@@ -339,6 +342,7 @@ def usage() -> tuple[int, int, float]:
 
 
 @ROW
+@pytest.mark.slow
 def test_closing_gives_everything_back(row: Row, folder: Path) -> None:
     fresh = network(row.cases[0], folder)
 

@@ -122,6 +122,8 @@ def _options(onnxruntime: Any, threads: int, providers: list[str]) -> Any:
     options.log_severity_level = 3
     # A memory pattern is one block as large as all activations, for each parallel call, beside the arena's own.
     options.enable_mem_pattern = False
+    # Threads that spin while they wait take the cores from cameras and workers: twice the CPU time, and slower on a busy box.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if CPU not in providers:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if _small_arena(onnxruntime):
