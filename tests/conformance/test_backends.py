@@ -316,6 +316,30 @@ for link in Path("/proc/self/fd").iterdir():
 """
 
 
+BREAKER = """
+import types, importlib.machinery
+class Breaker:
+    def find_spec(self, name, path=None, target=None):
+        mine = name.partition(".")[0] in sys.argv[3].split(",")
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if mine else None
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        raise AttributeError("_ARRAY_API not found")
+sys.meta_path.insert(0, Breaker())
+"""
+ASK = """
+print(available(row) or "installed, as far as that shows without an import")
+"""
+
+
+@EVERYWHERE
+@pytest.mark.slow
+def test_a_broken_package_is_a_sentence(row: Row, folder: Path) -> None:
+    [said] = child(row, folder, BREAKER, ASK)
+    assert len(said) > 15
+
+
 @EVERYWHERE
 @pytest.mark.slow
 def test_a_missing_package_says_what_to_install(row: Row, folder: Path) -> None:

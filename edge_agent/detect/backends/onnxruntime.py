@@ -41,6 +41,9 @@ def available(config: DetectConfig) -> str:
         _first_provider(_import(), config)
     except HardwareError as error:
         return str(error)
+    except Exception as error:  # half-installed packages raise anything
+        log.debug("asking for ONNX Runtime", exc_info=True)
+        return f"onnxruntime is broken ({type(error).__name__}: {error}): install it anew"
     return ""
 
 

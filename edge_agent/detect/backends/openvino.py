@@ -7,6 +7,7 @@ device gains from, ``latency`` one at a time with all cores. https://docs.openvi
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from edge_agent.detect.manifest import Network
 from edge_agent.errors import HardwareError, InferenceError, ModelError
 from edge_agent.types import F32
 
+log = logging.getLogger(__name__)
+
 _INSTALL = "pip install 'edge-agent[openvino]'"
 _MISSING = f"openvino is not installed: {_INSTALL}"
 _DRIVER_NODES = {"GPU": ("dri", "renderD*"), "NPU": ("accel", "accel*")}
@@ -37,11 +40,7 @@ def available(config: DetectConfig) -> str:
         return _MISSING
     if reason := _no_driver(wanted.partition(".")[0]):
         return reason
-    try:
-        _device(_core(import_openvino()), wanted)
-    except HardwareError as error:
-        return str(error)
-    return ""
+    return _ask(wanted)[1]
 
 
 def accelerator(config: DetectConfig) -> str:
@@ -56,11 +55,21 @@ def accelerator(config: DetectConfig) -> str:
     missing = [_no_driver(kind) for kind in kinds]
     if all(missing):
         return "; ".join(missing)
+    device, reason = _ask(wanted)
+    if device == "CPU":
+        return "OpenVINO finds no GPU and no NPU: are its driver packages installed?"
+    return reason
+
+
+def _ask(wanted: str) -> tuple[str, str]:
+    """The device that would be used, or else why there is none."""
     try:
-        device = _device(_core(import_openvino()), wanted)
+        return _device(_core(import_openvino()), wanted), ""
     except HardwareError as error:
-        return str(error)
-    return "OpenVINO finds no GPU and no NPU: are its driver packages installed?" if device == "CPU" else ""
+        return "", str(error)
+    except Exception as error:  # half-installed packages and drivers raise anything
+        log.debug("asking for OpenVINO", exc_info=True)
+        return "", f"openvino is broken ({type(error).__name__}: {_first_line(error)}): {_INSTALL}"
 
 
 def _installed() -> bool:
