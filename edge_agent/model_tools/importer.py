@@ -57,6 +57,13 @@ class Imported:
 def import_model(request: ImportRequest, ask: Ask) -> Imported:
     """Raises ModelError (a file that cannot be used), UsageError (what was asked for cannot be), HardwareError."""
     target = free_place(request.models_dir, request.name, request.version, replace=request.replace)
+    try:
+        return _import(request, ask, target)
+    except ModelError as error:
+        raise ModelError(f"{request.source.name}: {error}") from error
+
+
+def _import(request: ImportRequest, ask: Ask, target: Path) -> Imported:
     with staging_folder(request.models_dir) as staging:
         folder = staging / request.name / request.version
         facts, draft = _understand(request, ask, folder, staging / "work")

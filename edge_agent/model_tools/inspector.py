@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from edge_agent.detect.child import Say, serve
 from edge_agent.errors import HardwareError, ModelError
@@ -37,6 +38,9 @@ def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
             np.save(Path(asked["work"]) / f"output-{number}.npy", output, allow_pickle=False)
     except MemoryError:
         raise ModelError(f"it needs more than {sandbox.MEMORY_MB} MiB of memory: refused") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ModelError(f"it declares what no detection network has: {fault['msg']}") from error
     except (RecursionError, OSError, ValueError) as error:
         raise ModelError(f"it cannot be read: {type(error).__name__}: {error}") from error
     return facts.model_dump(mode="json")
@@ -126,7 +130,8 @@ def _read_onnx(path: Path, beside: Path) -> tuple[Facts, Callable[[Mapping[str, 
         except Exception as error:
             if "bad_alloc" in str(error):
                 raise MemoryError from error
-            raise ModelError(f"ONNX Runtime cannot load it: {' '.join(str(error).split())[:1500]}") from error
+            text = " ".join(str(error).replace(str(path), path.name).split())
+            raise ModelError(f"ONNX Runtime cannot load it: {text[:1500]}") from error
         return [np.asarray(output) for output in session.run(None, dict(feeds))]
 
     return facts, run

@@ -51,16 +51,16 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
         number = os.open(path, flags)
     except OSError as error:
         why = "it is a symbolic link" if not follow and path.is_symlink() else error.strerror
-        raise ModelError(f"{path.name}: {why}") from error
+        raise ModelError(str(why)) from error
     found = os.fstat(number)
     if stat.S_ISREG(found.st_mode) and 0 < found.st_size <= MAX_FILE_BYTES:
         return os.fdopen(number, "rb")
     os.close(number)
     if not stat.S_ISREG(found.st_mode):
-        raise ModelError(f"{path.name}: it is no regular file but a {_kind(found.st_mode)}")
+        raise ModelError(f"it is no regular file but a {_kind(found.st_mode)}")
     if not found.st_size:
-        raise ModelError(f"{path.name}: it is empty")
-    raise ModelError(f"{path.name}: it has {found.st_size} bytes; at most {MAX_FILE_BYTES // MIB} MiB are taken")
+        raise ModelError("it is empty")
+    raise ModelError(f"it has {found.st_size} bytes; at most {MAX_FILE_BYTES // MIB} MiB are taken")
 
 
 def _kind(mode: int) -> str:
@@ -88,19 +88,19 @@ def sniff(head: bytes, name: str) -> str:
     suffix = Path(name).suffix.lower()
     for magic, foreign in _MAGIC.items():
         if head.startswith(magic):
-            raise ModelError(f"{name}: it is {_FOREIGN[foreign]}")
+            raise ModelError(f"it is {_FOREIGN[foreign]}")
     if head[4:8] == b"TFL3":
         return "tflite"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
     if suffix in _FOREIGN:
-        raise ModelError(f"{name}: it is {_FOREIGN[suffix]}")
+        raise ModelError(f"it is {_FOREIGN[suffix]}")
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
         return "openvino"
     # ONNX has no magic number; every writer begins with field 1, the IR version.
     if head.startswith(b"\x08") or suffix == ".onnx":
         return "onnx"
-    raise ModelError(f"{name}: it is none of ONNX, TFLite, OpenVINO IR (.xml) or a .zip with one of them")
+    raise ModelError("it is none of ONNX, TFLite, OpenVINO IR (.xml) or a .zip with one of them")
 
 
 def take_beside(where: Path, name: str, folder: Path, as_name: str | None = None) -> None:
@@ -111,8 +111,11 @@ def take_beside(where: Path, name: str, folder: Path, as_name: str | None = None
         raise ModelError(f"the data file is called {name[:100]!r}: only letters, digits, '.', '_' and '-' are taken")
     target = folder / (as_name or name)
     if not target.exists():
-        with open_regular(where / name, follow=False) as file:
-            _copy(file, target)
+        try:
+            with open_regular(where / name, follow=False) as file:
+                _copy(file, target)
+        except ModelError as error:
+            raise ModelError(f"it needs {name}, but: {error}") from error
 
 
 def _safe_name(stem: str, suffix: str) -> str:
