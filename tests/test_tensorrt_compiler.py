@@ -16,6 +16,7 @@ import pytest
 from edge_agent.detect.backends.tensorrt.compiler import Compiler, Recipe
 from edge_agent.detect.backends.tensorrt.half import HalfNetwork, HalfRefused
 from edge_agent.detect.backends.tensorrt.vendor import logger_of, sizes
+from edge_agent.detect.manifest import load_model
 from edge_agent.errors import ModelError
 
 MODULE = "tensorrt_rtx"
@@ -120,6 +121,29 @@ def test_half_precision_ends_after_the_last_convolution(trt: Any) -> None:
     after = {network.get_output(i).name: network.get_output(i) for i in range(network.num_outputs)}
     assert {name: sizes(tensor.shape) for name, tensor in after.items()} == before
     assert all(tensor.dtype == trt.DataType.FLOAT for tensor in after.values())
+
+
+@pytest.mark.parametrize("family", ["yolox_raw", "yolonas", "rtdetr"])
+def test_networks_of_real_families_are_built_in_half_precision(compiler: Compiler, root: Path, family: str) -> None:
+    network = load_model(root / "tests" / "decoder_networks" / family / "1").network("tensorrt")
+    width, height = network.input.size
+    wanted = Recipe(family, network.input.name, (3, height, width), network.outputs, "fp16")
+    assert compiler.compile(network.path.read_bytes(), wanted).precision == "fp16"
+
+
+def test_what_overflows_stays_in_single_precision(trt: Any, root: Path) -> None:
+    _, network, _parser = parsed(trt, (root / "tests/decoder_networks/rtdetr/1/model.onnx").read_bytes())
+    HalfNetwork(MODULE, network).convert()
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    outputs = {
+        kind: {n.get_output(0).dtype for n in layers if n.type == getattr(trt.LayerType, kind)} for kind in KINDS
+    }
+    assert outputs["SOFTMAX"] == {trt.DataType.FLOAT}
+    assert trt.DataType.FLOAT not in outputs["CONVOLUTION"] | outputs["MATRIX_MULTIPLY"]
+    assert not outputs["REDUCE"] - {trt.DataType.FLOAT, trt.DataType.INT32, trt.DataType.INT64}
+
+
+KINDS = ("SOFTMAX", "CONVOLUTION", "MATRIX_MULTIPLY", "REDUCE")
 
 
 def test_an_output_that_is_a_convolution_keeps_its_name_and_type(trt: Any) -> None:

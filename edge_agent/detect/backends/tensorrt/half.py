@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 SOURCES = ("CONSTANT", "CAST", "FILL", "QUANTIZE", "DEQUANTIZE", "DYNAMIC_QUANTIZE")
 """Layers that say themselves what comes out: their output is cast."""
+PRECISE = ("NORMALIZATION", "REDUCE", "SOFTMAX")
+"""Layers that add up many numbers, or squares, and overflow: they stay in single precision wherever they are, as do powers."""
 REFUSED = (
     "LOOP_OUTPUT",
     "TRIP_LIMIT",
@@ -75,16 +77,16 @@ class HalfNetwork:
             raise HalfRefused(f"a network with {', '.join(sorted(refused)).lower()} layers stays in single precision")
         maker = {layer.get_output(k).name: i for i, layer in enumerate(self._layers) for k in range(layer.num_outputs)}
         open_ = [i for i, layer in enumerate(self._layers) if self._kind(layer) in HEAVY]
-        chosen: set[int] = set()
+        seen: set[int] = set()
         while open_:
             position = open_.pop()
             layer = self._layers[position]
             floats = [t.name for t in self._inputs(layer) if self._is_float(t)]
-            if position in chosen or self._kind(layer) in SOURCES or not floats:
+            if position in seen or self._kind(layer) in SOURCES or not floats:
                 continue
-            chosen.add(position)
+            seen.add(position)
             open_ += [maker[name] for name in floats if name in maker]
-        return chosen
+        return {position for position in seen if not self._is_precise(self._layers[position])}
 
     def _cast(self, tensor: Any, kind: str) -> Any:
         """The tensor in another type: one cast for all who want it."""
@@ -120,6 +122,12 @@ class HalfNetwork:
             half = np.ascontiguousarray(values, np.float16)
             self.weights.append(half)
             setattr(layer, name, half)
+
+    def _is_precise(self, layer: Any) -> bool:
+        if self._kind(layer) == "ELEMENTWISE":
+            layer.__class__ = self._trt.IElementWiseLayer
+            return bool(layer.op == self._trt.ElementWiseOperation.POW)
+        return self._kind(layer) in PRECISE
 
     def _kind(self, layer: Any) -> str:
         return str(layer.type).rsplit(".", maxsplit=1)[-1]
