@@ -175,7 +175,7 @@ def _check(network: Network, model: Any) -> None:
 
 def _compile(core: Any, model: Any, request: LoadRequest, device: str) -> Any:
     settings = {"PERFORMANCE_HINT": request.config.openvino.hint.upper()}
-    if device == "CPU" and request.network.file.precision == "fp32":
+    if device == "CPU" and request.network.file.precision != "int8":
         # Newer CPUs would calculate in bfloat16 unasked, and boxes would move by pixels.
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     if device != "CPU":
