@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.adapters import F32, I32, DataError, Sample, read_coco, read_yolo
+from training.adapters import F32, I32, DataError, Sample, check_classes, read_coco, read_samples, read_yolo
 from training.augment import Picture, compose
 from training.settings import Augment, Settings, Source
 
@@ -31,12 +31,21 @@ class Batch:
     ignore: list[NDArray[np.bool_]]
 
 
-def read_source(source: Source) -> list[Sample]:
-    """All samples of a data set. Raises DataError."""
+def read_source(source: Source, labels: Sequence[str]) -> list[Sample]:
+    """The samples of a data set, or its part; ``labels`` are the classes' names. Raises DataError."""
+    found = _read(source, labels)
+    if source.part == "all":
+        return found
+    return [s for i, s in enumerate(found) if (i % 5 == 4) == (source.part == "held_out")]
+
+
+def _read(source: Source, labels: Sequence[str]) -> list[Sample]:
     if source.kind == "coco":
         if source.annotations is None:
             raise DataError(f"{source.path}: a coco source needs 'annotations'")
         return list(read_coco(source.annotations, source.path, source.categories))
+    if source.kind == "samples":
+        return list(read_samples(source.path, labels))
     return list(read_yolo(source.path, source.prefixes))
 
 
@@ -61,11 +70,11 @@ def letterbox(image: U8, size: int) -> tuple[U8, float]:
 class Pictures:
     """Training images in memory, drawn by weight."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], labels: Sequence[str]) -> None:
         self.pictures: list[Picture] = []
         weights: list[float] = []
         for source in sources:
-            for sample in read_source(source):
+            for sample in check_classes(read_source(source, labels), len(labels)):
                 self.pictures.append(self._load(sample))
                 weights.append(source.weight)
         if not weights:
@@ -102,7 +111,7 @@ def batches(settings: Settings, seen: int) -> Generator[Batch, None, None]:
 
     Close the iterator to end the thread.
     """
-    schedule, pictures = settings.schedule, Pictures(settings.train)
+    schedule, pictures = settings.schedule, Pictures(settings.train, settings.labels)
     ready: queue.Queue[Batch | Exception] = queue.Queue(4)
     stop = threading.Event()
 

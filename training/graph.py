@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from training.network import Conv, Detector
 
 F32 = NDArray[np.float32]
 INPUT = "images"
+IMAGE_MEAN = IMAGE_STD = 128.0
+"""How a graph's input is made of pixels."""
+TRAINED_MEAN = 127.5
+"""Mean and standard deviation in training."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Graph:
-    """Layers in order of execution; ``outputs`` are the names of (score map, box map) for each stride, finest first."""
+    """Layers in order of execution; ``outputs`` are the names of (score map, box map) for each stride, finest first.
+
+    The input is ``(value - 128) / 128``, other than in training: as an int8 that is the pixel less 128, exactly.
+    """
 
     layers: tuple[Layer, ...]
     outputs: tuple[tuple[str, str], ...]
@@ -91,9 +99,26 @@ def trace(model: Detector) -> Graph:
             layers.append(Layer(node.name, "double", inputs))
         elif node.op not in ("placeholder", "output"):
             raise ValueError(f"{node.name}: {node.op} {node.target} cannot be exported")
+    layers[0] = _with_own_input(layers[0])
     (result,) = (n.args[0] for n in traced.nodes if n.op == "output")
     outputs = tuple((score.name, box.name) for score, box in result)
     return Graph(tuple(layers), outputs, model.spec.classes)
+
+
+def _with_own_input(stem: Layer) -> Layer:
+    """Training's ``(value - 127.5) / 127.5`` is a multiple of ours and a constant; the first layer takes both in."""
+    assert stem.weight is not None and stem.bias is not None
+    shift = (IMAGE_MEAN - TRAINED_MEAN) / TRAINED_MEAN
+    return dataclasses.replace(
+        stem,
+        weight=stem.weight * np.float32(IMAGE_STD / TRAINED_MEAN),
+        bias=stem.bias + stem.weight.sum(axis=(1, 2, 3)) * np.float32(shift),
+    )
+
+
+def to_input(images: NDArray[np.uint8]) -> Tensor:
+    """(B,H,W,3) uint8 RGB to a graph's (B,3,H,W)."""
+    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() - IMAGE_MEAN) / IMAGE_STD
 
 
 def run(graph: Graph, x: Tensor, see: Callable[[str, Tensor], Tensor | None] | None = None) -> dict[str, Tensor]:

@@ -38,3 +38,15 @@ def compare(runners: Mapping[str, Callable[[], object]], rounds: int = 60, warm:
             if turn >= warm:
                 times[name].append((time.perf_counter() - began) * 1000)
     return {name: float(np.mean(sorted(values)[: max(1, len(values) // 4)])) for name, values in times.items()}
+
+
+def against_reference(files: Mapping[str, Path], size: int, rounds: int = 60) -> dict[str, float]:
+    """Milliseconds of ONNX files and of ``reference``, YOLOX-nano's architecture, on one thread in turns."""
+    import tempfile
+
+    from training.reference import export_reference
+
+    with tempfile.TemporaryDirectory() as folder:
+        export_reference(Path(folder) / "reference.onnx", size)
+        runners = {"reference": onnx_runner(Path(folder) / "reference.onnx")}
+        return compare({**runners, **{name: onnx_runner(path) for name, path in files.items()}}, rounds)

@@ -16,23 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.checkpoint import load_checkpoint, load_model, spec_of
 from training.data import Batch, Pictures, batches, read_source
 from training.evaluation import Predict, measure
 from training.loss import assign, detection_loss, distillation_loss
-from training.network import FULL_HIDDEN, Detector, NetworkSpec, Trunk, decode, load_weights
+from training.network import FULL_HIDDEN, Detector, Trunk, decode, load_weights
 from training.prune import prune
 from training.settings import Settings
 from training.trunk import load_trunk
 
 SAVE_EVERY_S = 180.0
 LOG_EVERY = 20
-
-
-def spec_of(settings: Settings) -> NetworkSpec:
-    """The network a run's settings ask for."""
-    own = settings.network.model_dump()
-    own["hidden"] = tuple(own["hidden"] or FULL_HIDDEN)
-    return NetworkSpec(classes=len(settings.labels), **own)
 
 
 def to_input(images: NDArray[np.uint8]) -> Tensor:
@@ -49,23 +43,6 @@ def predictor(model: Detector) -> Predict:
         return boxes[0].numpy(), logits[0].sigmoid().numpy()
 
     return predict
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A run's state; tensors and plain values only, so that reading one cannot run code."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or state.get("format") != 1:
-        raise ValueError(f"{path}: not a checkpoint of this program")
-    return state
-
-
-def load_model(path: Path) -> tuple[Detector, Settings]:
-    """The averaged network of a checkpoint, for use."""
-    state = load_checkpoint(path)
-    settings = Settings.model_validate_json(state["settings"])
-    model = Detector(spec_of(settings))
-    model.load_state_dict(state["ema"])
-    return model.eval().to(memory_format=torch.channels_last), settings
 
 
 def share_of_lr(seen: int, settings: Settings) -> float:
@@ -147,7 +124,7 @@ def start(settings: Settings, folder: Path) -> Run:
     if state is None and settings.start_from is None:
         _fill_trunk(model.trunk, settings)
     elif state is None and settings.start_from is not None:
-        _load_matching(model, load_checkpoint(settings.start_from)["ema"])
+        _load_matching(model, load_model(settings.start_from)[0].state_dict())
     model.trunk.freeze(settings.schedule.frozen_blocks)
     model = model.to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).requires_grad_(False).eval()
@@ -167,7 +144,7 @@ def _fill_trunk(trunk: Trunk, settings: Settings) -> None:
     """Google's weights; where the trunk is to be slimmer, pruned on a few of the training pictures."""
     full = Trunk(FULL_HIDDEN, 1280)
     load_weights(full, load_trunk())
-    rng, pictures = np.random.default_rng(settings.seed), Pictures(settings.train)
+    rng, pictures = np.random.default_rng(settings.seed), Pictures(settings.train, settings.labels)
     prune(full, trunk, [to_input(pictures.batch(8, 320, settings.augment, rng).images) for _ in range(4)])
 
 
@@ -187,6 +164,10 @@ def _step(run: Run, batch: Batch) -> tuple[float, float, float]:
         group["lr"] = run.settings.schedule.lr * group["share"] * share
     x = to_input(batch.images)
     run.model.train()
+    if run.settings.schedule.frozen_norms:
+        for module in run.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
     with torch.autocast("cpu", torch.bfloat16):
         maps = run.model(x)
     logits, boxes, centres, _ = decode(maps)
@@ -230,7 +211,7 @@ def train(run: Run, evaluate_every: int, progress: Any = None) -> None:
     """
     asked: list[int] = []
     previous = {s: signal.signal(s, lambda number, _: asked.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
-    held = read_source(run.settings.validate_on[0])
+    held = read_source(run.settings.validate_on[0], run.settings.labels)
     saved, recent = time.monotonic(), []
     try:
         with contextlib.closing(batches(run.settings, run.seen)) as stream:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.graph import INPUT, Graph, Layer, run
+from training.graph import IMAGE_STD, INPUT, Graph, Layer, run
 
 LOWEST_LOGIT = -7.0
 """Scores below 0.001 need not be told apart."""
@@ -95,19 +95,18 @@ def _scale(low: float, high: float) -> Scale:
 
 @torch.no_grad()
 def quantise(graph: Graph, pictures: Iterable[Tensor]) -> Quantised:
-    """Choose every map's scale on ``pictures`` (B,3,H,W each, as the network wants them)."""
+    """Choose every map's scale on ``pictures`` (B,3,H,W each, as ``graph.to_input`` makes them)."""
     ranges = _Ranges()
     for x in pictures:
         run(graph, x, ranges.see)
     found = ranges.found
-    found[INPUT] = (-1.0, 1.0)
     # Levels are joined without requantising: one scale for all scores, one for all boxes.
     for place, floor in ((0, LOWEST_LOGIT), (1, -np.inf)):
         names = [pair[place] for pair in graph.outputs]
         joint = (max(min(found[n][0] for n in names), floor), max(found[n][1] for n in names))
         found.update(dict.fromkeys(names, joint))
     maps = {name: _scale(*limits) for name, limits in found.items()}
-    maps[INPUT] = Scale(1 / 127.5, 0)
+    maps[INPUT] = Scale(1 / IMAGE_STD, 0)  # a pixel's value less 128, exactly
     for layer in graph.layers:
         if layer.op == "double":  # copies values: TFLite wants the same scale on both sides
             maps[layer.name] = maps[layer.inputs[0]]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from training.evaluation import Predict
 from training.export_onnx import BOXES, SCORES
+from training.graph import IMAGE_MEAN, IMAGE_STD
 from training.network import STRIDES
 
 F32 = NDArray[np.float32]
@@ -46,7 +47,7 @@ def onnx_predictor(path: Path, size: int, threads: int = 1) -> Predict:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def predict(canvas: NDArray[np.uint8]) -> tuple[F32, F32]:
-        tensor = ((canvas.transpose(2, 0, 1)[None].astype(np.float32)) - 127.5) / 127.5
+        tensor = (canvas.transpose(2, 0, 1)[None].astype(np.float32) - IMAGE_MEAN) / IMAGE_STD
         boxes, scores = session.run([BOXES, SCORES], {"images": tensor})
         return decode(boxes[0].T, scores[0].T, size)
 
@@ -69,7 +70,7 @@ def tflite_predictor(path: Path, size: int, threads: int = 1) -> Predict:
         return (value - zero) * np.float32(scale) if scale else value
 
     def predict(canvas: NDArray[np.uint8]) -> tuple[F32, F32]:
-        tensor = (canvas[None].astype(np.float32) - 127.5) / 127.5
+        tensor = (canvas[None].astype(np.float32) - IMAGE_MEAN) / IMAGE_STD
         scale, zero = place["quantization"]
         if scale:
             tensor = np.clip(np.rint(tensor / scale) + zero, -128, 127).astype(np.int8)

@@ -37,9 +37,15 @@ class Source(_Strict):
     prefixes: tuple[str, ...] = ()
     annotations: Path | None = Field(None, description="coco: the JSON file; path is then the folder of the images")
     categories: dict[str, int] = Field(default_factory=dict, description="coco: its names to our classes")
+    part: Literal["all", "train", "held_out"] = Field("all", description="every fifth image is held out of train")
     weight: Positive = 1.0
     licence: str = Field("", description="for the model card")
     origin: str = Field("", description="for the model card")
+
+    @property
+    def title(self) -> str:
+        """Short name, for tables."""
+        return self.prefixes[0].rstrip("_") if self.prefixes else f"{self.path.name} {self.part}".removesuffix(" all")
 
 
 class Augment(_Strict):
@@ -61,6 +67,7 @@ class Schedule(_Strict):
     lr: Positive = 1.2e-3
     trunk_lr: Fraction = Field(0.05, description="the trunk's share of lr")
     frozen_blocks: Annotated[int, Field(ge=0, le=17)] = 6
+    frozen_norms: bool = Field(False, description="keep batch norm as it is: for few images, and for weights from ONNX")
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
     warmup: Count = 4_000
     decay: Fraction = 0.35

@@ -1,0 +1,226 @@
+"""``python -m training``: train, resume, evaluate, distil, quantise, export, finetune, latency."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  python -m training train training/configs/person-s.yaml --data data/ --out runs/person-s
+  python -m training resume runs/person-s --images 200000
+  python -m training distil training/configs/person-n.yaml --data data/ --teacher runs/person-s/best.pt --out runs/person-n
+  python -m training evaluate runs/person-s/best.pt
+  python -m training export runs/person-s/best.pt --out models/
+  python -m training finetune my-images/ --from models/person-s/1.0.0/person-s-416-fp32.onnx --name my-site --out models/
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 done, 1 failed, 2 bad usage, settings or data."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.verb(args))
+    except (ValueError, OSError) as error:  # settings, data and weights: what the message says is for the user
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m training", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def verb(name: str, work: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
+        sub.set_defaults(verb=work)
+        sub.add_argument("--threads", type=int, default=os.cpu_count(), help="default: %(default)s")
+        return sub
+
+    train = verb("train", _train, "train by a settings file; goes on where the run in --out stopped")
+    distil = verb("distil", _train, "train with a teacher")
+    for sub in (train, distil):
+        sub.add_argument("settings", type=Path)
+        sub.add_argument("--data", type=Path, help="folder the settings' paths are in; default: the settings' own")
+        sub.add_argument("--out", type=Path, required=True, help="folder of the run")
+    distil.add_argument("--teacher", type=Path, required=True, help="checkpoint or FP32 ONNX file of the same labels")
+
+    resume = verb("resume", _resume, "go on with a run, perhaps for longer")
+    resume.add_argument("run", type=Path)
+    resume.add_argument("--images", type=int, help="new length of the whole run")
+
+    evaluate = verb(
+        "evaluate", _evaluate, "measure weights or exported files (.pt, .onnx, .tflite) on the validation sets"
+    )
+    evaluate.add_argument("weights", type=Path, nargs="+")
+    evaluate.add_argument("--settings", type=Path, help="default: those inside the weights")
+    evaluate.add_argument("--data", type=Path)
+    evaluate.add_argument("--size", type=int, help="another input size, for .pt")
+    evaluate.add_argument("--json", action="store_true")
+
+    for name, about in (
+        ("export", "write a model the agent takes: every format, measured, with manifest and card"),
+        ("quantise", "write the files and the layer-by-layer report, without measuring"),
+    ):
+        sub = verb(name, _export, about)
+        sub.add_argument("weights", type=Path)
+        sub.add_argument("--settings", type=Path)
+        sub.add_argument("--data", type=Path)
+        sub.add_argument("--out", type=Path, required=True, help="folder of models: gets NAME/VERSION")
+        sub.set_defaults(measured=name == "export")
+
+    finetune = verb("finetune", _finetune, "adapt a model to your own labelled images and export it")
+    finetune.add_argument(
+        "images", type=Path, help="folder with images/ and labels/ (YOLO text), or with samples.jsonl"
+    )
+    finetune.add_argument("--from", dest="weights", type=Path, required=True, help="checkpoint or FP32 ONNX file")
+    finetune.add_argument("--name", required=True)
+    finetune.add_argument("--version", default="1.0.0")
+    finetune.add_argument("--labels", help="with commas; default: the model's own")
+    finetune.add_argument("--length", type=int, default=4000, help="images to see; default: %(default)s")
+    finetune.add_argument("--out", type=Path, required=True)
+
+    latency = verb("latency", _latency, "time ONNX files against YOLOX-nano's architecture, one thread")
+    latency.add_argument("files", type=Path, nargs="+")
+    latency.add_argument("--size", type=int, default=416)
+    latency.add_argument("--rounds", type=int, default=60)
+    return parser
+
+
+def _use(threads: int) -> None:
+    import cv2
+    import torch
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)  # pictures are made ready beside the training, not against it
+
+
+def _run(settings: Any, folder: Path, threads: int) -> int:
+    from training.curves import draw_run
+    from training.loop import start, train
+    from training.progress import RunProgress
+
+    _use(threads)
+    run = start(settings, folder)
+    with RunProgress(run) as progress:
+        train(run, min(8000, max(settings.schedule.images // 8, 1)), progress)
+    draw_run(folder)
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from training.settings import load_settings
+
+    settings = load_settings(args.settings, args.data)
+    if getattr(args, "teacher", None):
+        settings = settings.model_copy(update={"teacher": args.teacher.resolve()})
+    return _run(settings, args.out, args.threads)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from training.checkpoint import load_checkpoint
+    from training.settings import Settings
+
+    settings = Settings.model_validate_json(load_checkpoint(args.run / "last.pt")["settings"])
+    if args.images:
+        schedule = settings.schedule.model_copy(update={"images": args.images})
+        settings = settings.model_copy(update={"schedule": schedule})
+    return _run(settings, args.run, args.threads)
+
+
+def _settings(args: argparse.Namespace, weights: Path) -> Any:
+    from training.checkpoint import load_model
+    from training.settings import load_settings
+
+    return load_settings(args.settings, args.data) if args.settings else load_model(weights)[1]
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from training.checkpoint import load_model
+    from training.data import read_source
+    from training.evaluation import measure
+    from training.loop import predictor
+    from training.progress import following
+    from training.runtimes import onnx_predictor, tflite_predictor
+
+    _use(args.threads)
+    settings = _settings(args, args.weights[0])
+    results: dict[str, Any] = {}
+    for path in args.weights:
+        size = args.size or settings.size
+        if path.suffix == ".pt":
+            predict = predictor(load_model(path)[0])
+        else:
+            predict = (onnx_predictor if path.suffix == ".onnx" else tflite_predictor)(path, size, args.threads)
+        for source in settings.validate_on:
+            samples = following(read_source(source, settings.labels), f"{path.name} on {source.title}")
+            scores = measure(predict, samples, size, settings.labels)
+            results.setdefault(str(path), {})[source.title] = scores.as_dict()
+            if not args.json:
+                low, high = scores.interval
+                sys.stdout.write(
+                    f"{path.name} on {source.title} at {size}: AP50 {scores.ap50:.3f} ({low:.3f}–{high:.3f}), AP {scores.ap:.3f}, "
+                    f"small {scores.ap_small:.3f}, medium {scores.ap_medium:.3f}, large {scores.ap_large:.3f}, "
+                    f"recall {scores.recall:.3f}; {scores.images} images, {scores.objects} objects\n"
+                )
+    if args.json:
+        sys.stdout.write(json.dumps(results) + "\n")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    _use(args.threads)
+    settings = _settings(args, args.weights) if args.settings else None
+    sys.stdout.write(f"{_bundle(args.weights, settings, args.out, measured=args.measured)}\n")
+    return 0
+
+
+def _bundle(weights: Path, settings: Any, out: Path, *, measured: bool) -> Path:
+    import shutil
+
+    from training.bundle import FILES, finish, measure_files, write_files
+    from training.curves import draw_precision
+    from training.latency import against_reference
+
+    bundle = write_files(weights, settings, out)
+    curves = []
+    if (weights.parent / "curves.png").exists():
+        curves.append(Path(shutil.copy(weights.parent / "curves.png", bundle.folder)).name)
+    latency: dict[str, float] = {}
+    if measured:
+        measure_files(bundle, list(FILES))
+        curves.append(draw_precision(bundle.measured["fp32.onnx"], bundle.folder / "precision.png").name)
+        latency = against_reference({k: bundle.path(k) for k in FILES if k.endswith(".onnx")}, bundle.settings.size)
+    return finish(bundle, latency, curves)
+
+
+def _finetune(args: argparse.Namespace) -> int:
+    from training.finetune import settings_for
+
+    settings = settings_for(
+        args.images,
+        args.weights,
+        name=args.name,
+        version=args.version,
+        labels=tuple(args.labels.split(",")) if args.labels else None,
+        images_seen=args.length,
+    )
+    run = args.out / f".{args.name}-run"
+    _run(settings, run, args.threads)
+    sys.stdout.write(f"{_bundle(run / 'best.pt', None, args.out, measured=True)}\n")
+    return 0
+
+
+def _latency(args: argparse.Namespace) -> int:
+    from training.latency import against_reference
+
+    times = against_reference({str(path): path for path in args.files}, args.size, args.rounds)
+    for name, ms in times.items():
+        sys.stdout.write(f"{ms:8.2f} ms  {ms / times['reference']:5.2f} × reference  {name}\n")
+    return 0
