@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from edge_agent.detect.backends.tflite_delegates import choose
 from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import InputOverride, Model
 from edge_agent.detect.preprocess import Preprocessor
-from edge_agent.errors import EdgeAgentError, HardwareError, InferenceError
+from edge_agent.errors import EdgeAgentError, HardwareError, InferenceError, ModelError
 from edge_agent.types import Frame
 from tests.capture_helpers import wait_until
 from tests.tflite_fixtures import (
@@ -226,6 +227,15 @@ def test_a_library_that_fits_no_compiled_network(log: Path) -> None:
     ):
         load(bare("edgetpu"), delegate=stand_in(), devices=["usb"], delegate_options=options)
     assert noted(log) == {"open usb": 1, "close usb": 1}
+
+
+def test_an_error_that_is_kept_keeps_no_device(log: Path) -> None:
+    # The first segment fits, the second is of another network.
+    with pytest.raises(ModelError) as kept:
+        load(bare("edgetpu_segment_0_of_2", "int8_segment_2_of_3"), delegate=stand_in(), devices=["usb:0", "usb:1"])
+    gc.collect()
+    assert noted(log) == {f"{what} usb:{n}": 1 for what in ("open", "close") for n in (0, 1)}
+    assert "segment" in str(kept.value)
 
 
 def test_a_device_that_fails_on_a_picture(log: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import traceback
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from edge_agent.detect.backends import InputTensor, LoadRequest
 from edge_agent.detect.backends.fit import TensorFacts, check_fit, expected_input
 from edge_agent.detect.backends.tflite_delegates import accelerator, available, choose, edge_tpus, import_runtime
 from edge_agent.detect.backends.tflite_stages import Chain, Stage, TensorInfo, connect, open_stage
-from edge_agent.errors import InferenceError, ModelError
+from edge_agent.errors import EdgeAgentError, InferenceError, ModelError
 from edge_agent.types import F32
 
 __all__ = ["TfliteBackend", "TfliteRunner", "accelerator", "available", "edge_tpus"]
@@ -45,9 +46,15 @@ class TfliteBackend:
         with contextlib.ExitStack() as stack:
             self._paths = stack.enter_context(network.verified())
             segments, devices = len(self._paths), len(self._accelerator.options) if self._accelerator else 0
-            # On the CPU every runner gets a chain of its own, the first one this.
-            self._chains = [self._open_chain(lane) for lane in range(max(1, devices // segments))]
-            self.input = self._check(self._chains[0])
+            try:
+                # On the CPU every runner gets a chain of its own, the first one this.
+                self._chains = [self._open_chain(lane) for lane in range(max(1, devices // segments))]
+                self.input = self._check(self._chains[0])
+            except EdgeAgentError as error:
+                for stage in list(self._stages):
+                    stage.close()
+                _let_go(error)
+                raise
             # Kept open: runners are made later, from the very files that were verified.
             self._files = stack.pop_all()
         cores = len(os.sched_getaffinity(0))
@@ -72,7 +79,7 @@ class TfliteBackend:
         self._files.close()
 
     def _open_chain(self, lane: int) -> Chain:
-        stages = []
+        stages: list[Stage] = []
         for segment, path in enumerate(self._paths):
             library, options = None, {}
             if (chosen := self._accelerator) is not None:
@@ -89,7 +96,7 @@ class TfliteBackend:
                     options=options,
                 )
             )
-        self._stages.update(stages)
+            self._stages.add(stages[-1])
         return connect(self._network, stages)
 
     def _check(self, chain: Chain) -> InputTensor:
@@ -158,6 +165,13 @@ class TfliteRunner:
             for slot, wanted in enumerate(self._chain.results):
                 if wanted == key:
                     self._results[slot] = dequantise(view, output, self._results[slot])
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames of a traceback: as long as somebody kept the error they would keep an interpreter and its device."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
 
 
 def dequantise(value: NDArray[Any], tensor: TensorInfo, out: F32) -> F32:
