@@ -16,7 +16,7 @@ from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-import flatbuffers  # type: ignore[import-untyped]
+import flatbuffers
 import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped]
 from ai_edge_litert import schema_py_generated as schema
