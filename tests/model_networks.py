@@ -125,6 +125,20 @@ def yolonas() -> bytes:
     return network({"boxes": corners[None].astype(np.float32), "scores": scores[None]}, size=SIZE)
 
 
+def yolov8_split() -> bytes:
+    boxes, scores = dense()
+    return network({"scores": scores.T[None].copy(), "boxes": boxes.T[None].copy()}, size=SIZE)
+
+
+def fcos() -> bytes:
+    boxes, scores = dense()
+    grid = cells()
+    centre, half = grid[:, :2] + grid[:, 2:] / 2, boxes[:, 2:] / 2
+    distances = np.concatenate((centre - (boxes[:, :2] - half), boxes[:, :2] + half - centre), axis=1)
+    logarithms = np.log(distances / grid[:, 2:]).astype(np.float32)
+    return network({"boxes": logarithms.T[None].copy(), "scores": logit(scores).T[None].copy()}, size=SIZE)
+
+
 def torchvision() -> bytes:
     answers: dict[str, NDArray[Any]] = {
         "boxes": BOXES,

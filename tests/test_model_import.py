@@ -57,6 +57,8 @@ def take(tmp_path: Path, picture: Path) -> Callable[..., Imported]:
 
 FAMILIES: dict[str, tuple[Callable[[], bytes], dict[str, object]]] = {
     "yolov8": (networks.yolov8, {"boxes": "pixels"}),
+    "yolov8 in two tensors": (networks.yolov8_split, {"boxes": "pixels", "transposed": False}),
+    "fcos": (networks.fcos, {"scores": "logit"}),
     "yolox raw": (lambda: networks.yolox(decoded=False), {"decoded": False}),
     "yolox decoded": (lambda: networks.yolox(decoded=True), {"decoded": True}),
     "yolov5": (networks.yolov5, {"boxes": "pixels"}),

@@ -126,13 +126,14 @@ def highest_class(classes: NDArray[Any] | None, scores: NDArray[Any] | None) -> 
     return int(fair.max()) if fair.size else None
 
 
-def follows_grid(boxes: NDArray[Any], size: tuple[int, int], strides: Sequence[int]) -> bool:
-    """Whether centre x is where the cell is: a decoded output; a raw one holds offsets inside the cell."""
+def follows_grid(boxes: NDArray[Any], size: tuple[int, int], strides: Sequence[int]) -> bool | None:
+    """Whether the boxes (N,4) lie where their cells are, as decoded ones do; None where this is not the grid's number."""
     cell_x = np.concatenate([np.tile(np.arange(size[0] // s) * s, size[1] // s) for s in strides])
-    centre = boxes[:, 0]
-    if len(cell_x) != len(centre) or np.std(centre) == 0:
-        return False
-    return float(np.corrcoef(cell_x, centre)[0, 1]) > 0.9
+    if len(cell_x) != len(boxes):
+        return None
+    # The first number is a centre, or a corner: then the mean with the third is the centre.
+    centres = (boxes[:, 0], (boxes[:, 0] + boxes[:, 2]) / 2)
+    return any(float(np.corrcoef(cell_x, x)[0, 1]) > 0.9 for x in centres if np.std(x) > 0)
 
 
 def slashed(strides: Sequence[int]) -> str:

@@ -6,11 +6,14 @@ This is the one place that sniffs shapes: an import may guess, and shows why; wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_agent.model_tools.evidence import (
     FEW,
+    FRACTION,
     STRIDES,
     Grid,
     Match,
@@ -70,9 +73,8 @@ def _yolox(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     match = _dense("yolox", outputs[0], 2, columns - 5, because, grid)
     boxes, _ = rows_of(outputs[0], 2)
     match.decode.pop("boxes", None)
-    if strides != STRIDES:
-        match.decode["strides"], match.reasons["strides"] = list(strides), "the grid that has this many cells"
-    decoded = boxes is not None and follows_grid(boxes, grid.size, strides)
+    _set_strides(match, strides)
+    decoded = boxes is not None and bool(follows_grid(boxes, grid.size, strides))
     match.decode["decoded"] = decoded
     match.reasons["decoded"] = (
         "the centres on the sample picture follow the grid"
@@ -158,20 +160,6 @@ def _boxes_and_scores(outputs: list[Output]) -> tuple[Output, Output] | None:
     return None
 
 
-def _yolov8_split(outputs: list[Output], grid: Grid) -> Iterator[Match]:
-    if len(outputs) != 2 or any(len(o.shape) != 3 for o in outputs):
-        return
-    for boxes, scores in (outputs, outputs[::-1]):
-        columns = boxes.shape[2]
-        if boxes.shape[1] == 4 and columns == scores.shape[2] and columns in grid.cells and scores.shape[1] != columns:
-            because = f"{columns} boxes are the cells of a grid; boxes and scores apart, as for integer arithmetic"
-            match = Match("yolov8", (boxes, scores), scores.shape[1], because)
-            judge_boxes(match, boxes, rows_of(boxes, 1)[0], grid, "pixels")
-            judge_scores(match, scores.values)
-            yield match
-            return
-
-
 def _yolov4(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     pair = _boxes_and_scores(outputs)
     if pair is None:
@@ -183,25 +171,62 @@ def _yolov4(outputs: list[Output], grid: Grid) -> Iterator[Match]:
 
 
 def _grid_pair(outputs: list[Output], grid: Grid) -> Iterator[Match]:
-    """YOLO-NAS gives corners; centre and size in the same shapes are a YOLOv8 taken apart."""
-    pair = _boxes_and_scores(outputs)
-    if pair is None or len(pair[0].shape) != 3 or pair[0].shape[1] not in grid.cells:
+    """Boxes and scores of a grid apart: corners (YOLO-NAS), centre and size (YOLOv8), logarithms of distances (FCOS)."""
+    if len(outputs) != 2 or any(len(o.shape) != 3 for o in outputs):
         return
-    values = pair[0].values
-    because = f"boxes and scores apart, {pair[0].shape[1]} boxes are the cells of a grid"
-    if values is not None and corners(values.reshape(-1, 4)) < 0.95:
-        match = _pair(
-            "yolov8",
-            pair,
-            grid,
-            f"{because}; not corners: the last two numbers are often below the first two",
-            "pixels",
-        )
-        match.decode["transposed"] = True
-        match.reasons["transposed"] = f"the boxes are {list(pair[0].shape)}"
+    pair = _boxes_and_scores(outputs)
+    rows = pair is not None and pair[0].shape[1] in grid.cells
+    if not rows:
+        pair = _in_columns(outputs, grid)
+    if pair is None:
+        return
+    boxes, scores = pair
+    number, classes = (boxes.shape[1], scores.shape[2]) if rows else (boxes.shape[2], scores.shape[1])
+    table = rows_of(boxes, 2 if rows else 1)[0]
+    for family, why in _split_families(boxes, table, grid, rows=rows):
+        because = f"boxes and scores apart, {number} boxes are the cells of a grid; {why}"
+        match = Match(family, (boxes, scores), classes, because)
+        if family == "fcos":
+            _set_strides(match, grid.cells[number])
+        else:
+            judge_boxes(match, boxes, table, grid, "pixels")
+        judge_scores(match, scores.values)
+        if rows and family != "yolonas":
+            match.decode["transposed"] = True
+            match.reasons["transposed"] = f"the boxes are {list(boxes.shape)}"
         yield match
+
+
+def _in_columns(outputs: list[Output], grid: Grid) -> tuple[Output, Output] | None:
+    for boxes, scores in (outputs, outputs[::-1]):
+        number = boxes.shape[2]
+        if boxes.shape[1] == 4 and scores.shape[2] == number and number in grid.cells and scores.shape[1] != number:
+            return boxes, scores
+    return None
+
+
+def _split_families(boxes: Output, table: NDArray[Any] | None, grid: Grid, *, rows: bool) -> Iterator[tuple[str, str]]:
+    """Families that can be meant, and why; several where nothing was run that would tell."""
+    decoded = "yolonas" if rows else "yolov8"
+    follows = None if table is None else follows_grid(table, grid.size, grid.cells[len(table)])
+    if table is None or follows is None:
+        why = "their numbers were not seen on a picture"
+        yield "yolov8", why
+        if rows:
+            yield "yolonas", why
+        if boxes.reach is None or boxes.reach <= FRACTION:
+            yield "fcos", why
+    elif not follows:
+        yield "fcos", "the numbers do not follow the grid on the sample picture: distances from its cells"
+    elif corners(table) >= 0.95:
+        yield decoded, "the last two numbers are above the first two: corners"
     else:
-        yield _pair("yolonas", pair, grid, because, "pixels")
+        yield "yolov8", "the last two numbers are often below the first two: centre and size"
+
+
+def _set_strides(match: Match, strides: Sequence[int]) -> None:
+    if tuple(strides) != STRIDES:
+        match.decode["strides"], match.reasons["strides"] = list(strides), "the grid that has this many cells"
 
 
 def _rtdetr(outputs: list[Output], grid: Grid) -> Iterator[Match]:
@@ -269,5 +294,4 @@ _RECOGNISERS: tuple[Callable[[list[Output], Grid], Iterator[Match]], ...] = (
     _rtdetr,
     _rtdetr_joined,
     _grid_pair,
-    _yolov8_split,
 )
