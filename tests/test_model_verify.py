@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,16 @@ def test_compile_for_openvino_makes_a_version_that_runs(
     assert code == 0, answer
     entry = find_model("ir", models).manifest.files[0]
     assert (entry.backend, len(entry.parts)) == ("openvino", 1)
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:  # the folder that an exporter makes
+        archive.write(source, "m_openvino_model/m.xml")
+        archive.write(source.with_suffix(".bin"), "m_openvino_model/m.bin")
+        archive.writestr(
+            "m_openvino_model/metadata.yaml", "task: detect\nlicense: MIT\nnames:\n  0: human\nx: &x [1]\ny: *x\n"
+        )
+    code, answer = run(capsys, "import", tmp_path / "export.zip", "--name", "zipped", "--models-dir", models)
+    assert code == 0, answer
+    zipped = find_model("zipped", models).manifest
+    assert (zipped.labels, zipped.licence, zipped.files[0].precision) == (("human",), "MIT", "fp16")
 
 
 def test_without_its_tools_a_target_says_what_to_do(

@@ -35,7 +35,7 @@ def _add_list(verbs: Any) -> None:
 
 
 def _add_import(verbs: Any) -> None:
-    example = "yolov8n.onnx --labels coco --name yolov8n --licence AGPL-3.0"
+    example = "helmets.onnx --labels person,helmet --name helmets --licence MIT"
     parser = model_verb(verbs, "import", _import, "turn somebody's network file into a model", example)
     parser.add_argument("file", type=Path, metavar="FILE", help="ONNX, TFLite, OpenVINO IR (.xml) or a .zip with one")
     parser.add_argument("--name", help="of the new model")

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.config import DetectConfig
+from edge_agent.config import DetectConfig, OpenVinoConfig
 from edge_agent.detect.manifest import BackendName, Model, Network, load_model
 from edge_agent.detect.trial import TrialResult
 from edge_agent.errors import EdgeAgentError, ModelError, UsageError
@@ -22,6 +22,7 @@ from edge_agent.model_tools.merge import choices_of, copy_files, doubts, merged
 from edge_agent.model_tools.sight import look, warnings
 from edge_agent.model_tools.staging import free_place, publish, sha256, staging_folder, write_manifest
 
+ON_CPU = DetectConfig(openvino=OpenVinoConfig(device="CPU"))
 Ask = Callable[[list[Question], Choices], Choices]
 """Gets answers from whoever sits there. Raises UsageError where nobody does."""
 

@@ -13,7 +13,6 @@ from edge_agent.model_tools.sandbox import MEMORY_MB
 
 SURE = 0.25
 """Score from which a box counts as seen."""
-CPU_BACKENDS = ("onnxruntime", "tflite", "openvino")
 TIMEOUT_S = 300.0
 """For a driver that starts for the first time, on a small box."""
 
@@ -32,10 +31,18 @@ def look(  # noqa: PLR0917
     picture = work / "picture.png"
     if not cv2.imwrite(str(picture), read_picture(image)):
         raise HardwareError(f"{work}: the sample picture cannot be written")
-    # A GPU's driver maps far more address space than it uses.
-    limit = MEMORY_MB if backend in CPU_BACKENDS else None
     request = LoadRequest(network, config, cache or work)
-    return trial(backend, request, timeout_s=TIMEOUT_S, image=picture, memory_mb=limit)
+    return trial(backend, request, timeout_s=TIMEOUT_S, image=picture, memory_mb=_limit(network, backend, config))
+
+
+def _limit(network: Network, backend: str, config: DetectConfig) -> int | None:
+    """Megabytes of address space, on the CPU only: the driver of an accelerator maps far more than it uses."""
+    plain = {
+        "onnxruntime": config.onnxruntime.providers == ["CPUExecutionProvider"],
+        "openvino": config.openvino.device == "CPU",
+        "tflite": config.tflite.delegate is None and network.file.device == "any",
+    }
+    return MEMORY_MB if plain.get(backend) else None
 
 
 def sure(sight: TrialResult) -> list[Seen]:
