@@ -46,8 +46,8 @@ def compiler(said: list[tuple[str, float | None]]) -> Compiler:
 
 
 def recipe(name: str = "float", **change: Any) -> Recipe:
-    base = Recipe(f"{name}.onnx", "image", (3, 24, 32), ("grid", "mean"), "fp32")
-    return replace(base, **change)
+    dtype = name if name in ("float16", "int8", "uint8") else "float32"
+    return replace(Recipe(f"{name}.onnx", "image", dtype, (3, 24, 32), ("grid", "mean"), "fp32"), **change)
 
 
 def onnx(name: str) -> bytes:
@@ -98,7 +98,7 @@ def test_the_bundled_model_in_half_precision_is_half_as_large(
     compiler: Compiler, root: Path, said: list[tuple[str, float | None]]
 ) -> None:
     model = (root / "models" / "person-pilot" / "0.1.0" / "person-pilot-416.onnx").read_bytes()
-    wanted = Recipe("pilot", "images", (3, 416, 416), ("output0",), "fp32")
+    wanted = Recipe("pilot", "images", "float32", (3, 416, 416), ("output0",), "fp32")
     full = compiler.compile(model, wanted)
     said.clear()
     half = compiler.compile(model, replace(wanted, precision="fp16"))
@@ -127,7 +127,7 @@ def test_half_precision_ends_after_the_last_convolution(trt: Any) -> None:
 def test_networks_of_real_families_are_built_in_half_precision(compiler: Compiler, root: Path, family: str) -> None:
     network = load_model(root / "tests" / "decoder_networks" / family / "1").network("tensorrt")
     width, height = network.input.size
-    wanted = Recipe(family, network.input.name, (3, height, width), network.outputs, "fp16")
+    wanted = Recipe(family, network.input.name, "float32", (3, height, width), network.outputs, "fp16")
     assert compiler.compile(network.path.read_bytes(), wanted).precision == "fp16"
 
 
@@ -228,6 +228,7 @@ def test_a_damaged_file_is_refused(compiler: Compiler, data: bytes, match: str) 
         ("two_inputs", {}, r"inputs \['image', .*the manifest names 'image'"),
         ("float", {"input": "images"}, r"inputs \['image'\].*'images'"),
         ("float", {"outputs": ("grid", "boxes")}, r"outputs \['grid', 'mean'\]"),
+        ("float", {"dtype": "uint8"}, "is float32, the manifest says uint8"),
         ("float", {"shape": (3, 32, 32)}, r"is \[1, 3, 24, 32\], the manifest says \[1, 3, 32, 32\]"),
     ],
 )

@@ -17,9 +17,13 @@ import time
 from typing import Any
 
 import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import
+
 import onnxruntime
 
 __version__ = "0.0.0"  # replaced when it is installed
+_AT = "external data beside "
 MAJOR = int(__version__.split(".", maxsplit=1)[0])
 _cuda = ctypes.CDLL("libcuda.so.1")
 _HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -129,13 +133,13 @@ class OnnxParser:
     def get_error(self, index: int) -> _ParserError:
         return self._errors[index]
 
-    def parse(self, onnx: bytes) -> bool:
+    def parse(self, onnx: bytes, path: str | None = None) -> bool:
         try:
-            session = _session(onnx)
+            session = _session(onnx if path is None else path)
         except Exception as error:  # noqa: BLE001
             self._errors.append(_ParserError(str(error)))
             return False
-        self._network.onnx = onnx
+        self._network.onnx = onnx if path is None else f"{_AT}{path}".encode()
         self._network.inputs = [_Tensor(i) for i in session.get_inputs()]
         self._network.outputs = [_Tensor(o) for o in session.get_outputs()]
         self._network.layers = [_Layer()] if b"QuantizeLinear" in onnx else []
@@ -222,7 +226,9 @@ def _view(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     return np.frombuffer(memoryview(memory), dtype, size).reshape(shape)
 
 
-def _session(onnx: bytes) -> Any:
+def _session(onnx: bytes | str) -> Any:
+    if isinstance(onnx, bytes) and onnx.startswith(_AT.encode()):
+        onnx = onnx.decode().removeprefix(_AT)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from edge_agent.detect.backends import InputTensor, LoadRequest
 from edge_agent.detect.backends.tensorrt.cache import find_engine, key_for
 from edge_agent.detect.backends.tensorrt.memory import Buffer, DeviceMemory, open_memory
-from edge_agent.detect.backends.tensorrt.vendor import OUT_OF_MEMORY, load_tensorrt, logger_of, missing, sizes
+from edge_agent.detect.backends.tensorrt.vendor import (
+    DTYPES,
+    OUT_OF_MEMORY,
+    dtype_name,
+    load_tensorrt,
+    logger_of,
+    missing,
+    sizes,
+)
 from edge_agent.detect.manifest import Network
 from edge_agent.errors import HardwareError, InferenceError, ModelError
 from edge_agent.types import F32
@@ -23,15 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DTYPES = {
-    "FLOAT": np.float32,
-    "HALF": np.float16,
-    "INT8": np.int8,
-    "UINT8": np.uint8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "BOOL": np.bool_,
-}
 REBUILD = "it has to be built anew (edge-agent model compile --target tensorrt; the agent does it by itself)"
 
 
@@ -134,10 +133,10 @@ class TensorRtBackend:
 
     def dtype(self, engine: tensorrt.ICudaEngine, name: str) -> np.dtype[Any]:
         """The type of a tensor of the engine. Raises ModelError for one that numpy lacks."""
-        kind = str(engine.get_tensor_dtype(name)).rsplit(".", maxsplit=1)[-1]
-        if kind not in DTYPES:
+        kind = dtype_name(engine.get_tensor_dtype(name))
+        if kind not in DTYPES.values():
             raise ModelError(f"{self.network.label}: tensor {name!r} is of type {kind}, which is not supported")
-        return np.dtype(DTYPES[kind])
+        return np.dtype(kind)
 
     def runner(self) -> TensorRtRunner:
         """An execution context with buffers of its own. Raises HardwareError where the GPU's memory does not suffice."""

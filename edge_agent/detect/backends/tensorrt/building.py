@@ -103,8 +103,9 @@ def make_plan(
     with network.verified() as paths:
         onnx, external = read_onnx(paths, network.folder.absolute(), network.file.path)
         recipe = Recipe(
-            where=str(network.path),
+            where=f"model {network.label}: {network.path}",
             input=network.input.name,
+            dtype=network.input.dtype,
             shape=key.shape,
             outputs=network.outputs,
             precision=key.precision,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_agent.detect.backends.tensorrt.half import HalfNetwork, HalfRefused
-from edge_agent.detect.backends.tensorrt.vendor import OUT_OF_MEMORY, load_tensorrt, logger_of, sizes
+from edge_agent.detect.backends.tensorrt.vendor import OUT_OF_MEMORY, dtype_name, load_tensorrt, logger_of, sizes
 from edge_agent.detect.child import Say
 from edge_agent.errors import HardwareError, ModelError
 
@@ -32,10 +32,11 @@ REPORT_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to build. ``shape`` is the input without the batch; ``where`` names the file in errors."""
+    """What to build. ``shape`` is the input without the batch, ``dtype`` its type; ``where`` names model and file in errors."""
 
     where: str
     input: str
+    dtype: str
     shape: tuple[int, ...]
     outputs: tuple[str, ...]
     precision: str
@@ -139,6 +140,9 @@ class Compiler:
             raise ModelError(
                 f"{recipe.where}: input {recipe.input!r} is {list(shape)}, the manifest says {list(wanted)}"
             )
+        kind = dtype_name(inputs[0].dtype)
+        if kind != recipe.dtype:
+            raise ModelError(f"{recipe.where}: input {recipe.input!r} is {kind}, the manifest says {recipe.dtype}")
 
     def _set_profile(
         self,

@@ -82,6 +82,23 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
+DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+
+
+def dtype_name(kind: tensorrt.DataType) -> str:
+    """numpy's name of a type; TensorRT's own for one that numpy lacks."""
+    name = str(kind).rsplit(".", maxsplit=1)[-1]
+    return DTYPES.get(name, name)
+
+
 def sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
     """A shape of TensorRT's as a tuple."""
     return tuple(dims[i] for i in range(len(dims)))
