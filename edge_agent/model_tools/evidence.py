@@ -60,7 +60,7 @@ class Grid:
         """``also``: a number of boxes that is taken for a grid, of strides nobody knows."""
         cells = {sum((size[0] // s) * (size[1] // s) for s in strides): strides for strides in reversed(GRIDS)}
         anchors = {3 * n: strides for n, strides in cells.items()}
-        extra: dict[int, tuple[int, ...]] = {} if also is None else {also: STRIDES}
+        extra: dict[int, tuple[int, ...]] = {} if also is None else {also: ()}
         return Grid(size, extra | cells, extra | anchors)
 
 
@@ -128,6 +128,8 @@ def highest_class(classes: NDArray[Any] | None, scores: NDArray[Any] | None) -> 
 
 def follows_grid(boxes: NDArray[Any], size: tuple[int, int], strides: Sequence[int]) -> bool | None:
     """Whether the boxes (N,4) lie where their cells are, as decoded ones do; None where this is not the grid's number."""
+    if not strides:
+        return None
     cell_x = np.concatenate([np.tile(np.arange(size[0] // s) * s, size[1] // s) for s in strides])
     if len(cell_x) != len(boxes):
         return None
@@ -136,6 +138,8 @@ def follows_grid(boxes: NDArray[Any], size: tuple[int, int], strides: Sequence[i
     return any(float(np.corrcoef(cell_x, x)[0, 1]) > 0.9 for x in centres if np.std(x) > 0)
 
 
-def slashed(strides: Sequence[int]) -> str:
-    """8/16/32."""
-    return "/".join(map(str, strides))
+def cells_of(number: int, strides: Sequence[int], what: str = "the cells") -> str:
+    """Why this number of boxes is a grid's."""
+    if not strides:
+        return f"{number} boxes are taken for a grid, though of no usual strides"
+    return f"{number} boxes are {what} of strides {'/'.join(map(str, strides))}"

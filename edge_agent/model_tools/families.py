@@ -19,6 +19,7 @@ from edge_agent.model_tools.evidence import (
     Match,
     Output,
     boxes_of,
+    cells_of,
     corners,
     follows_grid,
     highest_class,
@@ -26,7 +27,6 @@ from edge_agent.model_tools.evidence import (
     judge_boxes,
     judge_scores,
     rows_of,
-    slashed,
 )
 
 
@@ -52,12 +52,10 @@ def _yolov8(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     _, rows, columns = outputs[0].shape
     cells = grid.cells
     if rows >= 5 and columns in cells and rows not in cells:
-        because = f"{columns} boxes are the cells of strides {slashed(cells[columns])}; 4 + {rows - 4} numbers each"
+        because = f"{cells_of(columns, cells[columns])}; 4 + {rows - 4} numbers each"
         yield _dense("yolov8", outputs[0], 1, rows - 4, because, grid)
     if columns >= 5 and rows in cells and columns not in cells:
-        because = (
-            f"{rows} boxes are the cells of strides {slashed(cells[rows])}; 4 + {columns - 4} numbers each, transposed"
-        )
+        because = f"{cells_of(rows, cells[rows])}; 4 + {columns - 4} numbers each, transposed"
         yield _dense("yolov8", outputs[0], 2, columns - 4, because, grid, transposed=True)
 
 
@@ -69,7 +67,7 @@ def _yolox(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     if rows not in cells or columns < 6 or columns in cells:
         return
     strides = cells[rows]
-    because = f"{rows} boxes are the cells of strides {slashed(strides)}; 5 + {columns - 5} numbers each"
+    because = f"{cells_of(rows, strides)}; 5 + {columns - 5} numbers each"
     match = _dense("yolox", outputs[0], 2, columns - 5, because, grid)
     boxes, _ = rows_of(outputs[0], 2)
     match.decode.pop("boxes", None)
@@ -92,9 +90,7 @@ def _yolov5(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     _, rows, columns = outputs[0].shape
     cells = grid.anchors
     if rows in cells and columns >= 6:
-        because = (
-            f"{rows} boxes are 3 anchors in the cells of strides {slashed(cells[rows])}; 5 + {columns - 5} numbers each"
-        )
+        because = f"{cells_of(rows, cells[rows], '3 anchors in the cells')}; 5 + {columns - 5} numbers each"
         yield _dense("yolov5", outputs[0], 2, columns - 5, because, grid)
 
 
@@ -184,7 +180,7 @@ def _grid_pair(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     number, classes = (boxes.shape[1], scores.shape[2]) if rows else (boxes.shape[2], scores.shape[1])
     table = rows_of(boxes, 2 if rows else 1)[0]
     for family, why in _split_families(boxes, table, grid, rows=rows):
-        because = f"boxes and scores apart, {number} boxes are the cells of a grid; {why}"
+        because = f"boxes and scores apart, {cells_of(number, grid.cells[number])}; {why}"
         match = Match(family, (boxes, scores), classes, because)
         if family == "fcos":
             _set_strides(match, grid.cells[number])
@@ -210,7 +206,7 @@ def _split_families(boxes: Output, table: NDArray[Any] | None, grid: Grid, *, ro
     decoded = "yolonas" if rows else "yolov8"
     follows = None if table is None else follows_grid(table, grid.size, grid.cells[len(table)])
     if table is None or follows is None:
-        why = "their numbers were not seen on a picture"
+        why = "nothing shows what their numbers are"
         yield "yolov8", why
         if rows:
             yield "yolonas", why
@@ -225,7 +221,7 @@ def _split_families(boxes: Output, table: NDArray[Any] | None, grid: Grid, *, ro
 
 
 def _set_strides(match: Match, strides: Sequence[int]) -> None:
-    if tuple(strides) != STRIDES:
+    if strides and tuple(strides) != STRIDES:
         match.decode["strides"], match.reasons["strides"] = list(strides), "the grid that has this many cells"
 
 

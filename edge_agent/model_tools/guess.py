@@ -177,7 +177,10 @@ def _family(draft: Draft, outputs: list[Output], size: tuple[int, int], facts: F
     if choices.family is not None and not found:
         raise UsageError(f"--family {choices.family}: the outputs ({shapes}) do not fit that family")
     if not found:
-        raise ModelError(f"its outputs ({shapes}) are those of no family that is known; see docs/decoders.md")
+        raise ModelError(
+            f"its outputs ({shapes}) are those of no family that is known: {', '.join(_USUAL)}; "
+            "on a grid of unusual strides --family names it"
+        )
     known = choices.labels or facts.hints.labels
     if len(found) > 1 and known:
         fitting = [m for m in found if m.classes in (None, len(known))]
