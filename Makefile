@@ -61,7 +61,7 @@ lock: .venv/.dev ## resolve requirements/*.txt anew (hashes for every Python and
 schema: .venv/.run ## write docs/config.schema.json, the JSON Schema of config.yaml, anew
 	@$(BIN)/edge-agent schema config >docs/config.schema.json
 
-screenshots: .venv/.run ## draw docs/img/panel.svg anew, from a real run
+screenshots: .venv/.run ## draw docs/img/*.svg anew, from real runs
 	@scripts/fetch_pedestrian_video.sh
 	@$(BIN)/python scripts/make_screenshots.py
 
