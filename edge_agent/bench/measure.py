@@ -135,7 +135,9 @@ class Measurement:
         host = HostProbe(self._agent.config.state_dir, min_interval_s=0.0)
         threads = max(1, min(self._agent.workers, self._detector.backend.concurrency))
         totals = Totals(self._detector, threads, temperature_c())
+        before = peak_rss_mb()
         bare = BareModel(self._detector.backend, self._tensor(), threads, self._agent.stop)
+        totals.bare_rss_mb = peak_rss_mb() - before
         try:
             self._alone(bare, totals, 0)
             for number in range(1, self._rounds + 1):
