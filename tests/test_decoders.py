@@ -297,6 +297,7 @@ def test_numbers_out_of_all_bounds_never_raise_and_never_come_out(name: str, tru
                 output.ravel()[place] = data.draw(POISON)
     boxes, scores, classes = decode(WRITINGS[name], outputs, 0.05)
     assert np.isfinite(boxes).all() and (scores >= 0).all() and (scores <= 1).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all(), "a box has an area"
     assert ((classes >= 0) & (classes < CLASSES)).all()
 
 

@@ -55,7 +55,10 @@ class ModelDetector:
             keep = nms(boxes, scores, classes, config.nms_iou, config.max_detections)
         else:
             keep = best(boxes, scores, config.max_detections)
-        found = Detections(letterbox.to_source(boxes[keep]), scores[keep], classes[keep], self.labels)
+        placed = letterbox.to_source(boxes[keep])
+        # What lay wholly in the letterbox's border has no area left.
+        seen = (placed[:, 2:] > placed[:, :2]).all(axis=1)
+        found = Detections(placed, scores[keep], classes[keep], self.labels).select(seen)
         clock.lap("postprocess")
         return found
 

@@ -105,8 +105,9 @@ def numbered(network: Network, classes: F32) -> I32:
 
 
 def finish(boxes: F32, scores: F32, classes: I32) -> Candidates:
-    """Drop what is no detection: a box or a score that is not finite, a class without a label."""
-    good = np.isfinite(boxes).all(axis=1) & np.isfinite(scores) & (classes >= 0)
+    """Drop what is no detection: a box that is not finite or has no area, a score that is not finite, a class without a label."""
+    good = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    good &= np.isfinite(scores) & (classes >= 0)
     if not good.all():
         boxes, scores, classes = boxes[good], scores[good], classes[good]
     # The step of a quantised score can lead a little over 1.
