@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
+
 from edge_agent.detect.backends import BACKENDS, Backend, LoadRequest, Runner
 from edge_agent.detect.decoders import FAMILIES
 from edge_agent.detect.nms import best, nms
@@ -57,7 +59,7 @@ class ModelDetector:
             keep = best(boxes, scores, config.max_detections)
         placed = letterbox.to_source(boxes[keep])
         # What lay wholly in the letterbox's border has no area left.
-        seen = (placed[:, 2:] > placed[:, :2]).all(axis=1)
+        seen = np.flatnonzero((placed[:, 2:] > placed[:, :2]).all(axis=1))
         found = Detections(placed, scores[keep], classes[keep], self.labels).select(seen)
         clock.lap("postprocess")
         return found
