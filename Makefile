@@ -31,9 +31,13 @@ venv: .venv/.run ## create .venv from the lock (PYTHON= which interpreter, EXTRA
 test-deps: ## install the system packages the tests need, where missing (apt, sudo when not root)
 	@scripts/test_deps.sh
 
+.venv/.extra-rtx: requirements/extra-rtx.txt
+	@scripts/make_venv.sh "$(PYTHON)" extra-rtx
+
 # The order matters on a bare box: test-deps brings python3-venv.
 test: test-deps ## everything: lint, types, import contracts, all tests
 	@$(MAKE) --no-print-directory lint
+	@[ "$$(uname -m)" != x86_64 ] || $(MAKE) --no-print-directory .venv/.extra-rtx
 	@$(BIN)/python -m pytest -q
 
 check: lint ## lint, types, import contracts and the fast tests, in under a minute

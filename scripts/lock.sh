@@ -18,6 +18,6 @@ compile() {
 compile requirements/dev.txt --extra opencv --extra onnx --extra dev --constraint requirements/constraints.in
 compile requirements/run.txt --extra opencv --extra onnx --constraint requirements/dev.txt
 mapfile -t run < <(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package=\1/p' requirements/run.txt | sort -u)
-for extra in coral influxdb openvino systemd tensorrt; do
+for extra in coral influxdb openvino rtx systemd tensorrt; do
     compile "requirements/extra-$extra.txt" --extra "$extra" --constraint requirements/dev.txt --constraint requirements/constraints.in "${run[@]}"
 done
