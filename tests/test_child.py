@@ -37,6 +37,12 @@ def test_a_result_comes_back_apart_from_what_libraries_print() -> None:
     assert heard == [("preparing", 0.0), ("halfway there", 0.5)]
 
 
+def test_what_lies_in_the_current_folder_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('a stranger ran')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert act("answer") is not None
+
+
 def test_a_segmentation_fault_is_an_error_that_says_where() -> None:
     with pytest.raises(HardwareError, match=r"SIGSEGV while calling the vendor.*vendor: assertion failed"):
         act("segfault")

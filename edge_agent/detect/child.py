@@ -1,6 +1,6 @@
 """Work that may crash, hang or eat all memory runs in a child process: there, the worst a vendor library can do is an error.
 
-The child is ``sys.executable -m <module>``; it reads one JSON request from stdin and writes JSON lines to what was its
+The child runs ``<module>`` as ``python -m`` would; it reads one JSON request from stdin and writes JSON lines to what was its
 stdout: ``{"doing": ...}`` as often as it likes, then one ``{"result": ...}`` or ``{"error": ...}``. What libraries print
 goes to stderr, whose last lines end up in the error.
 """
@@ -34,6 +34,10 @@ MAX_TEXT = 4000
 POLL_S = 0.1
 LEAVE_S = 5.0
 PR_SET_PDEATHSIG = 1
+_START = (
+    "import runpy, sys; sys.path[:] = [p for p in sys.path if p]; runpy.run_module(sys.argv[1], run_name='__main__')"
+)
+"""``python -m`` without the current folder in its path: a cv2.py lying there must not run as whoever calls us."""
 log = logging.getLogger(__name__)
 TYPES: dict[str, type[EdgeAgentError]] = {
     t.__name__: t for t in (HardwareError, ModelError, InferenceError, UsageError)
@@ -113,7 +117,7 @@ def run_child(
         stdin.seek(0)
         # A session of its own: it is stopped together with whatever it started.
         child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", module], stdin=stdin, stdout=-1, stderr=-1, start_new_session=True
+            [sys.executable, "-c", _START, module], stdin=stdin, stdout=-1, stderr=-1, start_new_session=True
         )
     talk = _Conversation(progress)
     end = "failed"
