@@ -6,6 +6,8 @@ The networks are small and untrained; decoder_networks/make.py says where they c
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,29 @@ def test_the_agent_finds_what_an_independent_implementation_finds(
     print(f"{name:18s} {len(matched)}/{len(scores)} objects, boxes {apart:.5f} px, scores {scores_apart:.1e} apart")
     assert apart <= reference["tolerance_px"]
     assert scores_apart <= 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_an_import_guesses_how_each_is_to_be_read(name: str, tmp_path: Path) -> None:
+    known = find_model(name, NETWORKS)
+    path = known.folder / known.manifest.files[0].path
+    command = ["model", "import", str(path), "--name", "guessed", "--labels", ",".join(known.manifest.labels)]
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_agent.cli", *command, "--models-dir", str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    guessed = find_model("guessed", tmp_path).manifest
+    assert (guessed.family, guessed.outputs, guessed.decode) == (
+        known.manifest.family,
+        known.manifest.outputs,
+        known.manifest.decode,
+    )
 
 
 def test_what_is_found_only_in_the_border_of_the_letterbox_is_no_detection(tmp_path: Path) -> None:
