@@ -234,13 +234,34 @@ def shorten(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 
 def main(names: list[str]) -> None:
-    from tests.decoder_networks.architectures import MAKERS
+    from tests.decoder_networks import anchor_free, anchors, lists
+    from tests.decoder_networks.ssd import ssd
 
+    makers: dict[str, Callable[[Path], Made]] = {
+        maker.__name__: maker
+        for maker in (
+            anchor_free.yolov8_layout,
+            anchor_free.yolov9_corners,
+            anchor_free.yolov9_split,
+            anchor_free.yolox_raw,
+            anchor_free.yolox_decoded,
+            anchor_free.yolov10_layout,
+            anchor_free.yolonas,
+            anchors.yolov7,
+            anchors.yolov4,
+            ssd,
+            lists.faster_rcnn,
+            lists.retinanet,
+            lists.rtdetr,
+            lists.dfine,
+        )
+    }
     cv2.imwrite(str(HERE / "picture.png"), picture())
-    for name in names or list(MAKERS):
+    for name in names or list(makers):
         folder = HERE / name / "1"
         folder.mkdir(parents=True, exist_ok=True)
-        made = MAKERS[name](folder)
+        torch.manual_seed(0)
+        made = makers[name](folder)
         if made.file == "model.onnx":
             model = onnx.load(folder / "model.onnx")
             shorten(model.graph, {name: name for name in ["images", *made.outputs]})
