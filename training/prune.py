@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from training.network import Block, Conv, Trunk
 
-RIDGE = 1e-3
+RIDGE = 1e-5
 """Share of the mean diagonal added to the normal equations."""
 POINTS = 6000
 """Places looked at in each batch and block."""
@@ -71,7 +71,7 @@ def _fit(
     a, b = torch.cat([r[0] for r in rows]).double(), torch.cat([r[1] for r in rows]).double()
     a = F.pad(a, (0, 1), value=1.0)
     gram = a.T @ a
-    gram += torch.eye(len(gram), dtype=gram.dtype) * gram.diagonal().mean() * RIDGE * 0.01
+    gram += torch.eye(len(gram), dtype=gram.dtype) * gram.diagonal().mean() * RIDGE
     solution = torch.linalg.solve(gram, a.T @ b)
     thin.project.conv.weight.copy_(solution[:-1].T[:, :, None, None])
     assert thin.project.conv.bias is not None
