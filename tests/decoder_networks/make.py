@@ -235,7 +235,7 @@ def shorten(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 def main(names: list[str]) -> None:
     from tests.decoder_networks import anchor_free, anchors, lists
-    from tests.decoder_networks.ssd import ssd
+    from tests.decoder_networks.tflite_ssd import ssd
 
     makers: dict[str, Callable[[Path], Made]] = {
         maker.__name__: maker
