@@ -14,12 +14,12 @@ import pytest
 from edge_agent.config import DetectConfig
 from edge_agent.detect import backends, loading
 from edge_agent.detect.backends import Backend, LoadRequest, choice, tensorrt
-from edge_agent.detect.backends.onnxruntime import OnnxRuntimeBackend
+from edge_agent.detect.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeRunner
 from edge_agent.detect.detector import ModelDetector
 from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import Model, find_model
 from edge_agent.detect.serving import ServingDetector
-from edge_agent.errors import HardwareError, ModelError
+from edge_agent.errors import HardwareError, InferenceError, ModelError
 from edge_agent.types import Frame
 
 FRAME = Frame("a", 0, 0.0, 0.0, np.full((288, 384, 3), 99, np.uint8))
@@ -116,6 +116,24 @@ def test_a_detector_with_other_labels_does_not_take_over(model: Model) -> None:
     with pytest.raises(ModelError, match="other labels"):
         serving.swap(other)
     assert serving.current is not other
+
+
+def test_a_thread_for_which_the_device_has_no_room_fails_its_frame_only(model: Model) -> None:
+    """A worker lives through an InferenceError and through nothing else."""
+    full = [True]
+
+    class Crowded(OnnxRuntimeBackend):
+        def runner(self) -> OnnxRuntimeRunner:
+            if full[0]:
+                raise HardwareError("out of memory")
+            return super().runner()
+
+    crowded = detector(model)
+    crowded.backend = Crowded(LoadRequest(model.network("onnxruntime"), DetectConfig(), Path("never used")))
+    with pytest.raises(InferenceError, match="out of memory"):
+        crowded.detect(FRAME)
+    full[0] = False
+    assert crowded.detect(FRAME).labels == ("person",)
 
 
 def at_work(loader: DetectorLoader, serving: ServingDetector) -> tuple[str, bool]:

@@ -10,6 +10,7 @@ from edge_agent.detect.backends import BACKENDS, Backend, LoadRequest, Runner
 from edge_agent.detect.decoders import FAMILIES
 from edge_agent.detect.nms import best, nms
 from edge_agent.detect.preprocess import Preprocessor
+from edge_agent.errors import HardwareError, InferenceError
 from edge_agent.types import NO_CLOCK, Detections, Frame, StageClock
 
 
@@ -43,11 +44,9 @@ class ModelDetector:
     def detect(self, frame: Frame, clock: StageClock = NO_CLOCK) -> Detections:
         """Boxes in source pixels, best score first."""
         local = self._local
-        if local.preprocess is None:
-            local.run = self.backend.runner()
-            local.preprocess = Preprocessor(self.network.input, self.backend.input)
+        preprocess = local.preprocess or self._enter(local)
         clock.start()
-        tensor, letterbox = local.preprocess(frame.image)
+        tensor, letterbox = preprocess(frame.image)
         clock.lap("preprocess")
         outputs = local.run(tensor)
         clock.lap("inference")
@@ -63,6 +62,15 @@ class ModelDetector:
         found = Detections(placed, scores[keep], classes[keep], self.labels).select(seen)
         clock.lap("postprocess")
         return found
+
+    def _enter(self, local: _Workspace) -> Preprocessor:
+        """Give the calling thread what it needs. Raises InferenceError: short of memory now, the device may have some later."""
+        try:
+            local.run = self.backend.runner()
+            local.preprocess = Preprocessor(self.network.input, self.backend.input)
+        except HardwareError as error:
+            raise InferenceError(f"{self.backend_name}: another thread cannot join in: {error}") from error
+        return local.preprocess
 
     def close(self) -> None:
         """Release the backend."""

@@ -56,7 +56,7 @@ class Backend(Protocol):
         """Where it really runs, for status."""
 
     def runner(self) -> Runner:
-        """A runner for the calling thread."""
+        """A runner for the calling thread. Raises HardwareError where the device has no room for another."""
 
     def close(self) -> None:
         """Release the device. No runner may be used afterwards."""

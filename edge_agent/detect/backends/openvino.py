@@ -138,8 +138,12 @@ class OpenVinoBackend:
         self.device = ",".join(self._compiled.get_property("EXECUTION_DEVICES"))
 
     def runner(self) -> OpenVinoRunner:
-        """A runner with an inference request of its own."""
-        return OpenVinoRunner(self._openvino, self._compiled.create_infer_request(), self._ports)
+        """A runner with an inference request of its own. Raises HardwareError where the device has no room for it."""
+        try:
+            request = self._compiled.create_infer_request()
+        except Exception as error:
+            raise HardwareError(f"OpenVINO: {self.device} takes no further request: {_first_line(error)}") from error
+        return OpenVinoRunner(self._openvino, request, self._ports)
 
     def close(self) -> None:
         """The compiled model goes with its last runner."""
