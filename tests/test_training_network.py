@@ -245,7 +245,7 @@ def test_a_student_comes_nearer_to_its_teacher() -> None:
         )
     optimizer = torch.optim.Adam(student.parameters(), 1e-2)
     losses = []
-    for _ in range(8):
+    for _ in range(14):
         own = decode(student(x))
         loss = sum(distillation_loss(own[0], own[1], logits, boxes), torch.zeros(()))
         optimizer.zero_grad()
