@@ -20,7 +20,8 @@ from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
 from edge_agent.detect.child import Progress, run_child
 from edge_agent.detect.manifest import Model, ModelFile, Network
-from edge_agent.errors import HardwareError, ModelError
+from edge_agent.errors import HardwareError, ModelError, UsageError
+from edge_agent.model_tools.merge import copy_files
 from edge_agent.model_tools.sight import look, warnings
 from edge_agent.model_tools.staging import free_place, publish, sha256, staging_folder, write_manifest
 
@@ -60,7 +61,10 @@ class Compiled:
 
 
 def compile_model(request: CompileRequest) -> Compiled:
-    """Raises ModelError (nothing to make it from, or it cannot be made), HardwareError (a tool or device is missing)."""
+    """Raises ModelError (nothing to make it from, or it cannot be made), HardwareError (a tool or device is missing).
+
+    UsageError: the version, or a file of that name in it, is there already.
+    """
     return _TARGETS[request.target](request)
 
 
@@ -76,18 +80,20 @@ def _copy_with(
     with staging_folder(request.models_dir) as staging:
         folder = staging / manifest.name / version
         folder.mkdir(parents=True)
-        for file in manifest.files:
-            for name in (file.path, *(part.path for part in file.parts)):
-                shutil.copyfile(request.model.folder / name, folder / name)
-        for file in manifest.files:  # what was copied is what the manifest says, not what the disk made of it
-            with Network(manifest, file, folder).verified():
-                pass
+        copy_files(request.model, folder)
         entry, text, notes = make(source, folder)
         entry = ModelFile.model_validate(entry).model_dump(mode="json", exclude_defaults=True)
         fields = yaml.safe_load((request.model.folder / "manifest.yaml").read_text(encoding="utf-8"))
         write_manifest(folder, fields | {"version": version, "files": [entry, *fields["files"]]})
         publish(folder, target, staging)
     return Compiled(f"{manifest.name}@{version}", text, notes)
+
+
+def _new(folder: Path, name: str) -> Path:
+    """Where a file is to be made: in place of another of the same version it would not be what the manifest says of that."""
+    if (folder / name).exists():
+        raise UsageError(f"the model has a file {name} already: this one would be called so too")
+    return folder / name
 
 
 def _source(model: Model, backend: str, wanted: str, fits: Callable[[ModelFile], bool] = lambda _: True) -> Network:
@@ -106,7 +112,8 @@ def _openvino(request: CompileRequest) -> Compiled:
 
 
 def _convert(source: Network, folder: Path) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    path = folder / f"{Path(source.file.path).stem}.xml"
+    path = _new(folder, f"{Path(source.file.path).stem}.xml")
+    _new(folder, path.with_suffix(".bin").name)
     asked = {"onnx": str((folder / source.file.path).absolute()), "xml": str(path.absolute())}
     answer = run_child(
         "edge_agent.model_tools.convert", asked, what=f"conversion of {source.label}", timeout_s=CONVERT_S
@@ -128,8 +135,7 @@ def _convert(source: Network, folder: Path) -> tuple[dict[str, Any], str, tuple[
 
 
 def _overrides(source: Network) -> dict[str, Any]:
-    own = source.file.model_dump(mode="json", include={"input", "outputs", "decode"}, exclude_none=True)
-    return dict(own)
+    return source.file.model_dump(mode="json", include={"input", "outputs", "decode"}, exclude_none=True)
 
 
 # ---- Coral
@@ -149,6 +155,7 @@ def _coral(request: CompileRequest) -> Compiled:
 
 
 def _edgetpu(compiler: str, source: Network, folder: Path) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    made = _new(folder, f"{Path(source.file.path).stem}_edgetpu.tflite")
     try:
         done = subprocess.run(  # noqa: S603 - no shell; the path comes from PATH, the name from a manifest
             [compiler, "-s", "-o", str(folder), str(folder / source.file.path)],
@@ -162,7 +169,6 @@ def _edgetpu(compiler: str, source: Network, folder: Path) -> tuple[dict[str, An
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HardwareError(f"{compiler}: {error}") from error
     report = parse_report((done.stdout + done.stderr)[:MAX_REPORT])
-    made = folder / f"{Path(source.file.path).stem}_edgetpu.tflite"
     made.with_suffix(".log").unlink(missing_ok=True)
     if done.returncode or not made.is_file():
         raise ModelError(f"edgetpu_compiler cannot compile {source.file.path}: {report.last or 'it gives no reason'}")
