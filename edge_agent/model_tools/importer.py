@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.config import DetectConfig, OpenVinoConfig
-from edge_agent.detect.manifest import BackendName, Model, Network, load_model
+from edge_agent.detect.manifest import Model, Network, load_model
 from edge_agent.detect.trial import TrialResult
 from edge_agent.errors import EdgeAgentError, ModelError, UsageError
 from edge_agent.model_tools import sandbox
@@ -23,6 +23,7 @@ from edge_agent.model_tools.sight import look, warnings
 from edge_agent.model_tools.staging import free_place, publish, sha256, staging_folder, write_manifest
 
 ON_CPU = DetectConfig(openvino=OpenVinoConfig(device="CPU"))
+"""Where a file of somebody else's is tried: there its memory is limited, and no driver is reached."""
 Ask = Callable[[list[Question], Choices], Choices]
 """Gets answers from whoever sits there. Raises UsageError where nobody does."""
 
@@ -107,10 +108,10 @@ def _outputs(work: Path, facts: Facts) -> list[NDArray[Any]]:
 
 
 def _with_overrides(reasons: list[Reason], request: ImportRequest) -> list[Reason]:
-    merged = {reason.key: reason for reason in reasons}
+    by_key = {reason.key: reason for reason in reasons}
     for key, value in request.overrides:
-        merged[key] = Reason(key, value, "--set")
-    return list(merged.values())
+        by_key[key] = Reason(key, value, "--set")
+    return list(by_key.values())
 
 
 def _write(folder: Path, facts: Facts, draft: Draft, request: ImportRequest) -> None:
@@ -148,15 +149,9 @@ def _try(model: Model, facts: Facts, request: ImportRequest, work: Path) -> tupl
     """Run the whole detector on a picture. A file that its own backend cannot run is refused."""
     if facts.not_run:
         return None, facts.not_run
-    backend = cast(BackendName, BACKENDS[facts.format])
+    network = Network(model.manifest, model.manifest.files[-1], model.folder)
     try:
-        return look(
-            Network(model.manifest, model.manifest.files[-1], model.folder),
-            backend,
-            DetectConfig(),
-            request.image,
-            work,
-        ), ""
+        return look(network, network.file.backend, ON_CPU, request.image, work), ""
     except UsageError:
         raise
     except EdgeAgentError as error:

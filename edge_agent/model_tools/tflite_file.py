@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,9 @@ def _tensor(detail: dict[str, Any]) -> Tensor:
 
 
 def _texts(path: Path) -> Hints:
-    """TFLite's metadata writer and ultralytics append a zip archive of texts to the file."""
+    """TFLite's metadata writer and ultralytics append a zip archive of texts to the file; a damaged one says nothing."""
     hints = Hints()
-    with contextlib.suppress(zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError):
+    with contextlib.suppress(zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist()[:MAX_TEXTS]:
                 if entry.file_size > MAX_LABEL_BYTES or not entry.filename.lower().endswith((".txt", ".json")):
