@@ -236,7 +236,9 @@ def read_pictures(source: Path, limit: int) -> Iterator[tuple[str, U8]]:
             if not capture.grab():
                 return
             if number in wanted:
-                yield f"frame {number}", np.asarray(capture.retrieve()[1], np.uint8)
+                whole, picture = capture.retrieve()
+                if whole:
+                    yield f"frame {number}", np.asarray(picture, np.uint8)
     finally:
         capture.release()
 
