@@ -279,6 +279,16 @@ def test_a_backend_that_is_asked_for_and_missing_is_a_failure(tmp_path: Path) ->
     assert "MoonExecutionProvider is not among them" in state_of(accelerators.onnxruntime, unknown)[1]
 
 
+@pytest.mark.slow
+def test_the_openvino_device_that_is_asked_for(tmp_path: Path) -> None:
+    box = plant(tmp_path, {"etc/hostname": "box"})
+    several = configured(box, tmp_path, "detect: {backend: openvino, openvino: {device: 'HETERO:CPU'}}\n")
+    assert state_of(accelerators.openvino, several)[0] == "ok"
+    gone = configured(box, tmp_path, "detect: {backend: openvino, openvino: {device: 'HETERO:GPU.7,CPU'}}\n")
+    state, said = state_of(accelerators.openvino, gone)
+    assert state == "fail" and "no device 'GPU.7' here" in said and "detect.openvino.device" in said
+
+
 def test_an_nvidia_card_without_its_driver(tmp_path: Path) -> None:
     box = plant(tmp_path, {"sys/bus/pci/devices/0000:01:00.0/vendor": "0x10de\n"})
     assert state_of(accelerators.gpu, box)[0] == "fail"

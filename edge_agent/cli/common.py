@@ -44,7 +44,7 @@ def out(text: str) -> None:
 
 
 def end(code: int) -> int:
-    """``code``, for a verb that ran the agent; does not come back while a thread of it hangs."""
+    """``code``, for a verb that starts threads; does not come back while one of them hangs."""
     if threading.active_count() > 1:
         # In native code (a dead camera, a driver): tearing the interpreter down under it may hang as well.
         logging.shutdown()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-from edge_agent.cli.common import add_verb, default_config, out
+from edge_agent.cli.common import add_verb, default_config, end, out
 
 AREAS = ("system", "agent", "accelerators", "model", "cameras", "storage", "network")
 
@@ -45,12 +43,7 @@ def _doctor(args: argparse.Namespace) -> int:
     else:
         for line in plain(report):
             out(line)
-    code = 0 if report.ok else 1
-    if threading.active_count() > 1:
-        # A check hangs in native code: tearing the interpreter down under it may hang as well.
-        sys.stdout.flush()
-        os._exit(code)
-    return code
+    return end(0 if report.ok else 1)
 
 
 def _examine(config: Path | None, only: str | None, console: Any) -> Any:

@@ -113,24 +113,19 @@ def openvino(box: Box) -> Outcome:
     fix = "pip install 'edge-agent[openvino]'"
     try:
         answer = ask("openvino")
+        reason = reason_against(box, "openvino") if detect_config(box).backend == "openvino" else ""
     except HardwareError as error:
         if not installed("openvino"):
             return lacking(box, "openvino", "not installed", fix)
         return fail(str(error), "reinstall openvino")
     devices = answer["devices"]
     text = f"{answer['version']}: {', '.join(f'{key} ({name})' for key, name in devices.items()) or 'no device'}"
+    if reason:
+        return fail(f"{text}; {reason}", "correct detect.openvino.device, or install that device's driver")
     render = box.glob("dev/dri/renderD*")
     intel = any(box.read(f"sys/class/drm/{node.name}/device/vendor") == "0x8086" for node in render)
     if intel and not any(key.startswith("GPU") for key in devices):
         return warn(f"{text}; the Intel GPU is not among them", "sudo apt install intel-opencl-icd; group render")
-    wanted = detect_config(box).openvino.device
-    if detect_config(box).backend == "openvino" and wanted.partition(".")[0] not in {
-        "AUTO",
-        *(d.partition(".")[0] for d in devices),
-    }:
-        return fail(
-            f"{text}; {wanted} is not among them", "correct detect.openvino.device, or install that device's driver"
-        )
     return ok(text)
 
 

@@ -6,7 +6,6 @@ import ctypes
 import importlib
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,11 +96,9 @@ def onnxruntime(_: Say) -> dict[str, Any]:
 
 def openvino(_: Say) -> dict[str, Any]:
     """Version and devices."""
-    # Importing the package calls home from its model converter; None in its place keeps that from loading.
-    for name in ("openvino_telemetry", "openvino.tools.ovc"):
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
-    import openvino as runtime
+    from edge_agent.detect.backends.openvino import import_openvino
 
+    runtime = import_openvino()
     core = runtime.Core()
     devices = {device: str(core.get_property(device, "FULL_DEVICE_NAME")) for device in core.available_devices}
     return {"version": str(runtime.get_version()).partition("-")[0], "devices": devices}
