@@ -6,13 +6,12 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edge_agent.cli.common import out, positive
-from edge_agent.cli.model_common import MODEL, config, detect_config, model_verb, models_dir, show_on_screen
+from edge_agent.cli.model_common import MODEL, cache, detect_config, model_verb, models_dir, show_on_screen
+from edge_agent.detect.manifest import BackendName
 from edge_agent.errors import ModelError, UsageError
-
-BACKENDS = ("onnxruntime", "tflite", "openvino", "tensorrt")
 
 
 def add(verbs: Any) -> None:
@@ -40,7 +39,9 @@ def _add_parity(verbs: Any) -> None:
     parser.add_argument("b", metavar="B", help=MODEL)
     parser.add_argument("--images", required=True, type=Path, metavar="DIR|VIDEO")
     for side in ("a", "b"):
-        parser.add_argument(f"--backend-{side}", choices=BACKENDS, help="default: that of the model's first file")
+        parser.add_argument(
+            f"--backend-{side}", choices=get_args(BackendName), help="default: that of the model's first file"
+        )
     parser.add_argument(
         "--labels", type=Path, metavar="COCO.json", help="true boxes; default: what A sees counts as true"
     )
@@ -82,14 +83,13 @@ def _compile(args: argparse.Namespace) -> int:
     from edge_agent.detect.manifest import find_model
     from edge_agent.model_tools.compile import CompileRequest, compile_model
 
-    found = config(args)
     folder = models_dir(args)
     request = CompileRequest(
         model=find_model(args.model, folder),
         target=args.target,
         models_dir=folder,
         config=detect_config(args),
-        cache=(found.state_dir if found is not None else Path(".state")) / "cache",
+        cache=cache(args),
         version=args.as_version,
         replace=args.replace,
     )
@@ -145,6 +145,4 @@ def _side(args: argparse.Namespace, side: str) -> Any:
 
     model = find_model(getattr(args, side), models_dir(args))
     backend = getattr(args, f"backend_{side}") or model.manifest.files[0].backend
-    found = config(args)
-    cache = (found.state_dir if found is not None else Path(".state")) / "cache"
-    return Side(model.network(backend), backend, cache)
+    return Side(model.network(backend), backend, cache(args))

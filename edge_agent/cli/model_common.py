@@ -39,6 +39,12 @@ def detect_config(args: argparse.Namespace) -> DetectConfig:
     return found.detect if found is not None else DetectConfig()
 
 
+def cache(args: argparse.Namespace) -> Path:
+    """Where the agent keeps what backends build."""
+    found = config(args)
+    return (found.state_dir if found is not None else Path(".state")) / "cache"
+
+
 def show_on_screen(renderable: Any) -> None:
     """Print a table; into a file or a pipe at a width of its own."""
     from rich.console import Console
