@@ -13,6 +13,8 @@ import yaml
 from edge_agent.cli import main
 from edge_agent.detect.manifest import Network, find_model
 from edge_agent.model_tools.compile import parse_report
+from edge_agent.model_tools.tflite_file import read_tflite
+from tests import model_networks as networks
 
 FOLDER = Path(__file__).parent
 TFLITE = FOLDER / "tflite_networks"
@@ -144,6 +146,18 @@ def test_tflite_files_come_in_and_find_the_square(
     assert entry.precision == ("int8" if "int8" in file else entry.precision)
 
 
+def test_damaged_texts_at_the_end_of_a_tflite_file_say_nothing(tmp_path: Path) -> None:
+    path = Path(shutil.copy(TFLITE / "float.tflite", tmp_path))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.txt", "square\n" * 50)
+    assert set(read_tflite(path)[0].hints.labels) == {"square"}
+    content = bytearray(path.read_bytes())
+    packed = content.index(b"labels.txt") + len("labels.txt")
+    content[packed : packed + 6] = b"\xff" * 6
+    path.write_bytes(content)
+    assert read_tflite(path)[0].hints.labels == ()
+
+
 @pytest.mark.slow
 def test_the_same_network_for_other_devices_becomes_one_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -191,25 +205,30 @@ def test_a_model_for_the_edge_tpu_comes_in_and_is_not_tried_without_one(
 
 
 @pytest.mark.slow
-def test_compile_for_openvino_makes_a_version_that_runs(
-    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["compile", "person-pilot", "--target", "openvino", "--models-dir", models]
+def test_compile_for_openvino_makes_a_version_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = tmp_path / "models"
+    (tmp_path / "tiny.onnx").write_bytes(networks.yolov8())
+    known = ["--labels", ",".join(networks.LABELS), "--models-dir", models]
+    code, answer = run(capsys, "import", tmp_path / "tiny.onnx", "--name", "tiny", *known)
+    assert code == 0, answer
+    arguments = ["compile", "tiny", "--target", "openvino", "--models-dir", models]
     code, answer = run(capsys, *arguments)
-    assert (code, answer["made"]) == (0, "person-pilot@0.1.0-openvino")
-    model = find_model("person-pilot@0.1.0-openvino", models)
+    assert (code, answer["made"]) == (0, "tiny@1.0.0-openvino")
+    model = find_model("tiny@1.0.0-openvino", models)
     assert [f.backend for f in model.manifest.files] == ["openvino", "onnxruntime"]
-    assert find_model("person-pilot", models).manifest.version == "0.1.0"  # it serves only where it is asked for
-    code, answer = run(capsys, "verify", "person-pilot@0.1.0-openvino", "--models-dir", models)
+    assert find_model("tiny", models).manifest.version == "1.0.0"  # it serves only where it is asked for
+    code, answer = run(capsys, "verify", "tiny@1.0.0-openvino", "--models-dir", models)
     checks = answer["checks"]
     assert isinstance(checks, list)
     assert [c["state"] for c in checks] == ["ok"] * 4
     assert run(capsys, *arguments)[0] == 2  # it is there already
     assert run(capsys, *arguments, "--replace")[0] == 0
+    arguments[1] = "tiny@1.0.0-openvino"  # what is made would lie where its own file lies
+    code, answer = run(capsys, *arguments)
+    assert code == 2 and "a file tiny.xml already" in str(answer["problems"])
     # The IR by itself, as an integrator would get it from somebody.
-    folder = models / "person-pilot" / "0.1.0-openvino"
-    source = folder / model.manifest.files[0].path
-    code, answer = run(capsys, "import", source, "--name", "ir", "--labels", "person", "--models-dir", models)
+    source = models / "tiny" / "1.0.0-openvino" / model.manifest.files[0].path
+    code, answer = run(capsys, "import", source, "--name", "ir", *known)
     assert code == 0, answer
     entry = find_model("ir", models).manifest.files[0]
     assert (entry.backend, len(entry.parts)) == ("openvino", 1)
@@ -217,12 +236,13 @@ def test_compile_for_openvino_makes_a_version_that_runs(
         archive.write(source, "m_openvino_model/m.xml")
         archive.write(source.with_suffix(".bin"), "m_openvino_model/m.bin")
         archive.writestr(
-            "m_openvino_model/metadata.yaml", "task: detect\nlicense: MIT\nnames:\n  0: human\nx: &x [1]\ny: *x\n"
+            "m_openvino_model/metadata.yaml",
+            "task: detect\nlicense: MIT\nnames:\n  0: man\n  1: woman\n  2: child\nx: &x [1]\ny: *x\n",
         )
     code, answer = run(capsys, "import", tmp_path / "export.zip", "--name", "zipped", "--models-dir", models)
     assert code == 0, answer
     zipped = find_model("zipped", models).manifest
-    assert (zipped.labels, zipped.licence, zipped.files[0].precision) == (("human",), "MIT", "fp16")
+    assert (zipped.labels, zipped.licence, zipped.files[0].precision) == (("man", "woman", "child"), "MIT", "fp16")
 
 
 def test_without_its_tools_a_target_says_what_to_do(
