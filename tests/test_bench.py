@@ -128,7 +128,7 @@ def test_the_ratio_is_of_pipeline_and_bare_model_in_each_round(result: BenchResu
 
 @pytest.mark.slow
 def test_several_streams_and_a_table_for_people(root: Path, video: Path, tmp_path: Path) -> None:
-    done = bench(root, tmp_path, video, "--streams", "2", "--frames", "10", "--backend", "onnxruntime")
+    done = bench(root, tmp_path, video, "--streams", "2", "--frames", "2", "--backend", "onnxruntime")
     assert (done.returncode, done.stderr) == (0, "")
     assert "tiny.avi 96x64, 2 streams" in done.stdout
     for words in ("decode boxes + NMS", "capture to outbox", "model alone", "of the model alone", "MB at most"):
@@ -139,7 +139,7 @@ def test_several_streams_and_a_table_for_people(root: Path, video: Path, tmp_pat
 @pytest.mark.slow
 def test_a_source_is_enough_where_there_is_no_configuration(root: Path, video: Path, tmp_path: Path) -> None:
     (tmp_path / "models").symlink_to(root / "models")
-    command = [*COMMAND, "bench", "--source", str(video), "--frames", "5", "--realtime", "--json"]
+    command = [*COMMAND, "bench", "--source", str(video), "--frames", "2", "--realtime", "--json"]
     done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["source"]["paced"] is True
@@ -151,10 +151,11 @@ def test_a_live_camera_sets_the_pace_and_its_password_stays_here(root: Path, tmp
     with RtspServer() as server:
         config = write_config(root, tmp_path, cameras=[{"id": "live", "source": server.url}])
         done = run_agent("bench", "-c", config, "--frames", "10", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     result = BenchResult.model_validate_json(done.stdout)
     assert result.source.paced and result.source.bytes is None and result.source.size == (320, 240)
-    assert "s3cret" not in done.stdout and "operator" not in done.stdout
+    for said in (done.stdout, done.stderr):  # it may warn of a view without detail
+        assert "s3cret" not in said and "operator" not in said
     assert result.stages["decode"].cpu_ms < result.stages["decode"].wall_ms.mean
 
 
