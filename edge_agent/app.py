@@ -247,7 +247,7 @@ class Agent:
         self.stop.set()
         steps = [
             StopStep("capture", lambda: self.supervisor.join("capture:", 1.8), 2.0),
-            StopStep("detection", lambda: self.supervisor.join("detect:", 1.8), 2.0),
+            StopStep("detection", self._close_detection, 2.0),
             StopStep("use cases", self._close_chains, 1.0),
             StopStep("outbox", lambda: self.outbox.flush(1.3), 1.5),
         ]
@@ -257,6 +257,11 @@ class Agent:
         if self.rest is not None:
             steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.5), 0.6))  # type: ignore[misc]
         run_stop_steps(steps)
+
+    def _close_detection(self) -> None:
+        # A device at which a worker hangs is left to the end of the process.
+        if self.supervisor.join("detect:", 1.8):
+            self.detector.close()
 
     def _close_chains(self) -> None:
         asked = self.supervisor.signal is not None or self.supervisor.failure is not None

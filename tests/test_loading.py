@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import Model, find_model
 from edge_agent.detect.serving import ServingDetector
 from edge_agent.errors import HardwareError, InferenceError, ModelError
-from edge_agent.types import Frame
+from edge_agent.types import NO_CLOCK, Detections, Frame, StageClock
 
 FRAME = Frame("a", 0, 0.0, 0.0, np.full((288, 384, 3), 99, np.uint8))
 
@@ -107,6 +108,35 @@ def test_frames_go_on_while_detectors_are_swapped_and_the_old_one_is_closed_once
         thread.join(20)
     assert not errors
     assert closed == replaced[:-1], "each is closed once, when the last thread has left it, and the one at work is not"
+
+
+def test_closing_waits_for_the_frame_that_is_inside_and_happens_once(model: Model) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    closed: list[ModelDetector] = []
+
+    class Slow(ModelDetector):
+        def detect(self, frame: Frame, clock: StageClock = NO_CLOCK) -> Detections:
+            inside.set()
+            assert go_on.wait(20)
+            assert not closed
+            return super().detect(frame, clock)
+
+        def close(self) -> None:
+            closed.append(self)
+            raise HardwareError("the driver is gone")
+
+    serving = ServingDetector(
+        Slow("onnxruntime", LoadRequest(model.network("onnxruntime"), DetectConfig(), Path("never used")))
+    )
+    with ThreadPoolExecutor(1) as pool:
+        frame = pool.submit(serving.detect, FRAME)
+        assert inside.wait(20)
+        serving.close()
+        assert not closed
+        go_on.set()
+        assert frame.result(20).labels == ("person",), "whoever closes it has its frame all the same"
+    serving.close()
+    assert len(closed) == 1
 
 
 def test_a_detector_with_other_labels_does_not_take_over(model: Model) -> None:
