@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import Backend, LoadRequest
@@ -188,6 +189,29 @@ def test_nothing_runs_after_close(built: LoadRequest) -> None:
         run(np.zeros(backend.input.shape, np.float32))
     with pytest.raises(HardwareError, match="closed"):
         backend.runner()
+
+
+def test_memory_that_a_picture_is_written_to_is_not_freed_under_it(built: LoadRequest) -> None:
+    backend = open_backend(built)
+    run = backend.runner()
+    plain = np.zeros(backend.input.shape, np.float32)
+    closer = threading.Thread(target=backend.close)
+    waited: list[bool] = []
+
+    class Closing:
+        """A picture during whose copy the backend is closed."""
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[np.float32]:
+            closer.start()
+            closer.join(0.3)
+            waited.append(closer.is_alive())
+            return plain
+
+    run(Closing())  # type: ignore[arg-type]
+    closer.join(20)
+    assert waited == [True] and not closer.is_alive() and left() == {}
+    with pytest.raises(InferenceError, match="closed"):
+        run(plain)
 
 
 def test_it_can_be_loaded_again_and_again(built: LoadRequest) -> None:

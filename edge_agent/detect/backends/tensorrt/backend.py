@@ -140,22 +140,26 @@ class TensorRtBackend:
 
     def runner(self) -> TensorRtRunner:
         """An execution context with buffers of its own. Raises HardwareError where the GPU's memory does not suffice."""
-        if self.engine is None:
-            raise HardwareError("the TensorRT backend is closed")
-        with self.turn, self.memory.current():
-            made = TensorRtRunner(self, self.engine)
+        with self.turn:
+            if self.engine is None:
+                raise HardwareError("the TensorRT backend is closed")
+            with self.memory.current():
+                made = TensorRtRunner(self, self.engine)
             self._runners.append(made)
         return made
 
     def close(self) -> None:
-        """Free everything, contexts before the engine. A second call does nothing."""
-        if self.engine is None:
+        """Free everything, contexts before the engine, as each runner comes out. A second call does nothing."""
+        with self.turn:
+            engine, self.engine = self.engine, None
+            runners, self._runners = self._runners, []
+        if engine is None:
             return
-        with self.turn, self.memory.current():
-            for runner in self._runners:
+        for runner in runners:
+            with runner.busy, self.turn, self.memory.current():
                 runner.free()
-            self._runners.clear()
-            self.engine = None
+        with self.turn, self.memory.current():
+            del engine
         self.memory.close()
 
 
@@ -163,6 +167,8 @@ class TensorRtRunner:
     """See ``Runner``. Made, run and freed with the context current."""
 
     def __init__(self, backend: TensorRtBackend, engine: tensorrt.ICudaEngine) -> None:
+        self.busy = threading.Lock()
+        """Held while it runs, taken before the backend's turn: its memory must not go meanwhile."""
         self._backend = backend
         self._messages = logger_of(backend.module)[1]
         context = engine.create_execution_context()
@@ -208,25 +214,29 @@ class TensorRtRunner:
 
     def __call__(self, tensor: NDArray[Any]) -> Sequence[F32]:
         """See ``Runner``."""
-        backend = self._backend
         try:
-            if self._context is None:
-                raise HardwareError("it is closed")
-            np.copyto(self._input.host, tensor, casting="no")
-            with backend.turn, backend.memory.current():
-                if self._replay is None:
-                    self._queue()
-                else:
-                    self._replay()
-                self._stream.synchronize()
-                if self._wants_graph:
-                    self._record()
+            with self.busy:
+                self._run(tensor)
         except Exception as error:
             raise InferenceError(f"TensorRT: {error}") from error
+        return self._results
+
+    def _run(self, tensor: NDArray[Any]) -> None:
+        backend = self._backend
+        if self._context is None:
+            raise HardwareError("it is closed")
+        np.copyto(self._input.host, tensor, casting="no")
+        with backend.turn, backend.memory.current():
+            if self._replay is None:
+                self._queue()
+            else:
+                self._replay()
+            self._stream.synchronize()
+            if self._wants_graph:
+                self._record()
         for result, buffer in zip(self._results, self._outputs, strict=True):
             if result is not buffer.host:
                 np.copyto(result, buffer.host, casting="unsafe")
-        return self._results
 
     def _queue(self) -> None:
         assert self._context is not None
