@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from edge_agent import config_file
+from edge_agent.app import Agent, RunOptions
 from tests.agent_process import COMMAND, RunningAgent, result_of, run_agent, write_config
 from tests.mosquitto import broker, free_port, subscriber, wait_for
 
@@ -176,6 +178,18 @@ def test_a_signal_ends_the_run_cleanly(root: Path, vtest_video: Path, tmp_path: 
     ended = [event for event in stored(tmp_path) if event.get("type", "").endswith(".ended")]
     assert ended and {event["data"]["reason"] for event in ended} <= {"shutdown", "left", "merged"}
     assert "shutdown" in {event["data"]["reason"] for event in ended}
+
+
+def test_the_device_is_released_at_the_end(
+    root: Path, vtest_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Agent(config_file.load(write_config(root, tmp_path)), RunOptions(mqtt=False, max_frames=3))
+    monkeypatch.setattr(agent.supervisor, "install_signals", lambda *_: None)  # the test's own process keeps its
+    detector, released = agent.detector.current, []
+    monkeypatch.setattr(detector, "close", lambda: released.append(agent.cameras[0].chain.stats.frames))
+    assert agent.run(lambda: None) == 0
+    assert released == [3]
+    assert agent.status().model.backend == "onnxruntime (cpu)"
 
 
 def test_rest_tells_the_truth_while_it_runs(root: Path, vtest_video: Path, tmp_path: Path) -> None:
