@@ -57,16 +57,15 @@ def warnings(sight: TrialResult) -> tuple[str, ...]:
     best = max((s.score for s in seen), default=0.0)
     if best > 1.001:
         found.append(f"the best score is {best:.3g}, beyond 1: perhaps logits; try --set decode.scores=logit")
-    # Boxes are clipped to the picture: what lay outside has no area left.
     flat = sum(1 for s in seen if s.box[2] - s.box[0] < 1 or s.box[3] - s.box[1] < 1)
     if seen and flat > len(seen) / 2:
-        found.append(
-            f"{flat} of {len(seen)} boxes lie outside the picture or have no area: check decode.boxes and decode.box_format"
-        )
+        found.append(f"{flat} of {len(seen)} boxes are narrower than a pixel: check decode.boxes and decode.box_format")
     if not sure(sight):
+        # Boxes are clipped to the picture, and what lies outside is none.
         found.append(
             f"nothing seen from score {SURE} on (best: {best:.2f}): wrong scaling or colours (input.mean, input.std, "
-            "input.colour), or nothing in the picture that it knows; --image gives another one"
+            "input.colour), boxes outside the picture (decode.boxes, decode.box_format), or nothing in the picture "
+            "that it knows; --image gives another one"
         )
     elif len(sure(sight)) > 100:
         found.append(f"{len(sure(sight))} objects seen in one picture: scores or family look wrong")
