@@ -6,8 +6,6 @@ The networks are small and untrained; decoder_networks/make.py says where they c
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_agent.cli import main
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
 from edge_agent.detect.decoders import FAMILIES
@@ -87,21 +86,10 @@ def test_an_import_guesses_how_each_is_to_be_read(name: str, tmp_path: Path) -> 
     known = find_model(name, NETWORKS)
     path = known.folder / known.manifest.files[0].path
     command = ["model", "import", str(path), "--name", "guessed", "--labels", ",".join(known.manifest.labels)]
-    done = subprocess.run(
-        [sys.executable, "-m", "edge_agent.cli", *command, "--models-dir", str(tmp_path)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stderr
-    guessed = find_model("guessed", tmp_path).manifest
-    assert (guessed.family, guessed.outputs, guessed.decode) == (
-        known.manifest.family,
-        known.manifest.outputs,
-        known.manifest.decode,
-    )
+    assert main([*command, "--models-dir", str(tmp_path), "--json"]) == 0
+    guessed, manifest = find_model("guessed", tmp_path).manifest, known.manifest
+    assert (guessed.family, guessed.outputs, guessed.decode) == (manifest.family, manifest.outputs, manifest.decode)
+    assert (guessed.input.layout, guessed.input.size) == (manifest.input.layout, manifest.input.size)
 
 
 def test_what_is_found_only_in_the_border_of_the_letterbox_is_no_detection(tmp_path: Path) -> None:
