@@ -17,7 +17,7 @@ examples:
   python -m training distil training/configs/person-n.yaml --data data/ --teacher runs/person-s/best.pt --out runs/person-n
   python -m training evaluate runs/person-s/best.pt
   python -m training export runs/person-s/best.pt --out models/
-  python -m training finetune my-images/ --from models/person-s/1.0.0/person-s-416-fp32.onnx --name my-site --out models/
+  python -m training finetune my-images/ --from runs/person-s/best.pt --name my-site --out models/
 """
 
 
