@@ -285,3 +285,60 @@ def test_an_engine_that_is_refused_is_built_anew(
     assert "refuses" in loader.loaded.not_taken["tensorrt"]
     loader.finish()
     assert at_work(loader, serving) == ("tensorrt", False)
+
+
+@pytest.mark.parametrize("backend", ["auto", "tensorrt"])
+def test_an_engine_that_does_not_run_is_replaced_only_where_nobody_named_it(
+    model: Model, tmp_path: Path, gpu: Callable[[Engine], list[str]], monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    gpu(lambda *_: None).append("an engine that fits")
+
+    def crash(*_: object, **__: object) -> None:
+        raise HardwareError("trial: killed by SIGSEGV")
+
+    monkeypatch.setattr(loading, "trial", crash)
+    config = DetectConfig.model_validate({"backend": backend})
+    loader = DetectorLoader(model, config, tmp_path, stop=threading.Event())
+    if backend == "tensorrt":
+        with pytest.raises(HardwareError, match="SIGSEGV"):
+            loader.load()
+    else:
+        assert at_work(loader, loader.load()) == ("onnxruntime", False)
+        assert "SIGSEGV" in loader.loaded.not_taken["tensorrt"]
+
+
+@pytest.mark.parametrize("backend", ["auto", "tensorrt"])
+def test_a_tensorrt_that_cannot_say_which_engine_fits_makes_room_for_the_next(
+    model: Model, tmp_path: Path, gpu: Callable[[Engine], list[str]], monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    def broken(*_: object, **__: object) -> bool:
+        raise HardwareError("the tensorrt package does not say which version it is")
+
+    gpu(lambda *_: None)
+    monkeypatch.setattr(tensorrt, "engine_ready", broken)
+    monkeypatch.setattr(loading, "trial", broken)
+    config = DetectConfig.model_validate({"backend": backend})
+    loader = DetectorLoader(model, config, tmp_path, stop=threading.Event())
+    if backend == "tensorrt":
+        with pytest.raises(HardwareError, match="which version"):
+            loader.load()
+    else:
+        assert at_work(loader, loader.load()) == ("onnxruntime", False)
+        assert "which version" in loader.loaded.not_taken["tensorrt"]
+
+
+def test_nothing_takes_over_once_the_run_has_ended(
+    model: Model, tmp_path: Path, gpu: Callable[[Engine], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+
+    def build(*_: object, **__: object) -> bool:
+        stop.set()  # as the last bytes were written
+        return True
+
+    gpu(lambda *_: None)
+    monkeypatch.setattr(tensorrt, "build", build)
+    loader = DetectorLoader(model, DetectConfig(), tmp_path, stop=stop)
+    serving = loader.load()
+    loader.finish()
+    assert at_work(loader, serving) == ("onnxruntime", True)

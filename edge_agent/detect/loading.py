@@ -20,7 +20,7 @@ from edge_agent.detect.detector import ModelDetector
 from edge_agent.detect.manifest import Model
 from edge_agent.detect.serving import ServingDetector
 from edge_agent.detect.trial import trial
-from edge_agent.errors import HardwareError, ModelError
+from edge_agent.errors import HardwareError
 from edge_agent.types import NO_CLOCK, StageClock
 
 log = logging.getLogger(__name__)
@@ -72,19 +72,25 @@ class DetectorLoader:
         With ``backend: auto`` a candidate that does not load makes room for the next one, and status says why.
         """
         choice = choose(self._model, self._config)
-        if choice.backend == "tensorrt" and not self._engine_ready(choice):
+        if self._lacks_engine(choice):
             return self._stand_in(choice)
         serving, taken = self._first_that_loads(choice)
-        if choice.backend == "tensorrt" and taken is not choice and not self._engine_ready(choice):
+        if taken is not choice and self._lacks_engine(choice):
             # The one that was there did not fit after all, and is gone: this is the same as none.
             self._pending, self._serving = choice, serving
         self.loaded = self._told(taken)
         return serving
 
-    def _engine_ready(self, choice: Choice) -> bool:
+    def _lacks_engine(self, choice: Choice) -> bool:
+        """Whether an engine has yet to be built. False where that cannot be found out: loading it says why."""
+        if choice.backend != "tensorrt":
+            return False
         from edge_agent.detect.backends.tensorrt import engine_ready
 
-        return engine_ready(self._request(choice))
+        try:
+            return not engine_ready(self._request(choice))
+        except HardwareError:
+            return False
 
     def finish(self, tell: Callable[[], object] = lambda: None) -> None:
         """Build what is pending and let it take over; blocks for minutes, ends early on ``stop``.
@@ -96,10 +102,10 @@ class DetectorLoader:
             return
         before = self.loaded
         try:
-            if not self._build(choice, tell):
+            if not self._build(choice, tell) or self._stop.is_set():
                 return
             serving.swap(self._open(choice))
-        except (HardwareError, ModelError) as error:
+        except HardwareError as error:
             self.loaded = Loaded(before.name, before.not_taken, f"{choice.name} cannot take over: {error}")
             raise
         self._pending = None
@@ -143,7 +149,7 @@ class DetectorLoader:
     def _first_that_loads(
         self, choice: Choice, failed: Mapping[str, str] = MappingProxyType({})
     ) -> tuple[ServingDetector, Choice]:
-        """``choice``, or with ``auto`` (and for a stand-in) the next one that loads; ``failed`` are out already."""
+        """``choice``, or the next one that loads, unless it was named; ``failed`` are out already."""
         out, first = dict(failed), None
         auto = self._config.model_copy(update={"backend": "auto"})
         while True:
@@ -151,7 +157,7 @@ class DetectorLoader:
                 return ServingDetector(self._open(choice), self._clock), choice
             except HardwareError as error:
                 first = first or error
-                if self._config.backend not in ("auto", "tensorrt"):
+                if choice.backend == self._config.backend and not self._lacks_engine(choice):
                     raise
                 log.error("%s does not load: %s", choice.name, error)
                 out[choice.name] = str(error)
