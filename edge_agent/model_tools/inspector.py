@@ -5,6 +5,7 @@ It leaves the outputs as ``output-N.npy`` in the working folder. Nothing it read
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
         fault = error.errors()[0]
         raise ModelError(f"it declares what no detection network has: {fault['msg']}") from error
     except (RecursionError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise HardwareError(f"no room for a copy of it in the models directory: {error.strerror}") from error
         raise ModelError(f"it cannot be read: {type(error).__name__}: {error}") from error
     return facts.model_dump(mode="json")
 
