@@ -85,7 +85,7 @@ def _copy_with(
         entry = ModelFile.model_validate(entry).model_dump(mode="json", exclude_defaults=True)
         fields = yaml.safe_load((request.model.folder / "manifest.yaml").read_text(encoding="utf-8"))
         write_manifest(folder, fields | {"version": version, "files": [entry, *fields["files"]]})
-        publish(folder, target, staging)
+        publish(folder, target, staging, replace=request.replace)
     return Compiled(f"{manifest.name}@{version}", text, notes)
 
 

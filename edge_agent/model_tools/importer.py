@@ -73,7 +73,7 @@ def _import(request: ImportRequest, ask: Ask, target: Path) -> Imported:
         _write(folder, facts, Draft(reasons), request)
         model = load_model(folder)
         sight, why_not = _try(model, facts, request, staging / "work")
-        publish(folder, target, staging)
+        publish(folder, target, staging, replace=request.replace)
     notes = [*draft.warnings, *(warnings(sight) if sight else ())]
     if request.base is not None:
         notes += doubts(request.base, Draft(reasons).fields)

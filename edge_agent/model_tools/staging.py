@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -30,7 +31,7 @@ def free_place(models_dir: Path, name: str, version: str, *, replace: bool) -> P
             raise UsageError(f"{option} {text}: letters, digits, '.', '_' and '-' only, at most 64")
     target = models_dir / name / version
     if target.exists() and not replace:
-        raise UsageError(f"{name}@{version} is there already: give another version, or --replace")
+        raise _taken(target)
     return target
 
 
@@ -56,13 +57,25 @@ def staging_folder(models_dir: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def publish(folder: Path, target: Path, staging: Path) -> None:
-    """Move a finished version to its place; one that it replaces goes with ``staging``."""
+def publish(folder: Path, target: Path, staging: Path, *, replace: bool) -> None:
+    """Move a finished version to its place; one that it replaces goes with ``staging``.
+
+    Raises UsageError where somebody else made that version meanwhile and it is not to be replaced.
+    """
     os.sync()  # a power failure after the rename must not leave a manifest without its network
     target.parent.mkdir(exist_ok=True)
-    if target.exists():
+    if replace and target.exists():
         target.rename(staging / "replaced")
-    folder.rename(target)
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise _taken(target) from error
+
+
+def _taken(target: Path) -> UsageError:
+    return UsageError(f"{target.parent.name}@{target.name} is there already: give another version, or --replace")
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
