@@ -56,6 +56,9 @@ def _perform(request: dict[str, Any], say: Say) -> dict[str, Any]:
     if act == "nonsense":
         os.write(request_channel(), b"{not json\n")
         time.sleep(60)
+    if act == "number":
+        os.write(request_channel(), b"17\n")
+        time.sleep(60)
     if act == "crash at exit":
         threading.Timer(0.05, lambda: ctypes.string_at(0)).start()
         return {"fine": True}

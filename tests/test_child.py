@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -103,7 +104,7 @@ def gone(pid: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("name", ["shout", "endless line", "nonsense"])
+@pytest.mark.parametrize("name", ["shout", "endless line", "nonsense", "number"])
 def test_a_child_that_does_not_keep_to_the_rules_is_stopped(name: str) -> None:
     with pytest.raises(HardwareError):
         act(name, timeout_s=3.0)
@@ -111,6 +112,12 @@ def test_a_child_that_does_not_keep_to_the_rules_is_stopped(name: str) -> None:
 
 def test_a_crash_after_the_answer_does_not_matter() -> None:
     assert act("crash at exit") == {"fine": True}
+
+
+def test_a_child_that_cannot_be_started_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(HardwareError, match="no child process can be started"):
+        act("answer")
 
 
 def test_too_large_a_request_is_refused() -> None:

@@ -34,7 +34,7 @@ MAX_TEXT = 4000
 POLL_S = 0.1
 LEAVE_S = 5.0
 PR_SET_PDEATHSIG = 1
-_START = (
+_RUN_MODULE = (
     "import runpy, sys; sys.path[:] = [p for p in sys.path if p]; runpy.run_module(sys.argv[1], run_name='__main__')"
 )
 """``python -m`` without the current folder in its path: a cv2.py lying there must not run as whoever calls us."""
@@ -112,18 +112,15 @@ def run_child(
     payload = json.dumps({"memory_mb": memory_mb, "niceness": niceness, "request": request}).encode()
     if len(payload) > MAX_REQUEST_BYTES:
         raise HardwareError(f"{what}: a request of {len(payload)} bytes is too large")
-    with os.fdopen(os.memfd_create("request"), "w+b") as stdin:
-        stdin.write(payload)
-        stdin.seek(0)
-        # A session of its own: it is stopped together with whatever it started.
-        child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", _START, module], stdin=stdin, stdout=-1, stderr=-1, start_new_session=True
-        )
+    try:
+        child = _start(module, payload)
+    except OSError as error:  # no memory to fork, no descriptors, an interpreter that was replaced
+        raise HardwareError(f"{what}: no child process can be started: {error}") from error
     talk = _Conversation(progress)
     end = "failed"
     try:
         end = _listen(child, talk, time.monotonic() + timeout_s, cancel)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise HardwareError(f"{what}: the child process answered nonsense while {talk.doing}: {error}") from error
     finally:
         _end(child, LEAVE_S if end == "finished" else 0.0)
@@ -132,6 +129,16 @@ def run_child(
     if end == "timeout":
         raise HardwareError(f"{what}: no result after {timeout_s:g} s, stopped while {talk.doing}{talk.last_words}")
     return _verdict(what, talk, child.returncode or 0)
+
+
+def _start(module: str, payload: bytes) -> subprocess.Popen[bytes]:
+    with os.fdopen(os.memfd_create("request"), "w+b") as stdin:
+        stdin.write(payload)
+        stdin.seek(0)
+        # A session of its own: it is stopped together with whatever it started.
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-c", _RUN_MODULE, module], stdin=stdin, stdout=-1, stderr=-1, start_new_session=True
+        )
 
 
 def _listen(
