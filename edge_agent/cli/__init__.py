@@ -12,17 +12,32 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from edge_agent import __version__, config_file
-from edge_agent.cli import bench, calibrate, config, doctor, model, replay, run
-from edge_agent.cli.common import Verb, out
-from edge_agent.errors import ConfigError, EdgeAgentError
+if TYPE_CHECKING:
+    from edge_agent.cli.common import Verb
+    from edge_agent.errors import EdgeAgentError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the process's exit code."""
     # Before anything can import onnxruntime: it reads this once, and would otherwise call its maker.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:  # ``run`` stops in order once it runs; everything else just ends
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not our failure, but nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    # Imported here: on a small box it takes seconds, and Ctrl-C in them is answered like any other.
+    from edge_agent import config_file
+    from edge_agent.errors import ConfigError, EdgeAgentError
+
     args = _parser().parse_args(argv)
     verb: Verb = args.verb
     try:
@@ -33,15 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args, error, located.problems)
     except EdgeAgentError as error:
         return _fail(args, error, [str(error)])
-    except KeyboardInterrupt:  # ``run`` stops in order once it runs; everything else just ends
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): not our failure, but nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _fail(args: argparse.Namespace, error: EdgeAgentError, problems: list[str]) -> int:
+    from edge_agent.cli.common import out
+
     if getattr(args, "json", False):
         out(json.dumps({"ok": False, "error": type(error).__name__, "problems": problems}))
     else:
@@ -51,6 +62,9 @@ def _fail(args: argparse.Namespace, error: EdgeAgentError, problems: list[str]) 
 
 
 def _parser() -> argparse.ArgumentParser:
+    from edge_agent import __version__
+    from edge_agent.cli import bench, calibrate, config, doctor, model, replay, run
+
     parser = argparse.ArgumentParser(
         prog="edge-agent",
         description="Computer vision on the box next to the camera.",
