@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edge_agent.config import CameraConfig, Config
-from edge_agent.detect.manifest import Manifest, find_model
-from edge_agent.errors import ConfigError
+from edge_agent.detect.manifest import Manifest, Model, find_model
+from edge_agent.errors import ConfigError, ModelError
 from edge_agent.pipeline import CameraChain, FrameResult, UseCase
 from edge_agent.track import MultiObjectTracker
 from edge_agent.types import NO_CLOCK, NewId, Output, StageClock, uuid7_factory
@@ -55,6 +55,15 @@ def check_labels(config: Config, model: Manifest) -> None:
         raise ConfigError([f"{where}, which model {name} does not know; it knows: {known}"])
 
 
+def _check_files(model: Model, backend: str) -> None:
+    """Refuse a model without a file for the backend that is named, or whose file is not there. Raises ModelError."""
+    files = model.manifest.files if backend == "auto" else [network.file for network in model.networks(backend)]
+    if not files:
+        model.network(backend)  # says what the model has instead
+    if not any((model.folder / file.path).is_file() for file in files):
+        raise ModelError(f"{model.folder / files[0].path}: no such file; the manifest names it, is the model complete?")
+
+
 def check(config: Config) -> list[str]:
     """Build what can be built of a configuration without starting anything; facts worth knowing. Raises as a start would."""
     facts: list[str] = []
@@ -73,7 +82,9 @@ def check(config: Config) -> list[str]:
             facts.append(f"camera {camera.id}: ground plane from {points} points, RMS error {plane.rms_m:.3f} m")
     if problems:
         raise ConfigError(problems)
-    model = find_model(config.model, config.models_dir).manifest
+    found = find_model(config.model, config.models_dir)
+    model = found.manifest
     check_labels(config, model)
+    _check_files(found, config.detect.backend)
     size = f"{model.input.size[0]}x{model.input.size[1]}"
     return [f"model {model.name}@{model.version}: {', '.join(model.labels[:5])}, input {size}", *facts]

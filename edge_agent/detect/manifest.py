@@ -218,9 +218,10 @@ class Model:
         """The first file for a backend. Raises ModelError where the model has none."""
         for network in self.networks(backend):
             return network
-        have = ", ".join(sorted({f.backend for f in self.manifest.files}))
+        name, have = self.manifest.name, ", ".join(sorted({f.backend for f in self.manifest.files}))
         raise ModelError(
-            f"model {self.manifest.name}@{self.manifest.version} has no file for backend {backend!r} (it has: {have})"
+            f"model {name}@{self.manifest.version} has no file for backend {backend!r} (it has: {have}); "
+            f"name another backend, or add a file: edge-agent model import FILE --add-to {name} --version NEW"
         )
 
 
