@@ -71,7 +71,10 @@ def _list(args: argparse.Namespace) -> int:
         models = [m.model_dump(mode="json", exclude_none=True) for m in found]
         out(json.dumps({"ok": True, "models": models, "broken": [dataclasses.asdict(check) for check in broken]}))
     else:
-        show_on_screen(models_table(found))
+        if found:
+            show_on_screen(models_table(found))
+        elif not broken:
+            out(f"there is no model in {folder}")
         for check in broken:
             sys.stderr.write(f"{check.text}\n")
     return 0

@@ -73,7 +73,8 @@ def models_table(manifests: Sequence[Manifest]) -> Table:
     """One line for each model version."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("model", "family", "input", "labels", "files", "licence"):
-        table.add_column(title)
+        # A name is to be typed: the others give way to it where the screen is narrow.
+        table.add_column(title, overflow="fold", no_wrap=title == "model")
     for m in manifests:
         files = ", ".join(f"{f.backend} {f.precision}{' edgetpu' if f.device == 'edgetpu' else ''}" for f in m.files)
         size = f"{m.input.size[0]}x{m.input.size[1]}"
@@ -107,7 +108,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
     """One line for each check."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("model", "file", "check", "", "result"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title == "model")
     for check in checks:
         state = f"[{_COLOURS[check.state]}]{check.state}[/]"
         table.add_row(check.model, escape(check.file), check.what, state, escape(check.text))

@@ -1,0 +1,70 @@
+"""The command line where something is missing, narrow, or interrupted."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from edge_agent.cli import main
+from edge_agent.detect.manifest import find_model
+from edge_agent.model_tools.show import checks_table, models_table
+from edge_agent.model_tools.verify import Check
+from tests.agent_process import COMMAND, write_config
+
+# Stands for a box on which the imports take seconds: one of them does not come back, and says when it has begun.
+SLOW_IMPORT = "import sys, time\nprint('importing', flush=True)\ntime.sleep(60)\n"
+
+
+def test_interrupted_while_it_still_loads_it_ends_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "pydantic.py").write_text(SLOW_IMPORT, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*COMMAND, "check"], stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "")
+
+
+def test_check_refuses_a_model_without_a_file_for_the_backend(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(root, tmp_path, detect={"backend": "tflite"})
+    assert main(["check", "-c", str(config)]) == 3
+    said = capsys.readouterr().err
+    assert "no file for backend 'tflite' (it has: onnxruntime)" in said
+    assert "model import FILE --add-to person-pilot" in said  # what to do
+    assert main(["check", "-c", str(write_config(root, tmp_path, detect={"backend": "openvino"}))]) == 0  # reads ONNX
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_check_refuses_a_model_whose_file_is_gone(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], backend: str
+) -> None:
+    folder = tmp_path / "models" / "person-pilot" / "0.1.0"
+    folder.mkdir(parents=True)
+    (folder / "manifest.yaml").write_bytes((root / "models/person-pilot/0.1.0/manifest.yaml").read_bytes())
+    models = {"models_dir": str(tmp_path / "models"), "model": "person-pilot"}
+    assert main(["check", "-c", str(write_config(root, tmp_path, detect={"backend": backend}, **models))]) == 3
+    assert "person-pilot-416.onnx: no such file; the manifest names it" in capsys.readouterr().err
+
+
+def test_a_name_to_be_typed_is_whole_on_a_narrow_screen(root: Path) -> None:
+    manifest = find_model("person-pilot", root / "models").manifest.model_copy(update={"version": "0.1.0-openvino"})
+    check = Check("person-pilot@0.1.0-openvino", "person-pilot-416.onnx", "onnxruntime", "ok", "cpu, 45.7 ms, 26 boxes")
+    for table in (models_table([manifest]), checks_table([check])):
+        screen = io.StringIO()
+        Console(file=screen, width=80).print(table)
+        assert "person-pilot@0.1.0-openvino " in screen.getvalue()
+
+
+def test_a_folder_without_models_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "list", "--models-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"there is no model in {tmp_path}\n"
