@@ -35,7 +35,7 @@ def settings_for(
             images=images_seen,
             batch=8,
             sizes=(trained.size,),
-            lr=2e-4,
+            lr=2e-4 if labels in (None, trained.labels) else 6e-4,  # new score layers begin at nothing
             frozen_blocks=10,
             frozen_norms=True,
             warmup=min(400, images_seen),

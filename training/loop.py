@@ -124,7 +124,8 @@ def start(settings: Settings, folder: Path) -> Run:
     if state is None and settings.start_from is None:
         _fill_trunk(model.trunk, settings)
     elif state is None and settings.start_from is not None:
-        _load_matching(model, load_model(settings.start_from)[0].state_dict())
+        trained, before = load_model(settings.start_from)
+        _load_matching(model, trained.state_dict(), same_labels=before.labels == settings.labels)
     model.trunk.freeze(settings.schedule.frozen_blocks)
     model = model.to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).requires_grad_(False).eval()
@@ -152,11 +153,13 @@ def _fill_trunk(trunk: Trunk, settings: Settings) -> None:
     )
 
 
-def _load_matching(model: Detector, state: dict[str, Tensor]) -> None:
-    """Everything but the score layers, whose number of classes may be another."""
+def _load_matching(model: Detector, state: dict[str, Tensor], *, same_labels: bool) -> None:
+    """Everything; for other labels all but the score layers, which know only the old ones."""
     own = model.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    strange = [k for k in own if k not in fits and ".score." not in k]
+    fits = {
+        k: v for k, v in state.items() if k in own and own[k].shape == v.shape and (same_labels or ".score." not in k)
+    }
+    strange = [k for k in own if k not in fits and (same_labels or ".score." not in k)]
     if strange:
         raise ValueError(f"the checkpoint is of another network: {strange[0]} does not fit")
     model.load_state_dict(fits, strict=False)
