@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import Backend, LoadRequest
 from edge_agent.detect.backends.tensorrt import available, build, engine_ready, open_backend
-from edge_agent.detect.backends.tensorrt.cache import engine_folder, key_for, write_engine
+from edge_agent.detect.backends.tensorrt.cache import engine_folder, key_for, make_calibration_name, write_engine
 from edge_agent.detect.backends.tensorrt.memory import PACKAGES, installed
 from edge_agent.detect.cuda_probe import probe_gpu
 from edge_agent.detect.loading import DetectorLoader
-from edge_agent.detect.manifest import find_model
+from edge_agent.detect.manifest import FilePart, find_model
 from edge_agent.detect.serving import ServingDetector
 from edge_agent.detect.trial import trial
 from edge_agent.errors import HardwareError, InferenceError, ModelError
@@ -438,6 +438,25 @@ def test_other_pictures_need_another_engine(tmp_path: Path) -> None:
     assert build(request)
     (tmp_path / "pictures" / "000.png").unlink()
     assert not engine_ready(request)
+
+
+@stand_in
+def test_what_was_learned_for_other_weights_or_by_another_version_is_not_used(tmp_path: Path) -> None:
+    request = with_pictures(tmp_path, 1)
+    (tmp_path / "pictures" / "gone.png").symlink_to(tmp_path / "nowhere")
+    file = request.network.file
+
+    def with_weights(digest: str) -> LoadRequest:
+        part = FilePart(path="weights.bin", sha256=digest * 64)
+        return replace(request, network=replace(request.network, file=file.model_copy(update={"parts": (part,)})))
+
+    names = {make_calibration_name(made) for made in (request, with_weights("0"), with_weights("1"))}
+    install(Path(str(SITE)), "10.7.0")
+    try:
+        names.add(make_calibration_name(request))
+    finally:
+        install(Path(str(SITE)), "10.3.0")
+    assert len(names) == 4
 
 
 @stand_in

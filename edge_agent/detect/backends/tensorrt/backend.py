@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.detect.backends import InputTensor, LoadRequest
+from edge_agent.detect.backends.fit import expected_input
 from edge_agent.detect.backends.tensorrt.cache import find_engine, key_for
 from edge_agent.detect.backends.tensorrt.memory import Buffer, DeviceMemory, open_memory
 from edge_agent.detect.backends.tensorrt.vendor import (
@@ -127,9 +129,7 @@ class TensorRtBackend:
                 f"{self.network.label}: the engine has the tensors {names}, "
                 f"the manifest names {spec.name!r} and {list(self.network.outputs)}"
             )
-        width, height = spec.size
-        shape = (1, 3, height, width) if spec.layout == "NCHW" else (1, height, width, 3)
-        return InputTensor(shape, spec.layout, self.dtype(engine, spec.name))
+        return replace(expected_input(self.network), dtype=self.dtype(engine, spec.name))
 
     def dtype(self, engine: tensorrt.ICudaEngine, name: str) -> np.dtype[Any]:
         """The type of a tensor of the engine. Raises ModelError for one that numpy lacks."""

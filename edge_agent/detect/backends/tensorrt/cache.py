@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.detect.backends import LoadRequest
+from edge_agent.detect.backends.fit import expected_input
 from edge_agent.detect.backends.tensorrt.vendor import installed_version, missing
 from edge_agent.detect.cuda_probe import Gpu, probe_gpu
+from edge_agent.detect.manifest import Network
 from edge_agent.errors import HardwareError, ModelError
 
 log = logging.getLogger(__name__)
@@ -81,18 +83,15 @@ def key_for(request: LoadRequest) -> EngineKey:
 def make_key(request: LoadRequest, version: str, gpu: Gpu) -> EngineKey:
     """The key for a TensorRT version and a GPU."""
     network, config = request.network, request.config.tensorrt
-    width, height = network.input.size
-    shape = (3, height, width) if network.input.layout == "NCHW" else (height, width, 3)
-    digests = [network.file.sha256, *(part.sha256 for part in network.file.parts)]
     needs_pictures = config.precision == "int8" and network.file.precision != "int8" and config.calibration_images
     return EngineKey(
-        model=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        model=model_digest(network),
         tensorrt=version,
         gpu=gpu.name,
         capability=gpu.capability,
         driver=gpu.driver,
         precision=config.precision,
-        shape=shape,
+        shape=expected_input(network).shape[1:],
         max_batch=config.max_batch,
         outputs=network.outputs,
         calibration=pictures_digest(pictures_in(config.calibration_images))
@@ -101,10 +100,16 @@ def make_key(request: LoadRequest, version: str, gpu: Gpu) -> EngineKey:
     )
 
 
+def model_digest(network: Network) -> str:
+    """Changes with the model's file and with each of its parts."""
+    digests = [network.file.sha256, *(part.sha256 for part in network.file.parts)]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """The calibration pictures, by name. Raises ModelError where there are none."""
     try:
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)[:MAX_PICTURES]
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.is_file())[:MAX_PICTURES]
     except OSError as error:
         raise ModelError(f"tensorrt.calibration_images: {folder}: {error.strerror}") from error
     if not found:
@@ -119,10 +124,11 @@ def pictures_digest(pictures: list[Path]) -> str:
 
 
 def make_calibration_name(request: LoadRequest) -> str:
-    """File name of what int8 calibration learned from these pictures for this network."""
+    """File name of what this TensorRT learned from these pictures for this network: each version names tensors in its own way."""
     folder = request.config.tensorrt.calibration_images
     digest = pictures_digest(pictures_in(folder)) if folder else ""
-    return hashlib.sha256((request.network.file.sha256 + digest).encode()).hexdigest()[:32] + ".calibration"
+    facts = (model_digest(request.network), installed_version(), digest)
+    return hashlib.sha256(" ".join(facts).encode()).hexdigest()[:32] + ".calibration"
 
 
 class StoredEngine:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.detect.backends import InputTensor, LoadRequest
+from edge_agent.detect.backends import LoadRequest
+from edge_agent.detect.backends.fit import expected_input
 from edge_agent.detect.backends.tensorrt.cache import engine_folder, make_calibration_name, pictures_in
 from edge_agent.detect.backends.tensorrt.memory import DeviceMemory
 from edge_agent.detect.backends.tensorrt.vendor import load_tensorrt
@@ -33,11 +34,9 @@ def tensors_of(request: LoadRequest, say: Say) -> Iterator[F32]:
     """
     import cv2
 
-    folder, spec = request.config.tensorrt.calibration_images, request.network.input
+    folder = request.config.tensorrt.calibration_images
     assert folder is not None
-    width, height = spec.size
-    shape = (1, 3, height, width) if spec.layout == "NCHW" else (1, height, width, 3)
-    preprocess = Preprocessor(spec, InputTensor(shape, spec.layout, np.dtype(spec.dtype)))
+    preprocess = Preprocessor(request.network.input, expected_input(request.network))
     pictures, read = pictures_in(folder), 0
     for number, path in enumerate(pictures):
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
