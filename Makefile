@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv test test-deps check lint bench lock schema screenshots wheelhouse clean
+.PHONY: help run venv test test-deps check lint bench lock schema screenshots wheelhouse train clean
 
 PYTHON ?= $(shell scripts/find_python.sh)
 SOURCE ?=
@@ -74,6 +74,15 @@ wheelhouse: .venv/.run ## download what .venv needs for a box without network
 	@for lock in run $(addprefix extra-,$(EXTRAS)); do \
 		$(BIN)/python -m pip download -qq --no-deps --require-hashes -r "requirements/$$lock.txt" -d wheelhouse; done
 	@du -sh wheelhouse
+
+.venv-training/.done: training/requirements.txt
+	@$(PYTHON) -m venv .venv-training
+	@.venv-training/bin/pip install -q -r training/requirements.txt
+	@touch $@
+
+train: .venv-training/.done ## train a detector, or go on training it (SETTINGS=, DATA= folder of pictures, RUN= folder of the run): docs/train.md
+	@exec .venv-training/bin/python -m training train '$(or $(SETTINGS),training/configs/person-s.yaml)' \
+		--data '$(or $(DATA),$(error DATA= the folder with the labelled pictures))' --out '$(or $(RUN),runs/person-s)'
 
 clean: ## remove what was built and cached, but neither .state nor the video
 	@rm -rf .venv build dist wheelhouse *.egg-info .hypothesis .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
