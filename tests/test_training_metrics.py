@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from training.card import model_card
+from training.cli import main
 from training.curves import read_log
 from training.evaluation import suppress
 from training.latency import compare
@@ -108,6 +110,19 @@ def test_the_card_names_data_licences_figures_and_limits() -> None:
         "## Bias",
     ):
         assert part in text
+
+
+def test_without_its_libraries_it_says_what_to_install(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("torch"):
+        pytest.skip("they are here")
+    assert main(["evaluate", str(tmp_path / "x.pt")]) == 2
+    assert "pip install -r training/requirements.txt" in capsys.readouterr().err
+
+
+def test_settings_that_are_wrong_are_an_error_and_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.yaml").write_text("name: x\ntrain: 7\n")
+    assert main(["train", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "run")]) == 2
+    assert "train" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_figures_are_pycocotools_own() -> None:

@@ -255,6 +255,14 @@ def test_a_student_comes_nearer_to_its_teacher() -> None:
     assert losses[-1] < losses[0] * 0.9
 
 
+@pytest.mark.parametrize("name", ["x.pt", "x.onnx"])
+@pytest.mark.parametrize("content", [b"", b"not a network at all"])
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name):
+        load_model(tmp_path / name)
+
+
 def test_a_damaged_package_is_refused_and_a_whole_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / f"{trunk_module.PACKAGE.replace('@', '-')}.tgz"
     numbers = np.arange(12, dtype="<f4")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,12 @@ def spec_of(settings: Settings) -> NetworkSpec:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A run's state; tensors and plain values only, so that reading one cannot run code. Raises ValueError."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(
+            f"{path}: not a checkpoint ({str(error).splitlines()[0][:200] if str(error) else 'empty'})"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != 1:
         raise ValueError(f"{path}: not a checkpoint of this program")
     return state
@@ -46,9 +52,13 @@ def load_model(path: Path) -> tuple[Detector, Settings]:
 
 def _from_onnx(path: Path) -> tuple[Detector, Settings]:
     import onnx
+    from google.protobuf.message import DecodeError
     from onnx import numpy_helper
 
-    file = onnx.load(str(path))
+    try:
+        file = onnx.load(str(path))
+    except DecodeError as error:
+        raise ValueError(f"{path}: not an ONNX file") from error
     text = {p.key: p.value for p in file.metadata_props}.get(SETTINGS_KEY)
     if text is None:
         raise ValueError(f"{path}: not exported by this program (no {SETTINGS_KEY!r} in its metadata)")

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.trunk import TrunkError
+
 EXAMPLES = """\
 examples:
   python -m training train training/configs/person-s.yaml --data data/ --out runs/person-s
@@ -26,9 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.verb(args))
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{error}; training needs more than the agent: pip install -r training/requirements.txt\n")
+        return 2
     except (ValueError, OSError) as error:  # settings, data and weights: what the message says is for the user
         sys.stderr.write(f"{error}\n")
         return 2
+    except TrunkError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
