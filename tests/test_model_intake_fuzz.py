@@ -16,6 +16,7 @@ from edge_agent.model_tools.hints import literal, read_hints
 from edge_agent.model_tools.intake import take
 from edge_agent.model_tools.onnx_file import read_onnx
 from edge_agent.model_tools.openvino_file import check_xml
+from edge_agent.model_tools.tflite_file import _texts
 from tests import model_networks as networks
 from tests import onnx_writer as onnx
 
@@ -36,6 +37,7 @@ def zipped() -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/model.onnx", ONNX)
         archive.writestr("a/v.bin", b"12345678")
+        archive.writestr("a/labels.txt", "cat\ndog\n" * 9)
     return buffer.getvalue()
 
 
@@ -80,6 +82,7 @@ def test_zip(where: list[tuple[float, int]], keep: float) -> None:
         with contextlib.suppress(ModelError):
             take(source, target)
         assert {p.name for p in Path(folder).iterdir()} == {"x.zip", "to"}
+        _texts(source)  # such an archive may be appended to a TFLite file
 
 
 @settings(max_examples=300)
