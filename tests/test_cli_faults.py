@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from edge_agent import config_file
 from edge_agent.cli import main
 from edge_agent.detect.manifest import find_model
+from edge_agent.doctor import service
+from edge_agent.doctor.box import Box, RunningAgent
 from edge_agent.model_tools.show import checks_table, models_table
 from edge_agent.model_tools.verify import Check
 from tests.agent_process import COMMAND, write_config
@@ -68,3 +71,18 @@ def test_a_name_to_be_typed_is_whole_on_a_narrow_screen(root: Path) -> None:
 def test_a_folder_without_models_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model", "list", "--models-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"there is no model in {tmp_path}\n"
+
+
+def test_a_network_is_not_compared_with_itself(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.png").write_bytes(b"")
+    command = ["model", "parity", "person-pilot", "person-pilot@0.1.0", "--models-dir", str(root / "models")]
+    assert main([*command, "--images", str(tmp_path)]) == 2
+    assert "both sides are person-pilot@0.1.0 on onnxruntime" in capsys.readouterr().err
+
+
+def test_an_agent_that_is_too_busy_to_answer_is_not_said_to_have_no_api(root: Path, tmp_path: Path) -> None:
+    agent = RunningAgent(None, "its REST API does not answer: timed out")
+    for port, words in ((8080, "overloaded"), (0, "http.port")):
+        path = write_config(root, tmp_path, http={"port": port})
+        found = service.running(Box(config=config_file.load(path), config_path=path, agent=agent))
+        assert found.state == "warn" and words in found.fix

@@ -122,7 +122,12 @@ def _parity(args: argparse.Namespace) -> int:
 
     truths = parity.read_truth(args.labels) if args.labels else None
     total = parity.count_pictures(args.images, args.max_images)
-    with parity.open_pair(_side(args, "a"), _side(args, "b"), detect_config(args)) as (a, b, usual):
+    sides = _side(args, "a"), _side(args, "b")
+    if sides[0] == sides[1] and truths is None:
+        # It would be the same, and a script on a device would take that for a proof. With true boxes it is a measurement.
+        name = f"{sides[0].network.label} on {sides[0].backend}"
+        raise UsageError(f"both sides are {name}: name two versions, or two backends with --backend-a and --backend-b")
+    with parity.open_pair(*sides, detect_config(args)) as (a, b, usual):
         if set(a.labels).isdisjoint(b.labels):
             raise UsageError(f"{args.a} and {args.b} have no label in common")
         console = Console(stderr=True)
