@@ -83,7 +83,11 @@ def running(box: Box) -> Outcome:
     if agent is None:
         return skip("none in this state folder")
     if agent.status is None:
-        return warn(f"runs, but {agent.why}", "http.enabled: true lets doctor ask it; else see its log")
+        off = box.config is None or not box.config.http.enabled or not box.config.http.port
+        see = "it is starting, overloaded, or hangs; see its log: journalctl -u edge-agent"
+        return warn(
+            f"runs, but {agent.why}", "http.enabled: true and a fixed http.port let doctor ask it" if off else see
+        )
     version, hours = agent.part("version"), (agent.part("uptime_s") or 0) / 3600
     text = f"version {version}, up {hours:.1f} h"
     if reason := agent.part("safe_mode"):
