@@ -82,8 +82,8 @@ class Box:
         except OSError:
             return []
 
-    def may_use(self, node: Path) -> bool:
-        """Whether the agent's user may read and write a device node, by its mode (access lists are not looked at)."""
+    def may_use(self, node: Path, wanted: int = 6) -> bool:
+        """Whether the agent's user may read and write a node, or the ``wanted`` bits of its mode (no access lists)."""
         if self.user.uid == 0:
             return True
         try:
@@ -91,7 +91,7 @@ class Box:
         except OSError:
             return False
         shift = 6 if stat.st_uid == self.user.uid else 3 if stat.st_gid in self.user.gids else 0
-        return (stat.st_mode >> shift) & 6 == 6
+        return (stat.st_mode >> shift) & wanted == wanted
 
     def group_of(self, node: Path) -> str:
         """Name of the group that owns a device node."""

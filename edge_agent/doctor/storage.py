@@ -71,9 +71,7 @@ def state_folder(box: Box) -> Outcome:
 def _may_write(box: Box, folder: Path) -> bool:
     if box.user.uid == os.geteuid():
         return os.access(folder, os.W_OK | os.X_OK)
-    stat = folder.stat()
-    shift = 6 if stat.st_uid == box.user.uid else 3 if stat.st_gid in box.user.gids else 0
-    return box.user.uid == 0 or (stat.st_mode >> shift) & 3 == 3
+    return box.may_use(folder, wanted=3)
 
 
 def _mount(box: Box, folder: Path) -> tuple[str, str]:
