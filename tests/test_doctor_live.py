@@ -127,7 +127,7 @@ def test_a_camera_delivers_and_is_measured(tmp_path: Path) -> None:
         outcome = cameras.one_camera(box, box.config.cameras[0])
         assert outcome.state == "ok" and outcome.found.startswith("320x240, "), outcome
         fps = float(outcome.found.split(", ")[1].split()[0])
-        assert 8 < fps < 25
+        assert 5 < fps < 25  # the server gives 15 where it gets the processor
     gone = cameras.one_camera(box, box.config.cameras[0])
     assert gone.state == "fail" and "rtsp://***@127.0.0.1" in gone.found and "s3cret" not in gone.found + gone.fix
 
