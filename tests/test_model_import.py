@@ -10,14 +10,15 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from edge_agent.cli import main
-from edge_agent.detect.manifest import find_model, list_models
+from edge_agent.detect.manifest import FamilyName, find_model, list_models
 from edge_agent.errors import ModelError, UsageError
-from edge_agent.model_tools.guess import Choices, Question
+from edge_agent.model_tools.guess import _USUAL, Choices, Question
 from edge_agent.model_tools.importer import Imported, ImportRequest, import_model
 from edge_agent.model_tools.labels import COCO, SETS
 from edge_agent.types import U8
@@ -86,6 +87,10 @@ def test_a_family_is_told_by_its_outputs_and_sees_what_is_there(take: Callable[.
     np.testing.assert_allclose([s.score for s in seen], networks.SCORES, atol=0.01)
     assert result.warnings == ()
     assert all(reason.because for reason in result.reasons)
+
+
+def test_every_family_that_a_manifest_can_name_is_one_of_them() -> None:
+    assert {name.split(maxsplit=1)[0] for name in FAMILIES} == set(get_args(FamilyName)) == set(_USUAL)
 
 
 @pytest.mark.slow
