@@ -15,7 +15,7 @@ from edge_agent.detect.decoders.parts import (
     HALF,
     Candidates,
     best_class,
-    by_column,
+    boxes_and_scores,
     columns,
     finish,
     first_class,
@@ -32,17 +32,13 @@ def decode(outputs: Sequence[F32], network: Network, threshold: float) -> Candid
     """Candidates at or above ``threshold``, each with its best class."""
     transposed = network.decode.transposed
     grid = cells(network.input.size, network.decode.strides)
-    parts = [
-        by_column(output, height, transposed=transposed)
-        for output, height in zip(outputs, (4, columns(network)), strict=False)
-    ]
-    if len(outputs) != 2 or any(part is None or part.shape[1] != grid.shape[1] for part in parts):
+    both = boxes_and_scores(outputs, network, transposed=transposed) if len(outputs) == 2 else None
+    if both is None or both[0].shape[1] != grid.shape[1]:
         shapes = [
             f"[1, {grid.shape[1]}, {h}]" if transposed else f"[1, {h}, {grid.shape[1]}]" for h in (4, columns(network))
         ]
         raise wrong(network, outputs, f"boxes {shapes[0]} and scores {shapes[1]}")
-    boxes, scores = parts
-    assert boxes is not None and scores is not None
+    boxes, scores = both
     chosen, best, classes = best_class(scores[first_class(network) :], raw_threshold(network, threshold))
     with np.errstate(all="ignore"):  # a network that overflows: ``finish`` drops it
         centre, stride = grid[:2, chosen] + HALF, grid[2, chosen]

@@ -46,6 +46,20 @@ def by_column(output: F32, height: int, *, transposed: bool) -> F32 | None:
     return rows
 
 
+def boxes_and_scores(outputs: Sequence[F32], network: Network, *, transposed: bool) -> tuple[F32, F32] | None:
+    """Views (4, N) and (C, N) of a dense head's one tensor (1, 4+C, N), or two; None where they are neither."""
+    classes = columns(network)
+    if len(outputs) == 1:
+        both = by_column(outputs[0], 4 + classes, transposed=transposed)
+        return None if both is None else (both[:4], both[4:])
+    if len(outputs) == 2:
+        boxes = by_column(outputs[0], 4, transposed=transposed)
+        scores = by_column(outputs[1], classes, transposed=transposed)
+        if boxes is not None and scores is not None and boxes.shape[1] == scores.shape[1]:
+            return boxes, scores
+    return None
+
+
 def raw_threshold(network: Network, threshold: float) -> np.float32:
     """The score threshold in the network's own numbers."""
     if network.decode.scores == "probability":

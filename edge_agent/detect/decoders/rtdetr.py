@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_agent.detect.decoders.parts import (
     Candidates,
-    by_column,
+    boxes_and_scores,
     columns,
     finish,
     first_class,
@@ -45,14 +45,7 @@ def decode(outputs: Sequence[F32], network: Network, threshold: float) -> Candid
 def _boxes_and_scores(outputs: Sequence[F32], network: Network) -> tuple[F32, F32]:
     """Views (4, Q) and (C, Q). Raises InferenceError."""
     across, classes = not network.decode.transposed, columns(network)
-    if len(outputs) == 1:
-        both = by_column(outputs[0], 4 + classes, transposed=across)
-        if both is not None:
-            return both[:4], both[4:]
-    elif len(outputs) == 2:
-        boxes = by_column(outputs[0], 4, transposed=across)
-        scores = by_column(outputs[1], classes, transposed=across)
-        if boxes is not None and scores is not None and boxes.shape[1] == scores.shape[1]:
-            return boxes, scores
+    if (both := boxes_and_scores(outputs, network, transposed=across)) is not None:
+        return both
     four, many, one = (f"[1, Q, {n}]" if across else f"[1, {n}, Q]" for n in (4, classes, 4 + classes))
     raise wrong(network, outputs, f"{four} and {many}, or {one} ({classes} classes)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge_agent.detect.decoders.dense import candidates
-from edge_agent.detect.decoders.parts import Candidates, by_column, columns, wrong
+from edge_agent.detect.decoders.parts import Candidates, boxes_and_scores, columns, wrong
 from edge_agent.detect.manifest import Network
 from edge_agent.types import F32
 
@@ -21,9 +21,7 @@ def decode(outputs: Sequence[F32], network: Network, threshold: float) -> Candid
         four = outputs[0]
         if four.ndim == 4 and four.shape[2] == 1:
             four = four[:, :, 0]
-        boxes = by_column(four, 4, transposed=across)
-        scores = by_column(outputs[1], classes, transposed=across)
-        if boxes is not None and scores is not None and boxes.shape[1] == scores.shape[1]:
-            return candidates(boxes, scores, network, threshold, "xyxy")
+        if (both := boxes_and_scores((four, outputs[1]), network, transposed=across)) is not None:
+            return candidates(*both, network, threshold, "xyxy")
     shape = "[1, N, 1, 4] or [1, N, 4] and [1, N, {}]" if across else "[1, 4, N] and [1, {}, N]"
     raise wrong(network, outputs, shape.format(classes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge_agent.detect.decoders.dense import candidates
-from edge_agent.detect.decoders.parts import Candidates, by_column, columns, wrong
+from edge_agent.detect.decoders.parts import Candidates, boxes_and_scores, columns, wrong
 from edge_agent.detect.manifest import Network
 from edge_agent.types import F32
 
@@ -17,14 +17,7 @@ from edge_agent.types import F32
 def decode(outputs: Sequence[F32], network: Network, threshold: float) -> Candidates:
     """Candidates at or above ``threshold``, each with its best class."""
     across, classes = network.decode.transposed, columns(network)
-    if len(outputs) == 1:
-        both = by_column(outputs[0], 4 + classes, transposed=across)
-        if both is not None:
-            return candidates(both[:4], both[4:], network, threshold, "cxcywh")
-    elif len(outputs) == 2:
-        boxes = by_column(outputs[0], 4, transposed=across)
-        scores = by_column(outputs[1], classes, transposed=across)
-        if boxes is not None and scores is not None and boxes.shape[1] == scores.shape[1]:
-            return candidates(boxes, scores, network, threshold, "cxcywh")
+    if (both := boxes_and_scores(outputs, network, transposed=across)) is not None:
+        return candidates(*both, network, threshold, "cxcywh")
     one, four, many = (f"[1, N, {n}]" if across else f"[1, {n}, N]" for n in (4 + classes, 4, classes))
     raise wrong(network, outputs, f"{one} ({classes} classes), or {four} and {many}")
