@@ -339,6 +339,12 @@ def a_classifier(folder: Path) -> Path:
     return put(folder, "classes.onnx", onnx.network({"probabilities": np.full((1, 1000), 0.001, np.float32)}))
 
 
+@case("no family that is known")
+def four_numbers_beside_a_table(folder: Path) -> Path:
+    answers = {"boxes": np.ones(4, np.float32), "scores": np.ones((1, 10, 3), np.float32)}
+    return put(folder, "four.onnx", onnx.network(answers))
+
+
 @case("ONNX Runtime cannot load it")
 def an_operation_nobody_knows(folder: Path) -> Path:
     return put(folder, "custom.onnx", conv_with(nodes=(onnx.node("Exfiltrate", ["images"], ["y"]),)))

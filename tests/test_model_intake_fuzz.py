@@ -8,10 +8,13 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import ModelError
+from edge_agent.model_tools.evidence import Output
+from edge_agent.model_tools.families import matches
 from edge_agent.model_tools.hints import literal, read_hints
 from edge_agent.model_tools.intake import take
 from edge_agent.model_tools.onnx_file import read_onnx
@@ -83,6 +86,24 @@ def test_zip(where: list[tuple[float, int]], keep: float) -> None:
             take(source, target)
         assert {p.name for p in Path(folder).iterdir()} == {"x.zip", "to"}
         _texts(source)  # such an archive may be appended to a TFLite file
+
+
+LENGTHS = st.sampled_from([0, 1, 1, 2, 4, 4, 5, 6, 7, 10, 126, 378])  # 126: the cells of a grid over 96x64
+SHAPES = st.lists(st.sampled_from([0, 1, 1, 2, 4, 4, 6]), max_size=4).map(tuple) | st.tuples(
+    st.just(1), LENGTHS, LENGTHS
+)
+NAMES = st.sampled_from(["boxes", "labels", "scores", "o"])
+NUMBERS = st.sampled_from([None, 0.0, 1, 1e30])
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(NAMES, SHAPES), min_size=1, max_size=4), NUMBERS, st.sampled_from([None, "yolov8", "fcos"]))
+def test_outputs_of_any_shape(
+    shapes: list[tuple[str, tuple[int, ...]]], number: float | None, family: str | None
+) -> None:
+    outputs = [Output(name, shape, None if number is None else np.full(shape, number)) for name, shape in shapes]
+    for match in matches(outputs, (96, 64), family):
+        assert match.because and match.decode.keys() <= match.reasons.keys()
 
 
 @settings(max_examples=300)

@@ -65,8 +65,8 @@ class Grid:
 
 
 def rows_of(output: Output, box_axis: int) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-    """Values as (N, 4) and (N, rest); ``box_axis`` is the axis of the 4+… numbers of one box."""
-    if output.values is None:
+    """Values as (N, 4) and (N, rest), None where there are none; ``box_axis`` is the axis of the 4+… numbers of one box."""
+    if output.values is None or not output.values.size:
         return None, None
     table = np.asarray(output.values[0], np.float64)
     table = table.T if box_axis == 1 else table
@@ -80,7 +80,7 @@ def boxes_of(output: Output) -> NDArray[Any] | None:
 
 def is_list(output: Output) -> bool:
     """Whether rows of six hold box, score and class: the last is a whole number and the scores descend, as after a top-k."""
-    if output.values is None or output.shape[-1] != 6:
+    if output.values is None or not output.values.size or output.shape[-1] != 6:
         return False
     score, number = output.values[0, :, 4], output.values[0, :, 5]
     descends = bool((np.diff(score) <= 1e-6).all())

@@ -150,8 +150,8 @@ def _boxes_and_scores(outputs: list[Output]) -> tuple[Output, Output] | None:
     if len(outputs) != 2:
         return None
     for boxes, scores in (outputs, outputs[::-1]):
-        fits = boxes.shape[-1] == 4 and len(scores.shape) == 3 and boxes.shape[1] == scores.shape[1]
-        if fits and not (scores.shape[-1] == 4 and "box" in scores.name.lower()):
+        fits = len(boxes.shape) >= 3 and boxes.shape[-1] == 4 and len(scores.shape) == 3
+        if fits and boxes.shape[1] == scores.shape[1] and not (scores.shape[-1] == 4 and "box" in scores.name.lower()):
             return boxes, scores
     return None
 
@@ -265,7 +265,7 @@ def _ssd(outputs: list[Output], grid: Grid) -> Iterator[Match]:
     boxes = [o for o in outputs if len(o.shape) == 3 and o.shape[-1] == 4]
     count = [o for o in outputs if int(np.prod(o.shape)) == 1]
     rows = [o for o in outputs if o not in boxes and o not in count]
-    if len(boxes) != 1 or len(count) != 1 or len(rows) != 2:
+    if len(boxes) != 1 or len(count) != 1 or len(rows) != 2 or rows[0].shape != rows[1].shape:
         return
     classes, scores = sorted(rows, key=_looks_like_scores)
     ordered, because = (boxes[0], classes, scores, count[0]), "boxes, classes, scores and their count"
