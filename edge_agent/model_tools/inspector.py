@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from edge_agent.detect.child import Say, serve
-from edge_agent.errors import HardwareError, ModelError
+from edge_agent.errors import HardwareError, ModelError, UsageError
 from edge_agent.model_tools import intake, sandbox
 from edge_agent.model_tools.facts import MAX_FILE_BYTES, MAX_OUTPUT_BYTES, MAX_PARTS, MIB, Facts, Tensor
 from edge_agent.model_tools.hints import read_hints
@@ -63,7 +63,7 @@ def _inspect(asked: dict[str, Any]) -> tuple[Facts, Arrays]:
         return facts.model_copy(update={"not_run": "it is compiled for the Edge TPU"}), []
     try:
         return facts, _checked(run(_feeds(facts, size or facts.hints.size, image)))
-    except (MemoryError, ModelError):
+    except (MemoryError, ModelError, UsageError):
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:1500]

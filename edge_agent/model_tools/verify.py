@@ -13,7 +13,7 @@ from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import BACKENDS
 from edge_agent.detect.manifest import Model, Network, load_model
 from edge_agent.detect.trial import TrialResult
-from edge_agent.errors import EdgeAgentError, HardwareError, ModelError
+from edge_agent.errors import EdgeAgentError, HardwareError, ModelError, UsageError
 from edge_agent.model_tools.sight import look, warnings
 
 State = Literal["ok", "warn", "skip", "fail"]
@@ -70,6 +70,8 @@ def _run(network: Network, config: DetectConfig, image: Path | None) -> Check:
     with tempfile.TemporaryDirectory(prefix="edge-agent-verify-") as work:
         try:
             sight = look(network, backend, config, image, Path(work))
+        except UsageError:  # of the picture, which is the user's: nothing is wrong with the model
+            raise
         except (ModelError, HardwareError) as error:
             return check("fail", str(error))
         except EdgeAgentError as error:
