@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -86,3 +87,27 @@ def test_an_agent_that_is_too_busy_to_answer_is_not_said_to_have_no_api(root: Pa
         path = write_config(root, tmp_path, http={"port": port})
         found = service.running(Box(config=config_file.load(path), config_path=path, agent=agent))
         assert found.state == "warn" and words in found.fix
+
+
+def test_a_picture_that_is_none_is_the_users_mistake_and_not_the_models(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = root / "models" / "person-pilot" / "0.1.0" / "person-pilot-416.onnx"
+    picture = tmp_path / "gone.jpg"
+    assert main(["model", "verify", "person-pilot", "--models-dir", str(root / "models"), "--image", str(picture)]) == 2
+    assert capsys.readouterr().err.startswith(f"edge-agent: --image {picture}: no such file")
+    make = ["model", "import", str(file), "--name", "x", "--labels", "person", "--models-dir", str(tmp_path / "models")]
+    assert main([*make, "--image", str(picture)]) == 2
+    assert capsys.readouterr().err.startswith(f"edge-agent: --image {picture}: no such file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code"),
+    [("schema config", ">&-", 0), ("model show nothing --models-dir .", "<&- >&- 2>&-", 3)],
+)
+def test_a_standard_stream_that_the_caller_closed_changes_nothing(
+    tmp_path: Path, arguments: str, closed: str, code: int
+) -> None:
+    words = f"{shlex.join(COMMAND)} {arguments} {closed}"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (code, "")

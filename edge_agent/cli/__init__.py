@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the process's exit code."""
     # Before anything can import onnxruntime: it reads this once, and would otherwise call its maker.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    _open_standard_streams()
     try:
         return _run(argv)
     except KeyboardInterrupt:  # ``run`` stops in order once it runs; everything else just ends
@@ -31,6 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`| head`): not our failure, but nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _open_standard_streams() -> None:
+    # One that our caller closed (`>&-`) is None, and its number would go to the next file that is opened.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - it stays
 
 
 def _run(argv: Sequence[str] | None) -> int:
