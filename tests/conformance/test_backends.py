@@ -17,7 +17,7 @@ import pytest
 from edge_agent.detect.backends import Backend
 from edge_agent.detect.backends.onnxruntime import trim_heap
 from edge_agent.detect.manifest import Network
-from edge_agent.errors import InferenceError, ModelError
+from edge_agent.errors import HardwareError, InferenceError, ModelError
 from tests.conformance.backend_rows import (
     ROWS,
     Case,
@@ -107,6 +107,14 @@ def test_outputs_come_in_the_order_of_the_manifest(row: Row, folder: Path) -> No
 def test_says_where_it_runs_and_how_many_may_call(row: Row, backend: Backend) -> None:
     assert backend.device.strip() == backend.device != ""
     assert 1 <= backend.concurrency <= 64
+
+
+@ROW
+def test_a_closed_backend_gives_no_runner(row: Row, backend: Backend) -> None:
+    """It does so in words: another thread may have asked while it was being closed."""
+    backend.close()
+    with pytest.raises(HardwareError, match="closed"):
+        backend.runner()
 
 
 @ROW

@@ -56,10 +56,10 @@ class Backend(Protocol):
         """Where it really runs, for status."""
 
     def runner(self) -> Runner:
-        """A runner for the calling thread. Raises HardwareError where the device has no room for another."""
+        """A runner for the calling thread. Raises HardwareError where the device has no room for another, or once closed."""
 
     def close(self) -> None:
-        """Release the device. No runner may be used afterwards."""
+        """Release the device. No runner may be used afterwards. A second call does nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,9 @@ class OnnxRuntimeBackend:
             raise ModelError(f"model {network.label}: outputs {odd} of {network.file.path} are no tensors of numbers")
 
     def runner(self) -> OnnxRuntimeRunner:
-        """A runner with buffers of its own."""
+        """A runner with buffers of its own. Raises HardwareError once closed."""
+        if self._session is None:
+            raise HardwareError("the ONNX Runtime backend is closed")
         return OnnxRuntimeRunner(self._session, self._outputs)
 
     def close(self) -> None:

@@ -138,7 +138,9 @@ class OpenVinoBackend:
         self.device = ",".join(self._compiled.get_property("EXECUTION_DEVICES"))
 
     def runner(self) -> OpenVinoRunner:
-        """A runner with an inference request of its own. Raises HardwareError where the device has no room for it."""
+        """A runner with an inference request of its own. Raises HardwareError once closed, or where the device has no room."""
+        if self._compiled is None:
+            raise HardwareError("the OpenVINO backend is closed")
         try:
             request = self._compiled.create_infer_request()
         except Exception as error:

@@ -22,7 +22,7 @@ from edge_agent.detect.backends import InputTensor, LoadRequest
 from edge_agent.detect.backends.fit import TensorFacts, check_fit, expected_input
 from edge_agent.detect.backends.tflite_delegates import accelerator, available, choose, edge_tpus, import_runtime
 from edge_agent.detect.backends.tflite_stages import Chain, Stage, TensorInfo, connect, open_stage
-from edge_agent.errors import EdgeAgentError, InferenceError, ModelError
+from edge_agent.errors import EdgeAgentError, HardwareError, InferenceError, ModelError
 from edge_agent.types import F32
 
 __all__ = ["TfliteBackend", "TfliteRunner", "accelerator", "available", "edge_tpus"]
@@ -62,8 +62,10 @@ class TfliteBackend:
         self.device = self._device()
 
     def runner(self) -> TfliteRunner:
-        """A runner; of those on one Edge TPU one runs at a time."""
+        """A runner; of those on one Edge TPU one runs at a time. Raises ModelError, HardwareError, also once closed."""
         with self._lock:
+            if not self._paths:
+                raise HardwareError("the TensorFlow Lite backend is closed")
             number = self._runners
             self._runners += 1
             if self._accelerator is not None:
@@ -72,6 +74,8 @@ class TfliteBackend:
 
     def close(self) -> None:
         """Let go of the devices and the file."""
+        with self._lock:
+            self._paths = []
         for stage in list(self._stages):
             stage.close()
         self._stages.clear()
