@@ -305,6 +305,9 @@ def test_an_engine_that_does_not_run_is_replaced_only_where_nobody_named_it(
     else:
         assert at_work(loader, loader.load()) == ("onnxruntime", False)
         assert "SIGSEGV" in loader.loaded.not_taken["tensorrt"]
+        assert loader.loaded.trouble.startswith(
+            "onnxruntime serves, as tensorrt does not load: trial: killed by SIGSEGV"
+        )
 
 
 @pytest.mark.parametrize("backend", ["auto", "tensorrt"])

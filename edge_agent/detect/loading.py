@@ -78,7 +78,7 @@ class DetectorLoader:
         if taken is not choice and self._lacks_engine(choice):
             # The one that was there did not fit after all, and is gone: this is the same as none.
             self._pending, self._serving = choice, serving
-        self.loaded = self._told(taken)
+        self.loaded = self._told(taken, choice)
         return serving
 
     def _lacks_engine(self, choice: Choice) -> bool:
@@ -133,17 +133,20 @@ class DetectorLoader:
             # Nothing else is installed: there is nothing to serve with meanwhile.
             log.warning("no detection until the TensorRT engine is built: %s", error)
             self._build(choice, lambda: None)
-            self.loaded = self._told(choice)
+            self.loaded = self._told(choice, choice)
             return ServingDetector(self._open(choice), self._clock)
         self._serving, taken = self._first_that_loads(other, failed)
         self._pending = choice
-        self.loaded = self._told(taken)
+        self.loaded = self._told(taken, choice)
         log.warning("%s", self.loaded.trouble)
         return self._serving
 
-    def _told(self, taken: Choice) -> Loaded:
-        pending = self._pending
-        trouble = "" if pending is None else f"{taken.name} serves while the engine for {pending.name} is being built"
+    def _told(self, taken: Choice, meant: Choice) -> Loaded:
+        trouble = ""
+        if self.pending:
+            trouble = f"{taken.name} serves while the engine for {meant.name} is being built"
+        elif taken is not meant:
+            trouble = f"{taken.name} serves, as {meant.name} does not load: {taken.reasons[meant.name]}"
         return Loaded(taken.name, taken.reasons, trouble)
 
     def _first_that_loads(
