@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -111,3 +112,10 @@ def test_a_standard_stream_that_the_caller_closed_changes_nothing(
     words = f"{shlex.join(COMMAND)} {arguments} {closed}"
     done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_nobody_is_told_to_install_a_strangers_package(root: Path) -> None:
+    # The package of our name in the Python index is another project: with the system's pip that is what would come.
+    files = [*(root / "edge_agent").rglob("*.py"), *(root / "docs").rglob("*.md"), root / "README.md"]
+    told = re.compile(r"pip install (?:-\S+ )*'?edge-agent[\['\s]")
+    assert [path.name for path in files if told.search(path.read_text(encoding="utf-8"))] == []

@@ -181,7 +181,9 @@ def load_cv2() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise HardwareError("OpenCV is missing: install edge-agent[opencv], or the system's python3-opencv") from error
+        raise HardwareError(
+            "OpenCV is missing: pip install 'opencv-python-headless<5', or the system's python3-opencv"
+        ) from error
     if "OPENCV_LOG_LEVEL" not in os.environ and hasattr(cv2.utils, "logging"):
         # What it warns of on standard error becomes a state and a reason here.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)

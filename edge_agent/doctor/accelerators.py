@@ -110,7 +110,7 @@ def delegate(box: Box) -> Outcome:
 
 def openvino(box: Box) -> Outcome:
     """Intel's runtime and its devices."""
-    fix = "pip install 'edge-agent[openvino]'"
+    fix = "pip install openvino"
     try:
         answer = ask("openvino")
         reason = reason_against(box, "openvino") if detect_config(box).backend == "openvino" else ""
@@ -135,7 +135,7 @@ def onnxruntime(box: Box) -> Outcome:
         answer = ask("onnxruntime")
     except HardwareError as error:
         if not installed("onnxruntime"):
-            return lacking(box, "onnxruntime", "not installed", "pip install 'edge-agent[onnx]'")
+            return lacking(box, "onnxruntime", "not installed", "pip install onnxruntime")
         return fail(f"cannot be imported: {error}", "reinstall onnxruntime")
     text = f"{answer['version']}: {', '.join(p.removesuffix('ExecutionProvider') for p in answer['providers'])}"
     first = detect_config(box).onnxruntime.providers[0]

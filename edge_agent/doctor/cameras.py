@@ -52,7 +52,7 @@ def opencv(box: Box) -> Outcome:
     try:
         built = ask("opencv")
     except HardwareError as error:
-        fix = "pip install 'edge-agent[opencv]'; on a Jetson rather its own: sudo apt install python3-opencv"
+        fix = "pip install 'opencv-python-headless<5'; on a Jetson rather its own: sudo apt install python3-opencv"
         if "numpy" in str(error).lower():
             fix = "this OpenCV was built for another numpy: pip install 'numpy<2', or a newer OpenCV"
         return fail(str(error), fix)
@@ -62,7 +62,7 @@ def opencv(box: Box) -> Outcome:
     ]
     text = f"{built['version']}, {', '.join(parts)}"
     if not built["ffmpeg"]:
-        return fail(f"{text}: network streams and files cannot be read", "pip install 'edge-agent[opencv]'")
+        return fail(f"{text}: network streams and files cannot be read", "pip install 'opencv-python-headless<5'")
     if not built["gstreamer"] and box.read("etc/nv_tegra_release"):
         fix = "for CSI cameras and the hardware decoder: remove the wheel, use JetPack's python3-opencv with --system-site-packages"
         return warn(text, fix)

@@ -118,7 +118,7 @@ def judge_pair(library: str, said: str, name: str, runtime: str) -> Outcome:
     """Whether libedgetpu of a Debian version and a LiteRT package fit. Builds for newer ones carry ``tf2.x`` in theirs."""
     told = f"libedgetpu {library or said or 'of unknown version'} with {name or 'no LiteRT'} {runtime}".strip()
     if not name:
-        return fail(told, "pip install 'edge-agent[coral]'")
+        return fail(told, "pip install ai-edge-litert")
     numbers = tuple(int(n) for n in re.findall(r"\d+", runtime)[:2])
     old_runtime = name == "tflite-runtime" and numbers <= _LAST_OLD_LITERT
     built_for = re.search(r"tf(\d+)\.(\d+)", library)
@@ -130,7 +130,7 @@ def judge_pair(library: str, said: str, name: str, runtime: str) -> Outcome:
     if not built_for and not old_runtime:
         return fail(f"{told}: this pair crashes, the library is for LiteRT up to 2.11", newer)
     if built_for and old_runtime:
-        return warn(f"{told}: the library is for newer ones", "pip install 'edge-agent[coral]'")
+        return warn(f"{told}: the library is for newer ones", "pip install ai-edge-litert")
     return ok(told)
 
 
@@ -138,7 +138,7 @@ def litert(box: Box) -> Outcome:
     """The TensorFlow Lite runtime."""
     name, version = _litert_version()
     if not name:
-        fix = "pip install 'edge-agent[coral]'"
+        fix = "pip install ai-edge-litert"
         why = "LiteRT is not installed"
         return fail(why, fix) if _has_edge_tpu(box) else lacking(box, "tflite", why, fix)
     numpy = installed("numpy")

@@ -78,7 +78,7 @@ def backend(box: Box) -> Outcome:
     except ModelError as error:
         return fail(str(error), "see `manifest and labels`; or correct detect.backend")
     except HardwareError as error:
-        return fail(str(error), "correct detect.backend, or install a runtime: pip install 'edge-agent[onnx]'")
+        return fail(str(error), "install what it names, or correct detect.backend")
     return ok(choice["name"] + _others(choice["reasons"]))
 
 

@@ -122,7 +122,7 @@ def _read_onnx(path: Path, beside: Path) -> tuple[Facts, Callable[[Mapping[str, 
     try:
         import onnxruntime
     except ImportError as error:
-        raise HardwareError("an ONNX file needs onnxruntime to be tried: pip install 'edge-agent[onnx]'") from error
+        raise HardwareError("an ONNX file needs onnxruntime to be tried: pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -126,7 +126,7 @@ def _model_class() -> Any:
     try:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ImportError as error:
-        raise HardwareError(f"protobuf is not installed ({error}): pip install 'edge-agent[onnx]'") from error
+        raise HardwareError(f"protobuf is not installed ({error}): pip install protobuf") from error
     file = descriptor_pb2.FileDescriptorProto(name="edge_agent_onnx.proto", package="edge_agent_onnx", syntax="proto2")
     plain = {"string": 9, "int64": 3, "int32": 5}
     for message, fields in _SCHEMA.items():

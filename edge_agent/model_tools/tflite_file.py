@@ -27,7 +27,7 @@ def interpreter_class() -> Any:
         from tflite_runtime.interpreter import Interpreter as Older
 
         return Older
-    raise HardwareError("a TFLite file needs LiteRT to be read: pip install 'edge-agent[coral]'")
+    raise HardwareError("a TFLite file needs LiteRT to be read: pip install ai-edge-litert")
 
 
 def read_tflite(path: Path) -> tuple[Facts, Any]:

@@ -141,7 +141,7 @@ def _build_engine(request: LoadRequest) -> None:
 
 
 ROWS = (
-    Row("onnxruntime", "onnxruntime", ONNX_CASES, ("onnxruntime",), "pip install 'edge-agent[onnx]'"),
+    Row("onnxruntime", "onnxruntime", ONNX_CASES, ("onnxruntime",), "pip install onnxruntime"),
     Row(
         "openvino",
         "openvino",
@@ -151,16 +151,16 @@ ROWS = (
             Case("ir-int8", as_ir("quantised"), precision="int8", tolerance=0.03, backend="openvino"),
         ),
         ("openvino",),
-        "pip install 'edge-agent[openvino]'",
+        "pip install openvino",
         lambda: {"openvino": {"device": "CPU"}},
     ),
-    Row("tflite", "tflite", TFLITE_CASES, ("ai_edge_litert", "tflite_runtime"), "pip install 'edge-agent[coral]'"),
+    Row("tflite", "tflite", TFLITE_CASES, ("ai_edge_litert", "tflite_runtime"), "pip install ai-edge-litert"),
     Row(
         "edgetpu_stand_in",
         "tflite",
         (_COMPILED,),
         ("ai_edge_litert", "tflite_runtime"),
-        "pip install 'edge-agent[coral]'",
+        "pip install ai-edge-litert",
         # Through the real delegate interface, to a library of ours that does what the chip would.
         lambda: {"tflite": {"delegate": stand_in(), "devices": ["usb:0", "pci:0"]}},
     ),

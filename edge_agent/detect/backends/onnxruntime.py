@@ -53,7 +53,7 @@ def _import() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise HardwareError(f"onnxruntime is not installed ({error}): pip install 'edge-agent[onnx]'") from error
+        raise HardwareError(f"onnxruntime is not installed ({error}): pip install onnxruntime") from error
     return onnxruntime
 
 

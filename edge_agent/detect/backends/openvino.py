@@ -26,7 +26,7 @@ from edge_agent.types import F32
 
 log = logging.getLogger(__name__)
 
-_INSTALL = "pip install 'edge-agent[openvino]'"
+_INSTALL = "pip install openvino"
 _MISSING = f"openvino is not installed: {_INSTALL}"
 _DRIVER_NODES = {"GPU": ("dri", "renderD*"), "NPU": ("accel", "accel*")}
 """Where under /dev the kernel driver of a device shows: looked for first, as the package takes long to import."""

@@ -21,7 +21,7 @@ from edge_agent.errors import HardwareError
 
 EDGETPU_LIBRARY = "libedgetpu.so.1"
 _RUNTIMES = ("ai_edge_litert", "tflite_runtime")
-_NO_RUNTIME = "LiteRT is not installed: pip install 'edge-agent[coral]'"
+_NO_RUNTIME = "LiteRT is not installed: pip install ai-edge-litert"
 _NO_EDGETPU = "no Edge TPU found: plug one in (`lsusb` shows 1a6e:089a or 18d1:9302) or load the driver of a PCIe one (/dev/apex_0)"
 _USB_IDS = {("1a6e", "089a"), ("18d1", "9302")}
 """Before and after its firmware was loaded, which happens at first use."""

@@ -95,7 +95,7 @@ def missing(wanted: str) -> str:
     return "" if installed(wanted) else f"{wanted} is not installed: {HOW}"
 
 
-HOW = "pip install 'edge-agent[tensorrt]'"
+HOW = "pip install cuda-bindings"
 
 
 def open_memory(wanted: str, device: int) -> DeviceMemory:
