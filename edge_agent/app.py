@@ -97,22 +97,11 @@ class CameraUnit:
             self.last = result
 
 
-def _with_options(config: Config, options: RunOptions) -> Config:
-    """The command line wins over the file, for this run."""
-    changes: dict[str, Any] = {}
-    if options.model is not None:
-        changes["model"] = options.model
-    if options.source is not None:
-        first, *others = config.cameras
-        changes["cameras"] = [first.model_copy(update={"source": options.source}), *others]
-    return config.model_copy(update=changes)
-
-
 class Agent:
     """One daemon. The constructor raises for what is wrong before anything runs; ``run`` blocks until the end."""
 
     def __init__(self, config: Config, options: RunOptions, clock: StageClock = NO_CLOCK) -> None:
-        self.config = config = _with_options(config, options)
+        self.config = config = config.overridden(source=options.source, model=options.model)
         self.options = options
         self.clock = clock
         self.stop = threading.Event()

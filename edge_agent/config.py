@@ -323,6 +323,18 @@ class Config(Strict):
             seen.add(camera.id)
         return self
 
+    def overridden(self, *, source: str | None = None, model: str | None = None, backend: str | None = None) -> Config:
+        """With what a command line says for one run, None leaving the file's; ``source`` is that of the first camera."""
+        changes: dict[str, Any] = {}
+        if model is not None:
+            changes["model"] = model
+        if source is not None:
+            first, *others = self.cameras
+            changes["cameras"] = [first.model_copy(update={"source": source}), *others]
+        if backend is not None:
+            changes["detect"] = self.detect.model_copy(update={"backend": backend})
+        return self.model_copy(update=changes)
+
     def digest(self) -> str:
         """SHA-256 (hex) of the effective whole, without secrets: credentials in a camera's URL are left out."""
         return hashlib.sha256(redact(json.dumps(self.model_dump(mode="json"), sort_keys=True)).encode()).hexdigest()

@@ -92,15 +92,7 @@ def _config(args: argparse.Namespace) -> Config:
         config = _default(args.source, args.model)
     else:
         config = config_file.load(args.config)
-    changes: dict[str, Any] = {}
-    if args.model is not None:
-        changes["model"] = args.model
-    if args.source is not None:
-        first, *others = config.cameras
-        changes["cameras"] = [first.model_copy(update={"source": args.source}), *others]
-    if args.backend is not None:
-        changes["detect"] = config.detect.model_copy(update={"backend": args.backend})
-    return config.model_copy(update=changes)
+    return config.overridden(source=args.source, model=args.model, backend=args.backend)
 
 
 def _default(source: str, model: str | None) -> Config:
