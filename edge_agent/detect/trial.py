@@ -67,11 +67,7 @@ def trial(
     network = request.network
     asked = {
         "backend": backend,
-        "manifest": network.manifest.model_dump(mode="json"),
-        "file": network.manifest.files.index(network.file),
-        "folder": str(network.folder.absolute()),
-        "config": request.config.model_dump(mode="json"),
-        "cache": str(request.cache.absolute()),
+        **request.to_json(),
         "image": None if image is None else str(image.absolute()),
     }
     what = f"trial of {network.label} with {backend}"
@@ -103,15 +99,12 @@ def _facts(reply: dict[str, Any]) -> TensorFacts:
 
 def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
     """The child's part."""
-    from edge_agent.config import DetectConfig
     from edge_agent.detect.backends import LoadRequest
     from edge_agent.detect.detector import ModelDetector
-    from edge_agent.detect.manifest import Manifest, Network
     from edge_agent.types import Frame
 
-    manifest = Manifest.model_validate(asked["manifest"])
-    network = Network(manifest, manifest.files[asked["file"]], Path(asked["folder"]))
-    request = LoadRequest(network, DetectConfig.model_validate(asked["config"]), Path(asked["cache"]))
+    request = LoadRequest.from_json(asked)
+    network = request.network
     picture = _picture(asked["image"], network.input.size)
     say("loading the network")
     began = time.monotonic()

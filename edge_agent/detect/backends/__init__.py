@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.config import DetectConfig
-from edge_agent.detect.manifest import Layout, Network
+from edge_agent.detect.manifest import Layout, Manifest, Network
 from edge_agent.types import F32
 
 
@@ -69,6 +69,24 @@ class LoadRequest:
     network: Network
     config: DetectConfig
     cache: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """For a child process; ``from_json`` makes the same of it there, whatever its current folder."""
+        network = self.network
+        return {
+            "manifest": network.manifest.model_dump(mode="json"),
+            "file": network.manifest.files.index(network.file),
+            "folder": str(network.folder.absolute()),
+            "config": self.config.model_dump(mode="json"),
+            "cache": str(self.cache.absolute()),
+        }
+
+    @classmethod
+    def from_json(cls, asked: Mapping[str, Any]) -> LoadRequest:
+        """Read what ``to_json`` wrote; other keys are left alone."""
+        manifest = Manifest.model_validate(asked["manifest"])
+        network = Network(manifest, manifest.files[asked["file"]], Path(asked["folder"]))
+        return cls(network, DetectConfig.model_validate(asked["config"]), Path(asked["cache"]))
 
 
 def _onnxruntime(request: LoadRequest) -> Backend:

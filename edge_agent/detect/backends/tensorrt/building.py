@@ -6,12 +6,10 @@ import logging
 import threading
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
 from edge_agent.detect.backends.tensorrt.backend import TensorRtBackend, load_engine
 from edge_agent.detect.backends.tensorrt.cache import EngineKey, key_for, write_engine
@@ -20,7 +18,6 @@ from edge_agent.detect.backends.tensorrt.compiler import Compiler, Recipe, read_
 from edge_agent.detect.backends.tensorrt.memory import DeviceMemory, open_memory
 from edge_agent.detect.backends.tensorrt.vendor import load_tensorrt, missing, numbers
 from edge_agent.detect.child import Progress, Say, run_child, serve
-from edge_agent.detect.manifest import Manifest, Network
 from edge_agent.errors import HardwareError, InferenceError, ModelError
 
 log = logging.getLogger(__name__)
@@ -42,11 +39,7 @@ def build(request: LoadRequest, progress: Progress | None = None, *, cancel: thr
         raise HardwareError(reason)
     network, key = request.network, key_for(request)
     asked = {
-        "manifest": network.manifest.model_dump(mode="json"),
-        "file": network.manifest.files.index(network.file),
-        "folder": str(network.folder.absolute()),
-        "config": request.config.model_dump(mode="json"),
-        "cache": str(request.cache.absolute()),
+        **request.to_json(),
         "key": asdict(key),
     }
     began = time.monotonic()
@@ -67,9 +60,7 @@ def build(request: LoadRequest, progress: Progress | None = None, *, cancel: thr
 
 def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
     """The child's part."""
-    manifest = Manifest.model_validate(asked["manifest"])
-    network = Network(manifest, manifest.files[asked["file"]], Path(asked["folder"]))
-    request = LoadRequest(network, DetectConfig.model_validate(asked["config"]), Path(asked["cache"]))
+    request = LoadRequest.from_json(asked)
     facts = asked["key"]
     key = EngineKey(**{**facts, "shape": tuple(facts["shape"]), "outputs": tuple(facts["outputs"])})
     say("starting CUDA")
