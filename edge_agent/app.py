@@ -18,7 +18,7 @@ from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.chains import build_chain, check_labels
 from edge_agent.config import CameraConfig, Config
 from edge_agent.detect.loading import DetectorLoader
-from edge_agent.detect.manifest import Model, find_model, list_models
+from edge_agent.detect.manifest import Model, find_detector, list_models
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
@@ -109,7 +109,7 @@ class Agent:
         self.boot_id = uuid.uuid4().hex
         self.new_id = uuid7_factory()
         self.device = config.device or "device"
-        self.model: Model = find_model(config.model, config.models_dir)
+        self.model: Model = find_detector(config.model, config.models_dir)
         check_labels(config, self.model.manifest)
         self.outbox = Outbox(
             config.state_dir / "outbox.db",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edge_agent.config import CameraConfig, Config
-from edge_agent.detect.manifest import Manifest, Model, find_model
+from edge_agent.detect.manifest import Manifest, Model, find_detector
 from edge_agent.errors import ConfigError, ModelError
 from edge_agent.pipeline import CameraChain, FrameResult, UseCase
 from edge_agent.track import MultiObjectTracker
@@ -82,7 +82,7 @@ def check(config: Config) -> list[str]:
             facts.append(f"camera {camera.id}: ground plane from {points} points, RMS error {plane.rms_m:.3f} m")
     if problems:
         raise ConfigError(problems)
-    found = find_model(config.model, config.models_dir)
+    found = find_detector(config.model, config.models_dir)
     model = found.manifest
     check_labels(config, model)
     _check_files(found, config.detect.backend)

@@ -42,17 +42,18 @@ def _sample(image: Path, rows: list[tuple[int, float, float, float, float, bool]
     return Sample(image, boxes[real], classes[real], ignore[real])
 
 
-def read_yolo(folder: Path, prefixes: Iterable[str] = ()) -> Iterator[Sample]:
+def read_yolo(folder: Path, prefixes: Iterable[str] = (), labels: str = "labels") -> Iterator[Sample]:
     """``folder/images/X.jpg`` with ``folder/labels/X.txt``: lines ``class xc yc w h`` in fractions.
 
-    An image without a label file has no objects. ``prefixes`` picks images by the start of their names.
+    An image without a label file has no objects. ``prefixes`` picks images by the start of their names; ``labels`` is the
+    folder with the label files.
     """
     if not (folder / "images").is_dir():
         raise DataError(f"{folder}: no folder 'images' in it")
     wanted = tuple(prefixes)
     for image in sorted((folder / "images").iterdir()):
         if image.suffix.lower() in IMAGE_SUFFIXES and (not wanted or image.name.startswith(wanted)):
-            yield _sample(image, list(_yolo_rows(folder / "labels" / f"{image.stem}.txt")))
+            yield _sample(image, list(_yolo_rows(folder / labels / f"{image.stem}.txt")))
 
 
 def _yolo_rows(path: Path) -> Iterator[tuple[int, float, float, float, float, bool]]:

@@ -46,9 +46,9 @@ def compose(pictures: Sequence[Picture], size: int, augment: Augment, rng: np.ra
     ]
     image = canvas
     if rng.random() < augment.colour:
-        image = _colour(image, rng)
+        image = change_colour(image, rng)
     if rng.random() < augment.degrade:
-        image = _degrade(image, rng)
+        image = degrade(image, rng)
     if rng.random() < augment.grey:
         image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
     return Picture(
@@ -89,7 +89,7 @@ def _place(
     return clipped[there].astype(np.float32), picture.classes[there], ignore[there]
 
 
-def _colour(image: U8, rng: np.random.Generator) -> U8:
+def change_colour(image: U8, rng: np.random.Generator) -> U8:
     """Hue, saturation and brightness."""
     hue, saturation, value = rng.uniform(-1, 1, 3) * (0.02, 0.6, 0.45) + (0, 1, 1)
     x = np.arange(256)
@@ -103,7 +103,7 @@ def _colour(image: U8, rng: np.random.Generator) -> U8:
     return np.asarray(cv2.cvtColor(merged, cv2.COLOR_HSV2RGB), np.uint8)
 
 
-def _degrade(image: U8, rng: np.random.Generator) -> U8:
+def degrade(image: U8, rng: np.random.Generator) -> U8:
     """One of: blur, low resolution, JPEG blocks, darkness with noise."""
     size = image.shape[0]
     kind = int(rng.integers(4))

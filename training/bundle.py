@@ -17,10 +17,11 @@ from training.checkpoint import SETTINGS_KEY, load_model
 from training.data import letterbox, read_image, read_source
 from training.equalise import equalise
 from training.evaluation import Predict, measure
+from training.export_classifier import classifier_manifest, crop_calibration, measure_crops
 from training.export_onnx import BOXES, SCORES, export_onnx
 from training.export_tflite import EDGE_TPU_OPERATORS, export_tflite, operators
 from training.graph import IMAGE_MEAN, IMAGE_STD, INPUT, Graph, to_input, trace
-from training.metrics import Scores
+from training.head_card import head_card
 from training.quantise import Quantised, layer_report, quantise, report_table
 from training.runtimes import onnx_predictor, tflite_predictor
 from training.settings import Settings
@@ -37,8 +38,8 @@ class Bundle:
     folder: Path
     graph: Graph
     quantised: Quantised
-    measured: dict[str, dict[str, Scores]] = field(default_factory=dict)
-    """By file, then by data set."""
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By file, then by data set: ``Scores``, a classifier's ``Verdict``."""
 
     def path(self, kind: str) -> Path:
         """The file of a kind: ``fp32.onnx``, ``int8.tflite``, …"""
@@ -47,6 +48,8 @@ class Bundle:
 
 def calibration(settings: Settings) -> list[Any]:
     """Training pictures as the agent would show them, one to a batch; a fixed choice by the run's seed."""
+    if settings.task == "classify":
+        return crop_calibration(settings)
     samples = [s for source in settings.train for s in read_source(source, settings.labels)]
     order = np.random.default_rng(settings.seed).permutation(len(samples))[:CALIBRATION_IMAGES]
     return [to_input(letterbox(read_image(samples[i]), settings.size)[0][None]) for i in order]
@@ -118,6 +121,9 @@ def predictors(bundle: Bundle) -> dict[str, Predict]:
 
 def measure_files(bundle: Bundle, kinds: Sequence[str], rounds: int = 1000) -> None:
     """Evaluate files on the run's validation sets, into ``measured``."""
+    if bundle.settings.task == "classify":
+        bundle.measured.update(measure_crops(bundle.settings, {kind: bundle.path(kind) for kind in kinds}, rounds))
+        return
     run = predictors(bundle)
     for source in bundle.settings.validate_on:
         samples, name = read_source(source, bundle.settings.labels), source.title
@@ -153,12 +159,15 @@ def finish(bundle: Bundle, latency: dict[str, float], curves: Sequence[str] = ()
         "decode": {"scores": "logit"},
         "files": [_file(bundle, kind, backend) for kind, backend in FILES.items()],
     }
+    if s.task == "classify":
+        manifest |= classifier_manifest(s)
     text = yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)
     (bundle.folder / "manifest.yaml").write_text(text, encoding="utf-8")
     results = {k: {n: v.as_dict() for n, v in sets.items()} for k, sets in bundle.measured.items()}
     document = {"scores": results, "latency_ms": latency}
     (bundle.folder / "metrics.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (bundle.folder / "README.md").write_text(model_card(s, bundle.measured, latency, curves), encoding="utf-8")
+    card = head_card if s.task == "classify" else model_card
+    (bundle.folder / "README.md").write_text(card(s, bundle.measured, latency, curves), encoding="utf-8")
     return bundle.folder
 
 
@@ -173,5 +182,6 @@ def _file(bundle: Bundle, kind: str, backend: str) -> dict[str, Any]:
     }
     if backend == "tflite":
         entry["input"] = {"layout": "NHWC", "dtype": "int8" if integers else "float32"}
-        entry["decode"] = {"scores": "logit", "transposed": True}
+        if bundle.graph.boxes:
+            entry["decode"] = {"scores": "logit", "transposed": True}
     return entry

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from training.classifier import Classifier
 from training.graph import IMAGE_MEAN, IMAGE_STD, TRAINED_MEAN
 from training.network import FULL_HIDDEN, Conv, Detector, NetworkSpec
 from training.settings import Settings
@@ -26,6 +27,12 @@ def spec_of(settings: Settings) -> NetworkSpec:
     return NetworkSpec(classes=len(settings.labels), **own)
 
 
+def build(settings: Settings) -> Detector | Classifier:
+    """That network, with weights of chance."""
+    spec = spec_of(settings)
+    return Classifier(spec, settings.size) if settings.task == "classify" else Detector(spec)
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A run's state; tensors and plain values only, so that reading one cannot run code. Raises ValueError."""
     try:
@@ -39,18 +46,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_model(path: Path) -> tuple[Detector, Settings]:
+def load_model(path: Path) -> tuple[Detector | Classifier, Settings]:
     """The network of a checkpoint (its running average) or of an FP32 ONNX file of ours, for use. Raises ValueError."""
     if path.suffix == ".onnx":
         return _from_onnx(path)
     state = load_checkpoint(path)
     settings = Settings.model_validate_json(state["settings"])
-    model = Detector(spec_of(settings))
+    model = build(settings)
     model.load_state_dict(state["ema"])
     return model.eval().to(memory_format=torch.channels_last), settings
 
 
-def _from_onnx(path: Path) -> tuple[Detector, Settings]:
+def _from_onnx(path: Path) -> tuple[Detector | Classifier, Settings]:
     import onnx
     from google.protobuf.message import DecodeError
     from onnx import numpy_helper
@@ -64,7 +71,7 @@ def _from_onnx(path: Path) -> tuple[Detector, Settings]:
         raise ValueError(f"{path}: not exported by this program (no {SETTINGS_KEY!r} in its metadata)")
     settings = Settings.model_validate_json(text)
     weights = {i.name: numpy_helper.to_array(i) for i in file.graph.initializer}
-    model = Detector(spec_of(settings)).eval()
+    model = build(settings).eval()
     for name, module in model.named_modules():
         layer = name.replace(".", "_")
         if f"{layer}.weight" in weights and isinstance(module, Conv | nn.Conv2d):

@@ -1,4 +1,4 @@
-"""``python -m training``: train, resume, evaluate, distil, quantise, export, finetune, latency."""
+"""``python -m training``: train, resume, evaluate, distil, quantise, export, persons, finetune, latency."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ examples:
   python -m training distil training/configs/person-n.yaml --data data/ --teacher runs/person-s/best.pt --out runs/person-n
   python -m training evaluate runs/person-s/best.pt
   python -m training export runs/person-s/best.pt --out models/
+  python -m training persons data/hardhat/train data/hardhat/val --from runs/person-s/best.pt
+  python -m training train training/configs/ppe-head.yaml --data data/ --out runs/ppe-head
   python -m training finetune my-images/ --from runs/person-s/best.pt --name my-site --out models/
 """
 
@@ -82,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--data", type=Path)
         sub.add_argument("--out", type=Path, required=True, help="folder of models: gets NAME/VERSION")
         sub.set_defaults(measured=name == "export")
+
+    persons = verb(
+        "persons", _persons, "find the persons on a data set's pictures, whose heads a classifier learns from"
+    )
+    persons.add_argument("folders", type=Path, nargs="+", help="each with images/; gets persons/")
+    persons.add_argument("--from", dest="weights", type=Path, required=True, help="a detector of persons: .pt or .onnx")
 
     finetune = verb("finetune", _finetune, "adapt a model to your own labelled images and export it")
     finetune.add_argument(
@@ -150,36 +158,56 @@ def _settings(args: argparse.Namespace, weights: Path) -> Any:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from training.checkpoint import load_model
-    from training.data import read_source
-    from training.evaluation import measure
-    from training.loop import predictor
-    from training.progress import following
-    from training.runtimes import onnx_predictor, tflite_predictor
-
     _use(args.threads)
     settings = _settings(args, args.weights[0])
     results: dict[str, Any] = {}
     for path in args.weights:
-        size = args.size or settings.size
-        if path.suffix == ".pt":
-            predict = predictor(load_model(path)[0])
-        else:
-            predict = (onnx_predictor if path.suffix == ".onnx" else tflite_predictor)(path, size, args.threads)
-        for source in settings.validate_on:
-            samples = following(read_source(source, settings.labels), f"{path.name} on {source.title}")
-            scores = measure(predict, samples, size, settings.labels)
-            results.setdefault(str(path), {})[source.title] = scores.as_dict()
+        measure = _measure_heads if settings.task == "classify" else _measure_boxes
+        for title, scores, text in measure(path, settings, args):
+            results.setdefault(str(path), {})[title] = scores.as_dict()
             if not args.json:
-                low, high = scores.interval
-                sys.stdout.write(
-                    f"{path.name} on {source.title} at {size}: AP50 {scores.ap50:.3f} ({low:.3f}–{high:.3f}), AP {scores.ap:.3f}, "
-                    f"small {scores.ap_small:.3f}, medium {scores.ap_medium:.3f}, large {scores.ap_large:.3f}, "
-                    f"recall {scores.recall:.3f}; {scores.images} images, {scores.objects} objects\n"
-                )
+                sys.stdout.write(f"{path.name} on {title} {text}\n")
     if args.json:
         sys.stdout.write(json.dumps(results) + "\n")
     return 0
+
+
+def _measure_boxes(path: Path, settings: Any, args: argparse.Namespace) -> Iterator[tuple[str, Any, str]]:
+    from training.checkpoint import load_model
+    from training.data import read_source
+    from training.evaluation import measure
+    from training.progress import following
+    from training.runtimes import onnx_predictor, tflite_predictor
+    from training.tasks import predictor
+
+    size = args.size or settings.size
+    if path.suffix == ".pt":
+        predict = predictor(load_model(path)[0])
+    else:
+        predict = (onnx_predictor if path.suffix == ".onnx" else tflite_predictor)(path, size, args.threads)
+    for source in settings.validate_on:
+        samples = following(read_source(source, settings.labels), f"{path.name} on {source.title}")
+        s = measure(predict, samples, size, settings.labels)
+        text = (
+            f"at {size}: AP50 {s.ap50:.3f} ({s.interval[0]:.3f}–{s.interval[1]:.3f}), AP {s.ap:.3f}, "
+            f"small {s.ap_small:.3f}, medium {s.ap_medium:.3f}, large {s.ap_large:.3f}, "
+            f"recall {s.recall:.3f}; {s.images} images, {s.objects} objects"
+        )
+        yield source.title, s, text
+
+
+def _measure_heads(path: Path, settings: Any, args: argparse.Namespace) -> Iterator[tuple[str, Any, str]]:
+    from training.attributes import measure_heads, read_held
+    from training.checkpoint import load_model
+    from training.runtimes import file_judge
+    from training.tasks import judge_of
+
+    if args.size not in (None, settings.size):
+        raise ValueError(f"--size {args.size}: a classifier is made for one size, {settings.size}")
+    judge = judge_of(load_model(path)[0]) if path.suffix == ".pt" else file_judge(path, args.threads)
+    held = read_held(settings.validate_on, settings.labels, settings.size)
+    for title, v in measure_heads(judge, held, settings.labels).items():
+        yield title, v, f"at {settings.size}: {v.text}"
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -204,7 +232,9 @@ def _bundle(weights: Path, settings: Any, out: Path, *, measured: bool) -> Path:
     if measured:
         measure_files(bundle, list(FILES))
         curves.append(draw_precision(bundle.measured["fp32.onnx"], bundle.folder / "precision.png").name)
-        latency = against_reference({k: bundle.path(k) for k in FILES if k.endswith(".onnx")}, bundle.settings.size)
+        # A crop comes beside a picture: what it costs is told against a detector at the size those run at.
+        size = bundle.settings.size if bundle.graph.boxes else 416
+        latency = against_reference({k: bundle.path(k) for k in FILES if k.endswith(".onnx")}, size)
     return finish(bundle, latency, curves)
 
 
@@ -222,6 +252,27 @@ def _finetune(args: argparse.Namespace) -> int:
     run = args.out / f".{args.name}-run"
     _run(settings, run, args.threads)
     sys.stdout.write(f"{_bundle(run / 'best.pt', None, args.out, measured=True)}\n")
+    return 0
+
+
+def _persons(args: argparse.Namespace) -> int:
+    from training.checkpoint import load_model
+    from training.network import Detector
+    from training.persons import find_persons
+    from training.runtimes import onnx_predictor
+    from training.tasks import predictor
+
+    _use(args.threads)
+    model, settings = load_model(args.weights)
+    if not isinstance(model, Detector) or "person" not in settings.labels:
+        raise ValueError(
+            f"{args.weights}: {settings.name} is no detector of persons (labels: {', '.join(settings.labels)})"
+        )
+    onnx = args.weights.suffix == ".onnx"
+    predict = onnx_predictor(args.weights, settings.size, args.threads) if onnx else predictor(model)
+    for folder in args.folders:
+        count = find_persons(folder, predict, settings.size, args.weights, settings.labels.index("person"))
+        sys.stdout.write(f"{folder}: {count} persons\n")
     return 0
 
 

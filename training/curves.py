@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from training.attributes import Verdict
 from training.metrics import RECALLS, Scores
 
 
@@ -23,7 +24,7 @@ def draw_run(folder: Path) -> Path:
     plt = _pyplot()
     log = read_log(folder / "log.jsonl")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
-    for key in ("score", "box", "taught"):
+    for key in _keys(log, training=True):
         points = [(line["seen"], line[key]) for line in log if line.get(key)]
         if points:
             x, y = np.array(points).T
@@ -31,23 +32,28 @@ def draw_run(folder: Path) -> Path:
             left.plot(x[window - 1 :], np.convolve(y, np.ones(window) / window, "valid"), label=key)
     left.set(xlabel="images seen", title="loss")
     left.legend()
-    for key in ("ap50", "ap", "ap_small"):
+    for key in _keys(log, training=False):
         points = [(line["seen"], line[key]) for line in log if key in line]
-        if points:
-            right.plot(*np.array(points).T, marker=".", label=key)
+        right.plot(*np.array(points).T, marker=".", label=key)
     right.set(xlabel="images seen", title="validation")
     if right.lines:
         right.legend()
     return _save(plt, figure, folder / "curves.png")
 
 
-def draw_precision(scores: Mapping[str, Scores], path: Path) -> Path:
-    """Precision over recall at IoU 0.5, a line for each data set."""
+def _keys(log: list[dict[str, Any]], *, training: bool) -> list[str]:
+    """What the lines of a training step (they say the learning rate) or of an evaluation hold, in their order."""
+    lines = [line for line in log if ("lr" in line) == training]
+    return [key for key in dict.fromkeys(k for line in lines for k in line) if key not in ("seen", "seconds", "lr")]
+
+
+def draw_precision(scores: Mapping[str, Scores | Verdict], path: Path) -> Path:
+    """Precision over recall (a detector's at IoU 0.5), a line for each data set."""
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(5.5, 4.5))
     for name, value in scores.items():
         if value.curve:
-            axes.plot(RECALLS, value.curve, label=f"{name}: AP50 {value.ap50:.3f}")
+            axes.plot(RECALLS, value.curve, label=f"{name} {value.legend}")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     if axes.lines:
         axes.legend()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from training.augment import Picture, compose
 from training.settings import Augment, Settings, Source
 
 U8 = NDArray[np.uint8]
+Made = TypeVar("Made")
 KEEP_SIDE = 640
 """Images are kept with their longer side no longer than this."""
 
@@ -33,7 +36,7 @@ class Batch:
 
 def read_source(source: Source, labels: Sequence[str]) -> list[Sample]:
     """The samples of a data set, or its part; ``labels`` are the classes' names. Raises DataError."""
-    found = _read(source, labels)
+    found = [s for s in _read(source, labels) if not s.image.name.startswith(source.leave_out)]
     if source.part == "all":
         return found
     return [s for i, s in enumerate(found) if (i % 5 == 4) == (source.part == "held_out")]
@@ -107,26 +110,34 @@ class Pictures:
 
 
 def batches(settings: Settings, seen: int) -> Generator[Batch, None, None]:
-    """Batches without end, prepared by one thread; ``seen`` images in, the stream is the same for the same seed.
+    """A detector's batches without end; ``seen`` images in, the stream is the same for the same seed."""
+    schedule, pictures = settings.schedule, Pictures(settings.train, settings.labels)
+
+    def make(rng: np.random.Generator) -> Batch:
+        return pictures.batch(schedule.batch, int(rng.choice(schedule.sizes)), settings.augment, rng)
+
+    return stream(make, settings.seed, seen // schedule.batch)
+
+
+def stream(make: Callable[[np.random.Generator], Made], seed: int, step: int) -> Generator[Made, None, None]:
+    """What ``make`` makes of the random numbers of ``step`` and those after it, prepared by one thread.
 
     Close the iterator to end the thread.
     """
-    schedule, pictures = settings.schedule, Pictures(settings.train, settings.labels)
-    ready: queue.Queue[Batch | Exception] = queue.Queue(4)
+    ready: queue.Queue[Made | Exception] = queue.Queue(4)
     stop = threading.Event()
 
-    def put(item: Batch | Exception) -> None:
+    def put(item: Made | Exception) -> None:
         while not stop.is_set() and ready.full():
             time.sleep(0.02)
         ready.put(item, timeout=10.0)  # the only one who puts: there is room now
 
     def work() -> None:
-        step = seen // schedule.batch
         try:
-            while not stop.is_set():
-                rng = np.random.default_rng((settings.seed, step))
-                put(pictures.batch(schedule.batch, int(rng.choice(schedule.sizes)), settings.augment, rng))
-                step += 1
+            for number in itertools.count(step):
+                if stop.is_set():
+                    return
+                put(make(np.random.default_rng((seed, number))))
         except Exception as error:  # noqa: BLE001 - raised again where the batch is taken
             put(error)
 

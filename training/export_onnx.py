@@ -110,7 +110,11 @@ class _Builder:
         self.quantise(layer.name)
 
     def joined(self, name: str, parts: list[str], channels: int) -> None:
-        """Flatten the levels' maps and put them one after the other."""
+        """Flatten the levels' maps and put them one after the other; a classifier's one cell is its answer."""
+        if not self.graph.boxes:
+            whole = self.constant(f"{name}/shape", np.array([0, channels], np.int64))
+            self.node("Reshape", [self.names[parts[0]], whole], name)
+            return
         shape = self.constant(f"{name}/shape", np.array([0, channels, -1], np.int64))
         flat = [self.node("Reshape", [self.names[part], shape], f"{part}.flat") for part in parts]
         self.node("Concat", flat, name, axis=2)
@@ -119,23 +123,26 @@ class _Builder:
 def build(
     graph: Graph, size: int, quantised: Quantised | None = None, metadata: Mapping[str, str] | None = None
 ) -> onnx.ModelProto:
-    """``images`` (batch,3,size,size) to ``boxes`` (batch,4,N) and ``scores`` (batch,classes,N), raw, finest level first."""
+    """``images`` (batch,3,size,size) to ``boxes`` (batch,4,N) and ``scores`` (batch,classes,N), raw, finest level first.
+
+    A classifier's is ``scores`` (batch,classes).
+    """
     builder = _Builder(graph, quantised)
     builder.quantise(INPUT)
     for layer in graph.layers:
         builder.layer(layer)
-    builder.joined(BOXES, [box for _, box in graph.outputs], 4)
-    builder.joined(SCORES, [score for score, _ in graph.outputs], graph.classes)
-    cells = sum((size // s) ** 2 for s in STRIDES)
+    shapes: dict[str, list[str | int]] = {SCORES: ["batch", graph.classes]}
+    if graph.boxes:
+        builder.joined(BOXES, graph.boxes, 4)
+        cells = sum((size // s) ** 2 for s in STRIDES)
+        shapes = {BOXES: ["batch", 4, cells], SCORES: ["batch", graph.classes, cells]}
+    builder.joined(SCORES, graph.scores, graph.classes)
     model = helper.make_model(
         helper.make_graph(
             builder.nodes,
-            "detector",
+            "detector" if graph.boxes else "classifier",
             [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, size, size])],
-            [
-                helper.make_tensor_value_info(BOXES, TensorProto.FLOAT, ["batch", 4, cells]),
-                helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, ["batch", graph.classes, cells]),
-            ],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
             list(builder.constants.values()),
         ),
         producer_name="edge-agent training",

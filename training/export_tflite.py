@@ -1,7 +1,7 @@
 """TFLite files of our networks, float or full-integer, written operator by operator with the format's own schema.
 
 No converter is between the network and the file: what an Edge TPU gets is exactly the list of layers, with int8 input and outputs.
-Outputs are ``boxes`` (1,N,4) and ``scores`` (1,N,C), raw.
+Outputs are ``boxes`` (1,N,4) and ``scores`` (1,N,C), raw; a classifier's is ``scores`` (1,C).
 """
 
 from __future__ import annotations
@@ -129,16 +129,23 @@ class _Writer:
             inputs = [self.index[layer.inputs[0]], target]
             self.operator("RESIZE_NEAREST_NEIGHBOR", inputs, out, self.schema.ResizeNearestNeighborOptionsT())
 
+    def _reshape(self, part: str, name: str, shape: tuple[int, ...], scale: Scale | None) -> int:
+        wanted = self.tensor(f"{part}/shape", (len(shape),), np.array(shape, np.int32))
+        options = self.schema.ReshapeOptionsT()
+        options.newShape = list(shape)
+        out = self.map(name, shape, scale)
+        self.operator("RESHAPE", [self.index[part], wanted], out, options)
+        return out
+
     def joined(self, name: str, parts: list[str], channels: int) -> None:
         """Flatten the levels' maps and put them one after the other."""
         flat, total, scale = [], 0, self.scale(parts[0])
+        if not self.graph.boxes:
+            self._reshape(parts[0], name, (1, channels), scale)
+            return
         for part in parts:
             _, h, w, c = self.shapes[part]
-            shape = self.tensor(f"{part}/shape", (3,), np.array([1, h * w, c], np.int32))
-            flat.append(self.map(f"{part}/flat", (1, h * w, c), scale))
-            options = self.schema.ReshapeOptionsT()
-            options.newShape = [1, h * w, c]
-            self.operator("RESHAPE", [self.index[part], shape], flat[-1], options)
+            flat.append(self._reshape(part, f"{part}/flat", (1, h * w, c), scale))
             total += h * w
         options = self.schema.ConcatenationOptionsT()
         options.axis = 1
@@ -148,14 +155,17 @@ class _Writer:
         self.map(INPUT, (1, self.size, self.size, 3), self.scale(INPUT))
         for layer in self.graph.layers:
             self.layer(layer)
-        self.joined(BOXES, [box for _, box in self.graph.outputs], 4)
-        self.joined(SCORES, [score for score, _ in self.graph.outputs], self.graph.classes)
+        if self.graph.boxes:
+            self.joined(BOXES, self.graph.boxes, 4)
+        self.joined(SCORES, self.graph.scores, self.graph.classes)
         model = self.schema.ModelT()
         model.version, model.description, model.buffers = 3, description.encode(), self.buffers
         model.operatorCodes = [self._code(kind) for kind in self.codes]
         subgraph = self.schema.SubGraphT()
-        subgraph.name, subgraph.tensors, subgraph.operators = b"detector", self.tensors, self.operators
-        subgraph.inputs, subgraph.outputs = [self.index[INPUT]], [self.index[BOXES], self.index[SCORES]]
+        outputs = [BOXES, SCORES] if self.graph.boxes else [SCORES]
+        subgraph.name = b"detector" if self.graph.boxes else b"classifier"
+        subgraph.tensors, subgraph.operators = self.tensors, self.operators
+        subgraph.inputs, subgraph.outputs = [self.index[INPUT]], [self.index[name] for name in outputs]
         model.subgraphs = [subgraph]
         builder = flatbuffers.Builder(1 << 22)
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
@@ -173,7 +183,7 @@ def export_tflite(
     graph: Graph, size: int, path: Path, quantised: Quantised | None = None, description: str = ""
 ) -> None:
     """Write the file: full-integer with ``quantised``, else float."""
-    if size % STRIDES[-1]:
+    if graph.boxes and size % STRIDES[-1]:
         raise ValueError(f"size {size} is no multiple of {STRIDES[-1]}")
     path.write_bytes(_Writer(graph, size, quantised).model(description))
 

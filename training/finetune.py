@@ -17,6 +17,8 @@ def settings_for(
     ``images`` holds ``samples.jsonl``, or ``images/`` and ``labels/``. Raises DataError, ValueError.
     """
     trained = load_model(weights)[1]
+    if trained.task != "detect":
+        raise ValueError(f"{weights}: {trained.name} is a classifier; only detectors can be fine-tuned")
     kind = "samples" if (images / "samples.jsonl").exists() else "yolo"
     if kind == "yolo" and not (images / "images").is_dir():
         raise DataError(f"{images}: neither samples.jsonl nor a folder 'images' in it")

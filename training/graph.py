@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812
 
+from training.classifier import Classifier
 from training.network import Conv, Detector
 
 F32 = NDArray[np.float32]
@@ -53,12 +54,24 @@ class Layer:
 class Graph:
     """Layers in order of execution; ``outputs`` are the names of (score map, box map) for each stride, finest first.
 
+    A classifier's is one score map of one cell, without a box map.
+
     The input is ``(value - 128) / 128``, other than in training: as an int8 that is the pixel less 128, exactly.
     """
 
     layers: tuple[Layer, ...]
-    outputs: tuple[tuple[str, str], ...]
+    outputs: tuple[tuple[str, ...], ...]
     classes: int
+
+    @property
+    def scores(self) -> list[str]:
+        """Score maps, finest first."""
+        return [level[0] for level in self.outputs]
+
+    @property
+    def boxes(self) -> list[str]:
+        """Box maps, finest first; none of a classifier."""
+        return [level[1] for level in self.outputs if len(level) > 1]
 
 
 class _Tracer(fx.Tracer):
@@ -78,7 +91,7 @@ def _folded(module: Conv | nn.Conv2d) -> tuple[F32, F32]:
     return weight.contiguous().numpy().copy(), bias.numpy().copy()
 
 
-def trace(model: Detector) -> Graph:
+def trace(model: Detector | Classifier) -> Graph:
     """The layers of a network in evaluation mode, batch norm folded into its convolutions."""
     model = copy.deepcopy(model).eval()
     model.trunk.frozen = 0
@@ -101,7 +114,7 @@ def trace(model: Detector) -> Graph:
             raise ValueError(f"{node.name}: {node.op} {node.target} cannot be exported")
     layers[0] = _with_own_input(layers[0])
     (result,) = (n.args[0] for n in traced.nodes if n.op == "output")
-    outputs = tuple((score.name, box.name) for score, box in result)
+    outputs = tuple(tuple(part.name for part in level) for level in result)
     return Graph(tuple(layers), outputs, model.spec.classes)
 
 

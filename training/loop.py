@@ -9,40 +9,24 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.checkpoint import load_checkpoint, load_model, spec_of
-from training.data import Batch, Pictures, batches, read_source
-from training.evaluation import Predict, measure
-from training.loss import assign, detection_loss, distillation_loss
-from training.network import FULL_HIDDEN, Detector, Trunk, decode, load_weights
+from training.checkpoint import build, load_checkpoint, load_model
+from training.classifier import Classifier
+from training.network import FULL_HIDDEN, Detector, Trunk, load_weights
 from training.prune import prune
 from training.settings import Settings
+from training.tasks import Task, task_of
 from training.trunk import load_trunk
+
+Network: TypeAlias = Detector | Classifier
 
 SAVE_EVERY_S = 180.0
 LOG_EVERY = 20
-
-
-def to_input(images: NDArray[np.uint8]) -> Tensor:
-    """(B,H,W,3) uint8 to the network's (B,3,H,W), channels last in memory."""
-    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() - 127.5) / 127.5
-
-
-def predictor(model: Detector) -> Predict:
-    """A network as something to evaluate."""
-
-    def predict(canvas: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        with torch.inference_mode():  # in full precision: bfloat16 costs one to three points of AP50
-            logits, boxes, _, _ = decode(model(to_input(canvas[None])))
-        return boxes[0].numpy(), logits[0].sigmoid().numpy()
-
-    return predict
 
 
 def share_of_lr(seen: int, settings: Settings) -> float:
@@ -66,10 +50,11 @@ class Run:
 
     settings: Settings
     folder: Path
-    model: Detector
-    ema: Detector
+    task: Task
+    model: Network
+    ema: Network
     optimizer: torch.optim.Optimizer
-    teacher: Detector | None
+    teacher: Network | None
     seen: int = 0
     best: float = -1.0
     seconds: float = 0.0
@@ -96,7 +81,7 @@ class Run:
             file.write(json.dumps({"seen": self.seen, "seconds": round(self.seconds, 1), **values}) + "\n")
 
 
-def _optimizer(model: Detector, settings: Settings) -> torch.optim.Optimizer:
+def _optimizer(model: Network, settings: Settings) -> torch.optim.Optimizer:
     s = settings.schedule
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -118,11 +103,11 @@ def _optimizer(model: Detector, settings: Settings) -> torch.optim.Optimizer:
 def start(settings: Settings, folder: Path) -> Run:
     """A run from Google's trunk or a checkpoint, or, where ``folder`` holds one, that run where it stopped."""
     torch.manual_seed(settings.seed)
-    model = Detector(spec_of(settings))
+    model, task = build(settings), task_of(settings)
     last = folder / "last.pt"
     state = load_checkpoint(last) if last.exists() else None
     if state is None and settings.start_from is None:
-        _fill_trunk(model.trunk, settings)
+        _fill_trunk(model.trunk, task)
     elif state is None and settings.start_from is not None:
         trained, before = load_model(settings.start_from)
         _load_matching(model, trained.state_dict(), same_labels=before.labels == settings.labels)
@@ -130,7 +115,7 @@ def start(settings: Settings, folder: Path) -> Run:
     model = model.to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     teacher = load_model(settings.teacher)[0] if settings.teacher else None
-    run = Run(settings, folder, model, ema, _optimizer(model, settings), teacher)
+    run = Run(settings, folder, task, model, ema, _optimizer(model, settings), teacher)
     folder.mkdir(parents=True, exist_ok=True)
     if state is not None:
         model.load_state_dict(state["model"])
@@ -141,19 +126,14 @@ def start(settings: Settings, folder: Path) -> Run:
     return run
 
 
-def _fill_trunk(trunk: Trunk, settings: Settings) -> None:
+def _fill_trunk(trunk: Trunk, task: Task) -> None:
     """Google's weights; where the trunk is to be slimmer, pruned on a few of the training pictures."""
-    full = Trunk(FULL_HIDDEN, 1280)
+    full = Trunk(FULL_HIDDEN[: len(trunk.blocks)], 1280 if trunk.top is not None else 0)
     load_weights(full, load_trunk())
-    rng, pictures = np.random.default_rng(settings.seed), Pictures(settings.train, settings.labels)
-    prune(
-        full,
-        trunk,
-        [to_input(pictures.batch(8, min(settings.size, 320), settings.augment, rng).images) for _ in range(4)],
-    )
+    prune(full, trunk, task.pruning_pictures())
 
 
-def _load_matching(model: Detector, state: dict[str, Tensor], *, same_labels: bool) -> None:
+def _load_matching(model: Network, state: dict[str, Tensor], *, same_labels: bool) -> None:
     """Everything; for other labels all but the score layers, which know only the old ones."""
     own = model.state_dict()
     fits = {
@@ -165,32 +145,17 @@ def _load_matching(model: Detector, state: dict[str, Tensor], *, same_labels: bo
     model.load_state_dict(fits, strict=False)
 
 
-def _step(run: Run, batch: Batch) -> tuple[float, float, float]:
+def _step(run: Run, batch: Any) -> tuple[float, ...]:
     share = share_of_lr(run.seen, run.settings)
     for group in run.optimizer.param_groups:
         group["lr"] = run.settings.schedule.lr * group["share"] * share
-    x = to_input(batch.images)
     run.model.train()
     if run.settings.schedule.frozen_norms:
         for module in run.model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        maps = run.model(x)
-    logits, boxes, centres, _ = decode(maps)
-    targets = [
-        assign(logits[i], boxes[i], centres, *(torch.from_numpy(a) for a in truth))
-        for i, truth in enumerate(
-            zip(batch.boxes, (c.astype(np.int64) for c in batch.classes), batch.ignore, strict=True)
-        )
-    ]
-    score, box = detection_loss(logits, boxes, targets)
-    loss, taught = score + box, torch.zeros(())
-    if run.teacher is not None:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            teacher_logits, teacher_boxes, _, _ = decode(run.teacher(x))
-        taught = sum(distillation_loss(logits, boxes, teacher_logits, teacher_boxes), torch.zeros(()))
-        loss = loss + taught
+    losses = run.task.step(run.model, batch, run.teacher)
+    loss = sum(losses, torch.zeros(()))
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_([p for p in run.model.parameters() if p.grad is not None], 10.0)
@@ -199,7 +164,7 @@ def _step(run: Run, batch: Batch) -> tuple[float, float, float]:
     run.optimizer.step()
     run.seen += len(batch.images)
     _average(run)
-    return score.item(), box.item(), taught.item()
+    return tuple(part.item() for part in losses)
 
 
 @torch.no_grad()
@@ -218,10 +183,9 @@ def train(run: Run, evaluate_every: int, progress: Any = None) -> None:
     """
     asked: list[int] = []
     previous = {s: signal.signal(s, lambda number, _: asked.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
-    held = read_source(run.settings.validate_on[0], run.settings.labels)
     saved, recent = time.monotonic(), []
     try:
-        with contextlib.closing(batches(run.settings, run.seen)) as stream:
+        with contextlib.closing(run.task.batches(run.seen)) as stream:
             while run.seen < run.settings.schedule.images and not asked:
                 began, plateau = time.monotonic(), on_plateau(run.seen, run.settings)
                 recent.append(_step(run, next(stream)))
@@ -231,26 +195,27 @@ def train(run: Run, evaluate_every: int, progress: Any = None) -> None:
                 if progress is not None:
                     progress(run, recent[-1])
                 if len(recent) == LOG_EVERY:
-                    means = [round(float(v), 4) for v in np.mean(recent, axis=0)]
-                    run.log(score=means[0], box=means[1], taught=means[2], lr=share_of_lr(run.seen, run.settings))
+                    means = (round(float(v), 4) for v in np.mean(recent, axis=0))
+                    named = dict(zip(run.task.losses, means, strict=True))
+                    run.log(**named, lr=share_of_lr(run.seen, run.settings))
                     recent.clear()
                 if run.seen % evaluate_every < run.settings.schedule.batch:
-                    _evaluate(run, held)
+                    _evaluate(run)
                 if time.monotonic() - saved > SAVE_EVERY_S:
                     run.save("last.pt")
                     saved = time.monotonic()
         if not asked:
             run.save("last.pt")
-            _evaluate(run, held)
+            _evaluate(run)
     finally:
         run.save("last.pt")
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _evaluate(run: Run, held: list[Any]) -> None:
-    scores = measure(predictor(run.ema), held, run.settings.size, run.settings.labels, rounds=0)
-    run.log(ap50=scores.ap50, ap=scores.ap, ap_small=scores.ap_small)
-    if scores.ap50 > run.best:
-        run.best = scores.ap50
+def _evaluate(run: Run) -> None:
+    figures, figure = run.task.judge(run.ema)
+    run.log(**figures)
+    if figure > run.best:
+        run.best = figure
         run.save("best.pt")

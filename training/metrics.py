@@ -55,6 +55,11 @@ class Scores:
         """For JSON."""
         return asdict(self)
 
+    @property
+    def legend(self) -> str:
+        """For a plot."""
+        return f"AP50 {self.ap50:.3f}"
+
 
 @dataclass(frozen=True)
 class Matches:

@@ -10,6 +10,7 @@ Input (B,3,H,W) RGB, ``(value - 127.5) / 127.5``, H and W multiples of 32. ``for
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -31,7 +32,10 @@ _TAPS = (6, 13)
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What the network looks like. ``hidden`` below the original's is a pruned trunk; ``top`` 0 leaves out ``Conv_1``."""
+    """What the network looks like. ``hidden`` below the original's is a pruned trunk; ``top`` 0 leaves out ``Conv_1``.
+
+    For a classifier ``hidden`` may be shorter: the trunk ends after that many blocks.
+    """
 
     classes: int = 1
     hidden: tuple[int, ...] = FULL_HIDDEN
@@ -81,19 +85,24 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """MobileNetV2 from the picture to strides 8, 16 and 32."""
+    """MobileNetV2 from the picture to strides 8, 16 and 32, or its first blocks."""
 
     def __init__(self, hidden: tuple[int, ...], top: int) -> None:
         super().__init__()
-        if len(hidden) != len(_OUT):
-            raise ValueError(f"hidden needs {len(_OUT)} numbers, has {len(hidden)}")
+        if not 0 < len(hidden) <= len(_OUT) or (top and len(hidden) < len(_OUT)):
+            raise ValueError(
+                f"hidden has {len(hidden)} numbers: one for each of up to {len(_OUT)} blocks, all for a top"
+            )
         self.stem = Conv(3, hidden[0], 3, 2, norm=False)
         inputs = (hidden[0], *_OUT[:-1])
         self.blocks = nn.ModuleList(
-            Block(inputs[i], hidden[i], _OUT[i], _STRIDE[i], expand=i > 0) for i in range(len(_OUT))
+            Block(inputs[i], hidden[i], _OUT[i], _STRIDE[i], expand=i > 0) for i in range(len(hidden))
         )
-        self.top = Conv(_OUT[-1], top, norm=False) if top else None
-        self.channels = (hidden[_TAPS[0]], hidden[_TAPS[1]], top or _OUT[-1])
+        last = _OUT[len(hidden) - 1]
+        self.top = Conv(last, top, norm=False) if top else None
+        self.channels = (*(hidden[i] for i in _TAPS if i < len(hidden)), top or last)
+        """Of what ``forward`` gives."""
+        self.stride = 2 * math.prod(_STRIDE[: len(hidden)])
         self.frozen = 0
 
     def freeze(self, blocks: int) -> None:
@@ -110,14 +119,14 @@ class Trunk(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Features at strides 8, 16, 32."""
+        """Features at strides 8, 16, 32, as far as the blocks go; the last one's last."""
         taps: list[Tensor] = []
         if self.frozen:
             with torch.no_grad():
                 x = self._run(self.stem(x), 0, self.frozen, taps)
         else:
             x = self.stem(x)
-        x = self._run(x, self.frozen, len(_OUT), taps)
+        x = self._run(x, self.frozen, len(self.blocks), taps)
         return [*taps, x if self.top is None else self.top(x)]
 
 
@@ -174,6 +183,8 @@ class Detector(nn.Module):
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
+        if len(spec.hidden) != len(FULL_HIDDEN):
+            raise ValueError(f"a detector's hidden needs {len(FULL_HIDDEN)} numbers, has {len(spec.hidden)}")
         self.spec = spec
         self.trunk = Trunk(spec.hidden, spec.top)
         self.neck = Neck(self.trunk.channels, spec.width, spec.neck_depth, spec.kernel)
@@ -210,9 +221,10 @@ def _target(layer: str) -> str:
 
 
 def load_weights(trunk: Trunk, weights: Weights) -> None:
-    """Put Google's weights in a trunk that is whole."""
+    """Put Google's weights in a trunk whose blocks are as wide as theirs."""
     renamed = {}
     for name, value in weights.items():
         layer, kind = name.rsplit(".", 1)
         renamed[f"{_target(layer)}.conv.{kind}"] = torch.from_numpy(value)
-    trunk.load_state_dict(renamed)
+    own = trunk.state_dict()
+    trunk.load_state_dict({name: value for name, value in renamed.items() if name in own})

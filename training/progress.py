@@ -39,7 +39,8 @@ class RunProgress:
     def __call__(self, run: Any, losses: Sequence[float]) -> None:
         """Show where it is."""
         speed = (run.seen - self._from[0]) / max(run.seconds - self._from[1], 1e-9)
-        what = f"score {losses[0]:.2f} box {losses[1]:.2f} best {max(run.best, 0):.3f} {speed:.1f}/s"
+        parts = " ".join(f"{name} {loss:.2f}" for name, loss in zip(run.task.losses[:2], losses, strict=False))
+        what = f"{parts} best {max(run.best, 0):.3f} {speed:.1f}/s"
         self._progress.update(self._task, completed=run.seen, what=what)
 
 

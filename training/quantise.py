@@ -101,8 +101,7 @@ def quantise(graph: Graph, pictures: Iterable[Tensor]) -> Quantised:
         run(graph, x, ranges.see)
     found = ranges.found
     # Levels are joined without requantising: one scale for all scores, one for all boxes.
-    for place, floor in ((0, LOWEST_LOGIT), (1, -np.inf)):
-        names = [pair[place] for pair in graph.outputs]
+    for names, floor in zip(zip(*graph.outputs, strict=True), (LOWEST_LOGIT, -np.inf), strict=False):
         joint = (max(min(found[n][0] for n in names), floor), max(found[n][1] for n in names))
         found.update(dict.fromkeys(names, joint))
     maps = {name: _scale(*limits) for name, limits in found.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_BYTES = 256 * 1024
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -19,7 +19,7 @@ class _Strict(BaseModel):
 
 
 class Network(_Strict):
-    """See ``network.NetworkSpec``; ``hidden`` None is the whole trunk."""
+    """See ``network.NetworkSpec``; ``hidden`` None is the whole trunk. A classifier has ``hidden`` and ``width`` only."""
 
     hidden: tuple[Count, ...] | None = None
     top: Annotated[int, Field(ge=0)] = 1280
@@ -29,22 +29,46 @@ class Network(_Strict):
     kernel: Literal[3, 5] = 3
 
 
+Attributes = dict[str, Literal[0, 1]]
+
+
+class Heads(_Strict):
+    """For a classifier: how boxes become heads whose attributes are known. See ``heads.py``."""
+
+    boxes: Literal["head", "person"] = Field("head", description="what the labelled boxes enclose")
+    attributes: dict[int, Attributes] = Field(
+        default_factory=dict, description="what a box's class says about its head"
+    )
+    found_persons: bool = Field(
+        False,
+        description="cut out the heads of persons that `training persons` found, and look which boxes lie in them",
+    )
+    without: Attributes = Field(
+        default_factory=dict, description="found_persons: what a head without any box in it has"
+    )
+
+
 class Source(_Strict):
     """A data set. ``weight`` is how often an image of it is drawn, against 1."""
 
     kind: Literal["yolo", "coco", "samples"] = "yolo"
     path: Path
     prefixes: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = Field((), description="images whose names begin so are not in it")
     annotations: Path | None = Field(None, description="coco: the JSON file; path is then the folder of the images")
     categories: dict[str, int] = Field(default_factory=dict, description="coco: its names to our classes")
     part: Literal["all", "train", "held_out"] = Field("all", description="every fifth image is held out of train")
     weight: Positive = 1.0
     licence: str = Field("", description="for the model card")
     origin: str = Field("", description="for the model card")
+    name: str = Field("", description="for tables; those of one name are measured together by a classifier")
+    heads: Heads | None = Field(None, description="classify: needed")
 
     @property
     def title(self) -> str:
         """Short name, for tables."""
+        if self.name:
+            return self.name
         return self.prefixes[0].rstrip("_") if self.prefixes else f"{self.path.name} {self.part}".removesuffix(" all")
 
 
@@ -56,6 +80,21 @@ class Augment(_Strict):
     colour: Fraction = 0.8
     degrade: Fraction = Field(0.2, description="blur, noise, low light, JPEG: what surveillance cameras do")
     grey: Fraction = 0.05
+
+
+class Crops(_Strict):
+    """How head crops are changed before a classifier sees them."""
+
+    shift: Fraction = Field(
+        0.12, description="of the crop's side, up to, in any direction: detectors' boxes are not exact"
+    )
+    scale: tuple[Positive, Positive] = (0.75, 1.3)
+    coarse: Fraction = Field(0.4, description="share that is made as coarse as a small head is")
+    coarsest: Count = Field(10, description="pixels of a crop's side there, at least")
+    colour: Fraction = 0.8
+    degrade: Fraction = 0.3
+    grey: Fraction = 0.35
+    tint: Fraction = Field(0.5, description="share of grey crops that get some colour: grey must not tell the data set")
 
 
 class Schedule(_Strict):
@@ -77,6 +116,7 @@ class Schedule(_Strict):
 class Settings(_Strict):
     """A run."""
 
+    task: Literal["detect", "classify"] = "detect"
     name: str
     version: str = "1.0.0"
     labels: tuple[str, ...] = ("person",)
@@ -86,9 +126,26 @@ class Settings(_Strict):
     train: tuple[Source, ...]
     validate_on: tuple[Source, ...] = Field(min_length=1, description="the first one picks the best weights")
     augment: Augment = Augment()
+    crops: Crops = Field(Crops(), description="classify: in place of `augment`")
     schedule: Schedule = Schedule()
     teacher: Path | None = Field(None, description="a checkpoint to distil from")
     start_from: Path | None = Field(None, description="a checkpoint to begin with, in place of Google's trunk")
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> Settings:
+        sources = (*self.train, *self.validate_on)
+        if self.task == "detect":
+            if any(s.heads for s in sources):
+                raise ValueError("heads: are for task: classify")
+            return self
+        if any(s.heads is None for s in sources):
+            raise ValueError("task: classify needs heads: in every source")
+        if self.teacher is not None:
+            raise ValueError("task: classify knows no teacher; distil is for detectors")
+        named = {n for s in sources if s.heads for a in (*s.heads.attributes.values(), s.heads.without) for n in a}
+        if strange := sorted(named - set(self.labels)):
+            raise ValueError(f"attributes {', '.join(strange)} are none of the labels {', '.join(self.labels)}")
+        return self
 
 
 def load_settings(path: Path, data: Path | None = None) -> Settings:

@@ -97,14 +97,14 @@ def _config(args: argparse.Namespace) -> Config:
 
 def _default(source: str, model: str | None) -> Config:
     """Without a file: the use case there is, where the model sees people."""
-    from edge_agent.detect.manifest import find_model
+    from edge_agent.detect.manifest import find_detector
 
     models = Path("models").absolute()
     config = Config(
         cameras=[CameraConfig(id="bench", source=source)], models_dir=models, state_dir=Path(".state").absolute()
     )
     distancing = SocialDistancingConfig()
-    if distancing.label not in find_model(model or config.model, models).manifest.labels:
+    if distancing.label not in find_detector(model or config.model, models).manifest.labels:
         return config
     return config.model_copy(update={"use_cases": UseCasesConfig(social_distancing=distancing)})
 

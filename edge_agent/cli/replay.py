@@ -29,11 +29,11 @@ def add(verbs: Any) -> None:
 
 def _replay(args: argparse.Namespace) -> int:
     from edge_agent.chains import check_labels
-    from edge_agent.detect.manifest import find_model
+    from edge_agent.detect.manifest import find_detector
     from edge_agent.run_display import run_replay
 
     config: Config = config_file.load(args.config)
     if args.model is not None:
-        check_labels(config, find_model(args.model, config.models_dir).manifest)
+        check_labels(config, find_detector(args.model, config.models_dir).manifest)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     return run_replay(args.file, config, record=args.record, as_json=args.json)

@@ -8,6 +8,7 @@ import numpy as np
 
 from edge_agent.detect.backends import BACKENDS, Backend, LoadRequest, Runner
 from edge_agent.detect.decoders import FAMILIES
+from edge_agent.detect.manifest import refuse_classifier
 from edge_agent.detect.nms import best, nms
 from edge_agent.detect.preprocess import Preprocessor
 from edge_agent.errors import HardwareError, InferenceError
@@ -28,6 +29,7 @@ class ModelDetector:
     """
 
     def __init__(self, backend: str, request: LoadRequest) -> None:
+        refuse_classifier(request.network.manifest)
         self.network = request.network
         self.labels = request.network.labels
         self.backend_name = backend

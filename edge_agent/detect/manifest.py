@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from edge_agent.errors import ModelError
 
@@ -26,7 +27,9 @@ BackendName = Literal["onnxruntime", "tflite", "openvino", "tensorrt"]
 FamilyName = Literal[
     "yolov8", "yolox", "yolov5", "ssd", "yolov10", "boxes_labels_scores", "yolov4", "rtdetr", "yolonas", "fcos"
 ]
-"""Output families; which networks belong to which, and what `decode` means to each: docs/decoders.md."""
+"""Output families of detectors; which networks belong to which, and what `decode` means to each: docs/decoders.md."""
+CLASSIFIER = "classifier"
+"""Family of a network that is shown one crop and gives a score for each label: [1, C], each by itself, none excluding another."""
 
 
 class _Strict(BaseModel):
@@ -76,6 +79,27 @@ class DecodeSpec(_Strict):
     )
 
 
+class CropSpec(_Strict):
+    """What a classifier is shown of a found object: a square that follows from the object's box.
+
+    With ``root = sqrt(width * height)`` of the box in source pixels: its side is ``side * root``, its middle is the box's from left to
+    right, its upper edge lies ``above * root`` above the box's. What lies outside the frame is left out, then ``input.fit`` applies.
+    """
+
+    label: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
+        description="the detector's label of objects that have what is to be judged"
+    )
+    side: Annotated[float, Field(gt=0, le=4)]
+    above: Annotated[float, Field(ge=-4, le=4)] = 0.0
+
+    def square(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """The square for a box, both xyxy in source pixels; it may reach beyond the frame."""
+        x1, y1, x2, y2 = box
+        root = math.sqrt(max(x2 - x1, 0.0) * max(y2 - y1, 0.0))
+        left, top = (x1 + x2 - self.side * root) / 2, y1 - self.above * root
+        return left, top, left + self.side * root, top + self.side * root
+
+
 class FilePart(_Strict):
     """A further file that a model file needs."""
 
@@ -105,7 +129,7 @@ class Manifest(_Strict):
     manifest: Literal[1]
     name: str
     version: str
-    family: FamilyName
+    family: FamilyName | Literal["classifier"]
     licence: str
     labels: tuple[Annotated[str, StringConstraints(min_length=1, max_length=64)], ...] = Field(
         min_length=1, max_length=10_000
@@ -115,6 +139,23 @@ class Manifest(_Strict):
     decode: DecodeSpec = DecodeSpec()
     files: tuple[ModelFile, ...] = Field(min_length=1, max_length=64)
     description: str = ""
+    crop: CropSpec | None = Field(None, description="classifier: what it is shown")
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it judges crops, and finds nothing."""
+        return self.family == CLASSIFIER
+
+    @model_validator(mode="after")
+    def _fits_its_family(self) -> Manifest:
+        if self.is_classifier != (self.crop is not None):
+            raise ValueError("`crop` is for family classifier, which needs it")
+        if self.is_classifier and any(len(outputs) != 1 for outputs in (self.outputs, *self._own_outputs())):
+            raise ValueError("a classifier has one output: a score for each label")
+        return self
+
+    def _own_outputs(self) -> Iterator[OutputNames]:
+        return (file.outputs for file in self.files if file.outputs is not None)
 
 
 ONNX_READERS = frozenset({"onnxruntime", "openvino", "tensorrt"})
@@ -264,6 +305,23 @@ def find_model(reference: str, models_dir: Path) -> Model:
         there = sorted(f"{p.parent.parent.name}@{p.parent.name}" for p in models_dir.glob("*/*/manifest.yaml"))
         raise ModelError(f"model {reference!r} is not in {models_dir} (there: {', '.join(there) or 'none'})")
     return load_model(models_dir / name / (version or versions[-1]))
+
+
+def find_detector(reference: str, models_dir: Path) -> Model:
+    """The same, for a model that is to find objects. Raises ModelError for a classifier too."""
+    model = find_model(reference, models_dir)
+    refuse_classifier(model.manifest)
+    return model
+
+
+def refuse_classifier(manifest: Manifest) -> None:
+    """Raises ModelError where a detector is needed and this is none."""
+    if manifest.crop is not None:
+        raise ModelError(
+            f"model {manifest.name}@{manifest.version} is a classifier: it judges {', '.join(manifest.labels)} on crops of a "
+            f"{manifest.crop.label} that a detector found, and finds nothing itself; name a detector as `model` "
+            "(edge-agent model list shows the family of each)"
+        )
 
 
 def list_models(models_dir: Path) -> list[Manifest]:

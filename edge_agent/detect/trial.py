@@ -47,7 +47,9 @@ class TrialResult:
     load_s: float
     inference_ms: float
     seen: tuple[Seen, ...] | None
-    """What was found, best score first; None where no picture was given."""
+    """What was found, best score first; None where no picture was given, and for a classifier."""
+    scores: dict[str, float] | None = None
+    """What a classifier says of the picture, by label."""
 
 
 def trial(
@@ -90,6 +92,7 @@ def _result(reply: dict[str, Any]) -> TrialResult:
         load_s=reply["load_s"],
         inference_ms=reply["inference_ms"],
         seen=None if seen is None else tuple(Seen(s["label"], s["score"], tuple(s["box"])) for s in seen),
+        scores=reply["scores"],
     )
 
 
@@ -100,6 +103,7 @@ def _facts(reply: dict[str, Any]) -> TensorFacts:
 def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
     """The child's part."""
     from edge_agent.detect.backends import LoadRequest
+    from edge_agent.detect.classifier import ModelClassifier
     from edge_agent.detect.detector import ModelDetector
     from edge_agent.types import Frame
 
@@ -108,29 +112,38 @@ def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
     picture = _picture(asked["image"], network.input.size)
     say("loading the network")
     began = time.monotonic()
-    detector = ModelDetector(asked["backend"], request)
+    model = (ModelClassifier if network.manifest.is_classifier else ModelDetector)(asked["backend"], request)
     load_s = time.monotonic() - began
     say("running it for the first time")
-    found = detector.detect(Frame("trial", 0, 0.0, 0.0, picture))
+    scores: dict[str, float] | None = None
+    seen: tuple[Seen, ...] | None = None
+    if isinstance(model, ModelClassifier):
+        scores = dict(zip(model.labels, map(float, model.classify(picture)), strict=True))
+    else:
+        found = model.detect(Frame("trial", 0, 0.0, 0.0, picture))
+        seen = None if asked["image"] is None else _seen(found)
     say("running it again")
-    outputs, inference_ms = _time_inference(detector, picture)
-    wanted = detector.backend.input
+    outputs, inference_ms = _time_inference(model, picture)
+    wanted = model.backend.input
     result = TrialResult(
-        device=detector.backend.device,
+        device=model.backend.device,
         input=TensorFacts(network.input.name, tuple(wanted.shape), wanted.dtype.name),
         outputs=tuple(TensorFacts(n, o.shape, o.dtype.name) for n, o in zip(network.outputs, outputs, strict=True)),
         load_s=load_s,
         inference_ms=inference_ms,
-        seen=None
-        if asked["image"] is None
-        else tuple(
-            Seen(found.labels[c], float(s), (float(b[0]), float(b[1]), float(b[2]), float(b[3])))
-            for b, s, c in zip(found.boxes, found.scores, found.classes, strict=True)
-        ),
+        seen=seen,
+        scores=scores,
     )
     say("closing it")
-    detector.close()
+    model.close()
     return asdict(result)
+
+
+def _seen(found: Any) -> tuple[Seen, ...]:
+    return tuple(
+        Seen(found.labels[c], float(s), (float(b[0]), float(b[1]), float(b[2]), float(b[3])))
+        for b, s, c in zip(found.boxes, found.scores, found.classes, strict=True)
+    )
 
 
 def _picture(path: str | None, size: tuple[int, int]) -> Any:
@@ -145,12 +158,12 @@ def _picture(path: str | None, size: tuple[int, int]) -> Any:
     return picture
 
 
-def _time_inference(detector: Any, picture: Any) -> tuple[list[Any], float]:
+def _time_inference(model: Any, picture: Any) -> tuple[list[Any], float]:
     """The outputs, and milliseconds of one call to the runner."""
     from edge_agent.detect.preprocess import Preprocessor
 
-    run = detector.backend.runner()
-    tensor, _ = Preprocessor(detector.network.input, detector.backend.input)(picture)
+    run = model.backend.runner()
+    tensor, _ = Preprocessor(model.network.input, model.backend.input)(picture)
     outputs = list(run(tensor))
     times: list[float] = []
     end = time.monotonic() + REPEAT_S

@@ -11,7 +11,7 @@ from typing import Any
 from edge_agent.chains import check_labels
 from edge_agent.config import Config, DetectConfig
 from edge_agent.detect.backends import LoadRequest
-from edge_agent.detect.manifest import Model, Network, find_model
+from edge_agent.detect.manifest import Model, Network, find_detector
 from edge_agent.detect.trial import trial
 from edge_agent.doctor.box import Box, RunningAgent
 from edge_agent.doctor.finding import Check, Outcome, fail, ok, skip, warn
@@ -34,7 +34,7 @@ def checks(_: Box) -> list[Check]:
 
 
 def _model(config: Config) -> Model:
-    return find_model(config.model, config.models_dir)
+    return find_detector(config.model, config.models_dir)
 
 
 def manifest(box: Box) -> Outcome:

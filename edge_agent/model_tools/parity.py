@@ -15,7 +15,7 @@ import numpy as np
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import BACKENDS, LoadRequest
 from edge_agent.detect.detector import ModelDetector
-from edge_agent.detect.manifest import Network
+from edge_agent.detect.manifest import Network, refuse_classifier
 from edge_agent.errors import HardwareError, UsageError
 from edge_agent.model_tools.compile import ensure_engine
 from edge_agent.model_tools.matching import Truth, classes_of, match, mean_average_precision
@@ -182,6 +182,7 @@ class Side:
         """Raises ModelError, HardwareError."""
         if self.backend not in BACKENDS:
             raise HardwareError(f"this version has no backend {self.backend}")
+        refuse_classifier(self.network.manifest)
         request = LoadRequest(self.network, config, self.cache)
         if self.backend == "tensorrt":
             ensure_engine(request)

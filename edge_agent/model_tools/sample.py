@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_agent.detect.manifest import CropSpec
 from edge_agent.errors import UsageError
 from edge_agent.types import F32, U8
 
@@ -42,6 +43,15 @@ def read_picture(image: Path | None) -> U8:
     if picture is None:
         raise UsageError(f"--image {image}: OpenCV cannot read it as a picture")
     return np.asarray(picture, np.uint8)
+
+
+def drawn_crop(crop: CropSpec) -> U8:
+    """What a classifier is shown of the tallest person in the drawing but one, who stands free on all sides: (H,W,3) BGR."""
+    picture, (place, foot, tall, *_) = _draw(), _PEOPLE[1]
+    # A drawn person is as wide as a hand on each side, 14 hundredths of the height.
+    x, y, height = place * SIZE[0], foot * SIZE[1], tall / 2
+    left, top, right, bottom = (round(v) for v in crop.square((x - 0.14 * height, y - height, x + 0.14 * height, y)))
+    return np.ascontiguousarray(picture[max(top, 0) : max(bottom, 1), max(left, 0) : max(right, 1)])
 
 
 def _draw() -> U8:

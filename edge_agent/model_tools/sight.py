@@ -20,16 +20,18 @@ TIMEOUT_S = 300.0
 def look(  # noqa: PLR0917
     network: Network, backend: str, config: DetectConfig, image: Path | None, work: Path, cache: Path | None = None
 ) -> TrialResult:
-    """Load and run ``network`` in a child process on ``image``, or on the drawn sample. Raises as ``trial``.
+    """Load and run ``network`` in a child process on ``image``, or on the drawn sample, a classifier on a crop of it.
+
+    Raises as ``trial``.
 
     ``work`` is a folder to write into; ``cache`` the agent's own where what it holds is to be used.
     """
     import cv2
 
-    from edge_agent.model_tools.sample import read_picture
+    from edge_agent.model_tools.sample import drawn_crop, read_picture
 
-    picture = work / "picture.png"
-    if not cv2.imwrite(str(picture), read_picture(image)):
+    picture, crop = work / "picture.png", network.manifest.crop
+    if not cv2.imwrite(str(picture), read_picture(image) if image or crop is None else drawn_crop(crop)):
         raise HardwareError(f"{work}: the sample picture cannot be written")
     request = LoadRequest(network, config, cache or work)
     return trial(backend, request, timeout_s=TIMEOUT_S, image=picture, memory_mb=_limit(network, backend, config))
@@ -52,6 +54,8 @@ def sure(sight: TrialResult) -> list[Seen]:
 
 def warnings(sight: TrialResult) -> tuple[str, ...]:
     """What looks wrong, in sentences."""
+    if sight.scores is not None:  # of a drawing nothing is expected; scores that are no numbers were an error
+        return ()
     seen = sight.seen or ()
     found = []
     best = max((s.score for s in seen), default=0.0)

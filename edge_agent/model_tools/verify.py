@@ -77,8 +77,14 @@ def _run(network: Network, config: DetectConfig, image: Path | None) -> Check:
         except EdgeAgentError as error:
             return check("fail", f"{type(error).__name__}: {error}")
     doubts = warnings(sight)
-    seen = f"{sight.device}, {sight.inference_ms:.1f} ms, {len(sight.seen or ())} boxes"
+    seen = f"{sight.device}, {sight.inference_ms:.1f} ms, {_found(sight)}"
     return check("warn" if doubts else "ok", "; ".join([seen, *doubts]), sight)
+
+
+def _found(sight: TrialResult) -> str:
+    if sight.scores is None:
+        return f"{len(sight.seen or ())} boxes"
+    return ", ".join(f"{label} {score:.2f}" for label, score in sight.scores.items())
 
 
 def why_not(backend: str, network: Network, config: DetectConfig) -> str:
