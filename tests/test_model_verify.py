@@ -61,7 +61,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, di
 
 @pytest.fixture
 def models(root: Path, tmp_path: Path) -> Path:
-    shutil.copytree(root / "models", tmp_path / "models")
+    shutil.copytree(root / "models" / "person-pilot", tmp_path / "models" / "person-pilot")
     return tmp_path / "models"
 
 

@@ -235,7 +235,12 @@ def test_heads_are_measured_by_title_and_attribute_from_the_files_pixels(tmp_pat
 
 def test_the_card_names_geometry_data_figures_and_limits(tmp_path: Path) -> None:
     settings_ = Settings(
-        task="classify", name="h", labels=LABELS, train=(source(tmp_path),), validate_on=(source(tmp_path),)
+        task="classify",
+        name="h",
+        labels=LABELS,
+        notes="- of this data\n",
+        train=(source(tmp_path),),
+        validate_on=(source(tmp_path),),
     )
     good, less = (verdict(judged([True, False], s, [12, 50]), rounds=9) for s in ([0.9, 0.1], [0.9, 0.8]))
     text = head_card(
@@ -250,8 +255,8 @@ def test_the_card_names_geometry_data_figures_and_limits(tmp_path: Path) -> None
         "| int8.onnx | x: helmet | -0.5000 |",
         "### Small heads",
         "| fp32.onnx | 1.00 | 0.100 |",
-        "religious headgear",
-        "## Bias",
+        "## Limits",
+        "- of this data",
     ):
         assert part in text, part
     assert isinstance(good, Verdict) and json.dumps(good.as_dict())

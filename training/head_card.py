@@ -11,23 +11,11 @@ from training.settings import Settings
 _LIMITS = """\
 ## Limits
 
-- **Helmet** means a hard hat, as on building sites, worn on the head. Cycle, riding and sports helmets, caps, hoods, turbans,
-  headscarves and other religious headgear were not labelled and not measured: expect errors, and do not raise alarms about
-  people on its word.
-- **Mask** means a mask over mouth and nose. All pictures with masks are **grey**; in training they were given made-up colours,
-  and of coloured ones only the rate of false masks is known. Masks of cloth with a pattern, visors, respirators and scarves: hardly any.
-- Mask was learnt from faces. From behind nobody's mask can be seen, and what it says of such heads means nothing.
-- The labels of heads of found persons follow from the labelled helmets: one that was not labelled counts as none. A share of the
-  errors is theirs.
 - Who stoops, lies or is cut by the picture's edge has the head elsewhere: the crop shows none, and the scores mean nothing.
+- The labels of heads of found persons follow from the boxes labelled in them: one that was not labelled counts as none. A share of the
+  errors is theirs.
 - Night, infrared, fisheye and views straight from above were not in the data in any number.
-
-## Bias
-
-The pictures with helmets are mostly from building sites in East Asia, those of bare heads from there and from photo sharing sites,
-those with masks of a few people in videos and of some dozens in news pictures. Error rates by skin tone, age, sex, hair or headgear
-were **not** measured: the data has no labels for it. Nobody is recognised. Measure on your own site before you rely on it, and
-let a person decide before it has consequences for another.
+- Nobody is recognised and nobody is told from anybody else. Let a person decide before a score has consequences for another.
 """
 _HEAD = """\
 # {name} {version}
@@ -96,7 +84,7 @@ def head_card(
         )
         parts.append(_SPEED + rows)
     parts += [f"![{name}]({name})\n" for name in curves]
-    return "\n".join([part for part in parts if part] + [_LIMITS])
+    return "\n".join([part for part in parts if part] + [_LIMITS + settings.notes])
 
 
 def _table(measured: Mapping[str, Mapping[str, Verdict]]) -> str:

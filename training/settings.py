@@ -128,6 +128,9 @@ class Settings(_Strict):
     augment: Augment = Augment()
     crops: Crops = Field(Crops(), description="classify: in place of `augment`")
     schedule: Schedule = Schedule()
+    notes: str = Field(
+        "", description="classify: Markdown for the model card, after its limits: what this data leaves out"
+    )
     teacher: Path | None = Field(None, description="a checkpoint to distil from")
     start_from: Path | None = Field(None, description="a checkpoint to begin with, in place of Google's trunk")
 
