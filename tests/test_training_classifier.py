@@ -150,7 +150,9 @@ def test_a_run_learns_goes_on_and_ends_in_a_model_the_agent_runs(
     for backend in ("onnxruntime", "tflite"):
         for network in model.networks(backend):
             classifier = ModelClassifier(backend, LoadRequest(network, DetectConfig(), tmp_path))
-            np.testing.assert_allclose(classifier.classify(canvas), file_judge(network.path)(picture), atol=1e-4)
+            np.testing.assert_allclose(
+                classifier.classify(canvas), file_judge(network.path)(picture[None])[0], atol=1e-4
+            )
             classifier.close()
 
     restored, original = load_model(bundle / "tiny-64-fp32.onnx")[0], load_model(folder / "last.pt")[0]

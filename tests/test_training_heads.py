@@ -221,9 +221,10 @@ def test_heads_are_measured_by_title_and_attribute_from_the_files_pixels(tmp_pat
     held = read_held([source(folder, prefixes=(p,), name="drawn") for p in ("a_", "b_")], LABELS, 64)
     assert set(held) == {"drawn"} and held["drawn"].crops.shape == (12, 64, 64, 3)
 
-    def eye(crop: Any) -> Any:
-        red = (crop[..., 0] > 180) & (crop[..., 1] < 90)
-        return np.array([red.mean() > 0.02, (crop.min(axis=2) > 230).mean() > 0.01], np.float32)
+    def eye(crops: Any) -> Any:
+        red = ((crops[..., 0] > 180) & (crops[..., 1] < 90)).mean(axis=(1, 2))
+        white = (crops.min(axis=3) > 230).mean(axis=(1, 2))
+        return np.stack((red > 0.02, white > 0.01), axis=1).astype(np.float32)
 
     found = measure_heads(eye, held, LABELS, rounds=0)
     assert {name: (v.accuracy, v.ap) for name, v in found.items()} == {

@@ -17,7 +17,8 @@ from training.metrics import F32, Matches, average_precision, bootstrap
 from training.settings import Source
 
 Judge: TypeAlias = Callable[[NDArray[np.uint8]], F32]
-"""From one crop (size,size,3) uint8 RGB to a score in [0,1] for each attribute, (A,)."""
+"""From crops (N,size,size,3) uint8 RGB to a score in [0,1] for each attribute, (N,A)."""
+AT_ONCE = 64
 SMALL = 20.0
 """Pixels from chin to crown, helmet included, below which a head counts as small."""
 UNSURE = (0.3, 0.7)
@@ -122,7 +123,7 @@ def _held(sources: Sequence[Source], labels: Sequence[str], size: int) -> Held:
 
 def judge_heads(judge: Judge, held: Held, labels: Sequence[str]) -> dict[str, Judged]:
     """Every attribute of which something is known, by its name."""
-    scores = np.stack([judge(crop) for crop in held.crops])
+    scores = np.concatenate([judge(held.crops[i : i + AT_ONCE]) for i in range(0, len(held.crops), AT_ONCE)])
     out = {}
     for i, label in enumerate(labels):
         known = held.attributes[:, i] >= 0

@@ -118,4 +118,4 @@ def tflite_predictor(path: Path, size: int, threads: int = 1) -> Predict:
 def file_judge(path: Path, threads: int = 1) -> Judge:
     """A classifier's exported file."""
     run = file_outputs(path, (SCORES,), threads)
-    return lambda canvas: sigmoid(run(canvas)[0])
+    return lambda crops: sigmoid(np.stack([run(crop)[0] for crop in crops]))

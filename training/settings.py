@@ -124,7 +124,9 @@ class Settings(_Strict):
     size: Annotated[int, Field(ge=64, le=2048, multiple_of=32)] = 416
     network: Network = Network()
     train: tuple[Source, ...]
-    validate_on: tuple[Source, ...] = Field(min_length=1, description="the first one picks the best weights")
+    validate_on: tuple[Source, ...] = Field(
+        min_length=1, description="the first one picks the best weights, of a classifier the first one of each label"
+    )
     augment: Augment = Augment()
     crops: Crops = Field(Crops(), description="classify: in place of `augment`")
     schedule: Schedule = Schedule()

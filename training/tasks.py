@@ -17,7 +17,7 @@ from training.data import Batch, Pictures, batches, read_source
 from training.evaluation import Predict, measure
 from training.loss import assign, detection_loss, distillation_loss
 from training.network import Detector, decode
-from training.settings import Settings
+from training.settings import Heads, Settings, Source
 
 PRUNING = 32
 """Pictures a slimmer trunk is fitted on."""
@@ -43,9 +43,9 @@ def predictor(model: Detector) -> Predict:
 def judge_of(model: Classifier) -> Judge:
     """A classifier as something to evaluate."""
 
-    def judge(canvas: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def judge(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return model(to_input(canvas[None]))[0][0].flatten().sigmoid().numpy()
+            return model(to_input(crops))[0][0].flatten(1).sigmoid().numpy()
 
     return judge
 
@@ -156,9 +156,22 @@ class Classification:
         """See ``Task``."""
         s = self._settings
         if self._held is None:
-            self._held = read_held(s.validate_on, s.labels, s.size)
+            self._held = read_held(_watched(s), s.labels, s.size)
         found = measure_heads(judge_of(model), self._held, s.labels, rounds=0)
         return {name: round(v.accuracy, 4) for name, v in found.items()}, score_of(found)
+
+
+def _watched(settings: Settings) -> list[Source]:
+    """What a run is followed by: of each attribute the first data set that tells of it."""
+    titles = []
+    for label in settings.labels:
+        told = (s.title for s in settings.validate_on if s.heads and label in _told(s.heads))
+        titles += list(told)[:1]
+    return [s for s in settings.validate_on if s.title in titles]
+
+
+def _told(heads: Heads) -> set[str]:
+    return {name for attributes in (*heads.attributes.values(), heads.without) for name in attributes}
 
 
 def task_of(settings: Settings) -> Task:
