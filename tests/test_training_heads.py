@@ -156,6 +156,9 @@ def test_heads_are_read_by_box_and_by_found_person(tmp_path: Path) -> None:
     by_person = [c for image in read_crops(source(folder, heads=found), LABELS) for c in image]
     assert len(by_person) == 12 and {int(c.attributes[0]) for c in by_person} == {0, 1}
     assert len(read_crops(source(folder, leave_out=("a_",)), LABELS)) == 3
+    grey = BOTH.model_copy(update={"grey": True})
+    for image in read_crops(source(folder, heads=grey), LABELS):
+        assert all(np.ptp(c.image, axis=2).max() == 0 for c in image)
 
 
 def test_persons_that_were_not_found_yet_are_a_clear_error(tmp_path: Path) -> None:

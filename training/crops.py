@@ -58,9 +58,16 @@ def read_crops(source: Source, labels: Sequence[str], smallest: float = SMALLEST
     for labelled in read_heads(source, labels):
         image = read_image(labelled.sample)
         found, attributes = squares(labelled, source.heads, labels, (image.shape[1], image.shape[0]))
+        if source.heads.grey:
+            image = in_grey(image)
         big = found[:, 2] - found[:, 0] >= smallest
         out.append([_keep(image, s, a) for s, a in zip(found[big], attributes[big], strict=True)])
     return out
+
+
+def in_grey(image: U8) -> U8:
+    """The same without colour, still (H,W,3)."""
+    return np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
 
 
 def _keep(image: U8, square: F32, attributes: I8) -> Crop:
@@ -120,7 +127,7 @@ def _discolour(image: U8, settings: Crops, rng: np.random.Generator) -> U8:
     if rng.random() < settings.degrade:
         image = degrade(image, rng)
     if rng.random() < settings.grey:
-        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
+        image = in_grey(image)
     if rng.random() < settings.tint and float(np.ptp(image, axis=2).mean()) < GREY_SPREAD:
         image = _tint(image, rng)
     return image

@@ -39,6 +39,9 @@ class Heads(_Strict):
     attributes: dict[int, Attributes] = Field(
         default_factory=dict, description="what a box's class says about its head"
     )
+    grey: bool = Field(
+        False, description="train on it in grey: where one side of an attribute is grey, colour must not tell the other"
+    )
     found_persons: bool = Field(
         False,
         description="cut out the heads of persons that `training persons` found, and look which boxes lie in them",
