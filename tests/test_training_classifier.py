@@ -28,7 +28,7 @@ from training.export_tflite import EDGE_TPU_OPERATORS, export_tflite, operators 
 from training.graph import run, to_input, trace  # noqa: E402
 from training.loop import start, train  # noqa: E402
 from training.network import FULL_HIDDEN, NetworkSpec, Trunk, load_weights  # noqa: E402
-from training.quantise import quantise  # noqa: E402
+from training.quantise import centred, quantise  # noqa: E402
 from training.runtimes import file_judge, file_outputs  # noqa: E402
 from training.settings import Crops, Network, Schedule, Settings  # noqa: E402
 
@@ -79,12 +79,38 @@ def test_every_file_gives_what_the_network_gives(tmp_path: Path) -> None:
 
 def test_only_what_is_known_of_a_head_moves_the_network() -> None:
     logits = torch.zeros(4, 2, requires_grad=True)
-    helmet, mask = attribute_losses(logits, torch.tensor([[1, -1], [0, -1], [-1, -1], [-1, 1]], dtype=torch.int8))
+    known = torch.tensor([[1, -1], [0, -1], [-1, -1], [-1, 1]], dtype=torch.int8)
+    helmet, mask = attribute_losses(logits, known, torch.tensor([0.5, 0.5]))
     assert helmet.item() == pytest.approx(2 * mask.item()) == pytest.approx(np.log(2))
     (helmet + mask).backward()
     assert logits.grad is not None
     assert (logits.grad != 0).tolist() == [[True, False], [True, False], [False, False], [False, True]]
     assert logits.grad[0, 0] < 0 < logits.grad[1, 0]
+
+
+def test_the_rarer_kind_weighs_as_much_as_the_other() -> None:
+    logits = torch.zeros(10, 1, requires_grad=True)
+    known = torch.tensor([[1]] * 2 + [[0]] * 8, dtype=torch.int8)
+    (loss,) = attribute_losses(logits, known, torch.tensor([0.2]))
+    loss.backward()
+    assert logits.grad is not None and float(logits.grad.sum()) == pytest.approx(0, abs=1e-6)
+
+
+def test_what_rounding_shifts_a_score_by_is_made_up_for() -> None:
+    model, x = small(2), to_input(pictures(32))
+    graph = trace(model)
+    plain = quantise(graph, [x])
+    better = centred(plain, [x])
+    name = graph.scores[0]
+    with torch.no_grad():
+        wanted = run(graph, x)[name].mean((0, 2, 3))
+        off = [
+            float(
+                (run(q.simulated(), x, lambda n, v, q=q: q.maps[n].fake(v))[name].mean((0, 2, 3)) - wanted).abs().max()
+            )
+            for q in (plain, better)
+        ]
+    assert off[1] <= off[0] and off[1] < plain.maps[name].scale
 
 
 def test_a_size_that_does_not_fit_and_a_top_are_refused() -> None:

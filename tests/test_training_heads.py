@@ -176,6 +176,15 @@ def test_a_crop_at_the_pictures_edge_is_letterboxed_not_stretched() -> None:
     assert outside.shape == (32, 32, 3), "a square beyond the picture gives its nearest pixel, not an error"
 
 
+def test_shares_follow_the_weights_and_one_kind_alone_is_refused(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "d")
+    masks = Heads(attributes={1: {"mask": 1}})
+    crops = HeadCrops([source(folder), source(folder, heads=masks, weight=2)], LABELS)
+    np.testing.assert_allclose(crops.shares, (0.5, 0.75), atol=1e-6)
+    with pytest.raises(DataError, match="helmet: heads with and heads without"):
+        HeadCrops([source(folder, heads=masks), source(folder, heads=Heads(attributes={0: {"mask": 0}}))], LABELS)
+
+
 def test_changes_keep_the_size_and_the_same_seed_gives_the_same(tmp_path: Path) -> None:
     crops = HeadCrops([source(dataset(tmp_path / "d"))], LABELS)
     one, two, other = (crops.batch(8, 64, Crops(), np.random.default_rng(s)) for s in (1, 1, 2))

@@ -22,7 +22,7 @@ from training.export_onnx import BOXES, SCORES, export_onnx
 from training.export_tflite import EDGE_TPU_OPERATORS, export_tflite, operators
 from training.graph import IMAGE_MEAN, IMAGE_STD, INPUT, Graph, to_input, trace
 from training.head_card import head_card
-from training.quantise import Quantised, layer_report, quantise, report_table
+from training.quantise import Quantised, centred, layer_report, quantise, report_table
 from training.runtimes import onnx_predictor, tflite_predictor
 from training.settings import Settings
 
@@ -62,6 +62,8 @@ def write_files(weights: Path, settings: Settings | None, out: Path) -> Bundle:
     pictures = calibration(settings)
     graph = trace(model)
     quantised = quantise(equalise(graph, pictures), pictures)
+    if settings.task == "classify":  # its scores are held against 0.5, a detector's are ranked
+        quantised = centred(quantised, pictures)
     folder = out / settings.name / settings.version
     folder.mkdir(parents=True, exist_ok=True)
     bundle = Bundle(settings, folder, graph, quantised)

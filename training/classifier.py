@@ -9,6 +9,7 @@ each by itself: that one is unsure says nothing of the others.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -43,9 +44,13 @@ class Classifier(nn.Module):
         return [(self.score(self.pool(self.mix(self.trunk(x)[-1]))),)]
 
 
-def attribute_losses(logits: Tensor, attributes: Tensor) -> list[Tensor]:
-    """Binary cross-entropy of each attribute, over those of whom it is known. ``logits`` (B,A), ``attributes`` (B,A): 1, 0, -1."""
-    known = attributes >= 0
-    wanted = attributes.clamp(min=0).float() * (1 - 2 * SMOOTH) + SMOOTH
-    each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * known
+def attribute_losses(logits: Tensor, attributes: Tensor, shares: Tensor) -> list[Tensor]:
+    """Binary cross-entropy of each attribute, over those of whom it is known. ``logits`` (B,A), ``attributes`` (B,A): 1, 0, -1.
+
+    ``shares`` (A,) is how many of those have it: both kinds weigh the same, so that 0.5 leans to neither, whatever the data's mix.
+    """
+    known, has = attributes >= 0, attributes.clamp(min=0).float()
+    wanted = has * (1 - 2 * SMOOTH) + SMOOTH
+    weight = torch.where(has > 0, 0.5 / shares, 0.5 / (1 - shares)) * known
+    each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * weight
     return list(each.sum(0) * (logits.shape[1] / len(logits)))

@@ -97,6 +97,15 @@ class HeadCrops:
         if not weights:
             raise DataError("there is no head to train on")
         self.odds = np.array(weights) / sum(weights)
+        self.shares = self._shares(labels)
+        """Of the heads drawn of which an attribute is known, those that have it: (A,) float32."""
+
+    def _shares(self, labels: Sequence[str]) -> F32:
+        known = np.stack([crop.attributes for crop in self.crops])
+        with_it, without = (self.odds @ (known == value) for value in (1, 0))
+        if one_sided := [n for n, a, b in zip(labels, with_it, without, strict=True) if not a or not b]:
+            raise DataError(f"{', '.join(one_sided)}: heads with and heads without are needed to train on")
+        return np.asarray(with_it / (with_it + without), np.float32)
 
     def batch(self, count: int, size: int, settings: Crops, rng: np.random.Generator) -> CropBatch:
         """``count`` changed crops of ``size`` by ``size``."""

@@ -112,6 +112,30 @@ def quantise(graph: Graph, pictures: Iterable[Tensor]) -> Quantised:
     return Quantised(graph, maps)
 
 
+@torch.no_grad()
+def centred(quantised: Quantised, pictures: Iterable[Tensor]) -> Quantised:
+    """With output biases that make up for what rounding shifts each score and box number by, in the mean over ``pictures``.
+
+    Nagel et al. 2019 (Data-Free Quantization, §4.2), of the last layers only: they are what a threshold is held against.
+    """
+    ends = {name for level in quantised.graph.outputs for name in level}
+    rough = quantised.simulated()
+    shifts: dict[str, list[Tensor]] = {name: [] for name in ends}
+    for x in pictures:
+        exact = run(quantised.graph, x)
+        found = run(rough, x, lambda name, value: quantised.maps[name].fake(value))
+        for name in ends:
+            shifts[name].append((exact[name] - found[name]).mean((0, 2, 3)))
+
+    def moved(layer: Layer) -> Layer:
+        if layer.name not in ends or layer.bias is None:
+            return layer
+        return dataclasses.replace(layer, bias=layer.bias + torch.stack(shifts[layer.name]).mean(0).numpy())
+
+    graph = dataclasses.replace(quantised.graph, layers=tuple(map(moved, quantised.graph.layers)))
+    return Quantised(graph, quantised.maps)
+
+
 @dataclass(frozen=True)
 class Loss:
     """What integers cost one map. ``sqnr_db`` counts everything up to there, ``own_db`` only this layer's rounding."""

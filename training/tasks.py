@@ -145,7 +145,8 @@ class Classification:
         """See ``Task``."""
         with torch.autocast("cpu", torch.bfloat16):
             ((logits,),) = model(to_input(batch.images))
-        return tuple(attribute_losses(logits.flatten(1).float(), torch.from_numpy(batch.attributes)))
+        known, shares = torch.from_numpy(batch.attributes), torch.from_numpy(self._all().shares)
+        return tuple(attribute_losses(logits.flatten(1).float(), known, shares))
 
     def pruning_pictures(self) -> list[Tensor]:
         """See ``Task``."""
