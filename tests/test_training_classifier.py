@@ -102,14 +102,15 @@ def test_what_rounding_shifts_a_score_by_is_made_up_for() -> None:
     plain = quantise(graph, [x])
     better = centred(plain, [x])
     name = graph.scores[0]
-    with torch.no_grad():
-        wanted = run(graph, x)[name].mean((0, 2, 3))
-        off = [
-            float(
-                (run(q.simulated(), x, lambda n, v, q=q: q.maps[n].fake(v))[name].mean((0, 2, 3)) - wanted).abs().max()
-            )
-            for q in (plain, better)
-        ]
+
+    def mean(of: Any, see: Any = None) -> Any:
+        with torch.no_grad():
+            return run(of, x, see)[name].mean((0, 2, 3))
+
+    off = []
+    for quantised in (plain, better):
+        rough = mean(quantised.simulated(), lambda n, value, maps=quantised.maps: maps[n].fake(value))
+        off.append(float((rough - mean(graph)).abs().max()))
     assert off[1] <= off[0] and off[1] < plain.maps[name].scale
 
 

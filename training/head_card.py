@@ -38,8 +38,8 @@ _ACCURACY = f"""\
 
 Accuracy at 0.5 and average precision; in brackets the 95 % bootstrap interval over images. *AP without*: of finding heads that lack it,
 which is what an alarm is made of. *Unsure*: share with a score of {UNSURE[0]} to {UNSURE[1]}, best left undecided; *sure*: the accuracy of
-the others. No weights were chosen by these pictures. *Heads of found persons* is how the agent works: persons found by a detector, heads
-cut out by the rule above. Frames of one video are alike: the interval of one man's says nothing of other people.
+the others. *Heads of found persons* is how the agent works: persons found by a detector, heads cut out by the rule above. Frames of one
+video are alike: the interval of one man's says nothing of other people.
 
 | file | data: attribute | accuracy | AP | AP without | unsure | sure | heads | with | images |
 |---|---|---|---|---|---|---|---|---|---|
