@@ -255,6 +255,15 @@ def test_a_student_comes_nearer_to_its_teacher() -> None:
     assert losses[-1] < losses[0] * 0.9
 
 
+def test_pictures_without_labels_need_a_teacher(tmp_path: Path) -> None:
+    settings = run_settings(tmp_path)
+    settings = settings.model_copy(
+        update={"train": (settings.train[0].model_copy(update={"labelled": False, "prefixes": ("strange_",)}),)}
+    )
+    with pytest.raises(ValueError, match=r"strange: .*--teacher"):
+        start(settings, tmp_path / "run")
+
+
 @pytest.mark.parametrize("name", ["x.pt", "x.onnx"])
 @pytest.mark.parametrize("content", [b"", b"not a network at all"])
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
