@@ -5,6 +5,7 @@ What an operator named wins; what an update activates will come before both, and
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +37,9 @@ def take_model(reference: str, models_dir: Path, config: DetectConfig) -> TakenM
     accelerator, reasons = with_room(accurate, config)
     if accelerator:
         return TakenModel(accurate, f"auto: {accelerator} has room for the more accurate one")
-    why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    return TakenModel(fast, "auto: the faster one, for want of an accelerator with room" + (f" ({why})" if why else ""))
+    # The heads of the reasons: status has the whole of them, as why each was not taken to run it.
+    heads = "; ".join(f"{name}: {re.split('[:(;]', why)[0].strip()}" for name, why in reasons.items())
+    return TakenModel(fast, f"auto: the faster one, for want of an accelerator with room{heads and f' ({heads})'}")
 
 
 def _bundled(name: str, models_dir: Path) -> Model:

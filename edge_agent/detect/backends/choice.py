@@ -73,7 +73,7 @@ def choose(model: Model, config: DetectConfig, *, failed: Mapping[str, str] = _N
 
 def with_room(model: Model, config: DetectConfig) -> tuple[str, Mapping[str, str]]:
     """The name of the accelerator with room that ``choose`` would take for ``model``, "" where it would take none such;
-    and by name why those before it were not. Asks no candidate whose answer changes nothing: quick on a box without any.
+    and by name why not those that came before. Asks no candidate whose answer changes nothing: quick on a box without any.
     """
     asked = [c for c in CANDIDATES if config.backend in ("auto", c.backend)]
     while asked and not asked[-1].roomy:
