@@ -161,6 +161,10 @@ class DetectConfig(Strict):
     backend: Literal["auto", "onnxruntime", "tflite", "openvino", "tensorrt"] = Field(
         "auto", description="what runs the model; auto: the best that hardware, packages and model files allow"
     )
+    precision: Literal["auto", "fp32", "int8"] = Field(
+        "auto",
+        description="which of a model's files; auto: the fastest that is right here; tensorrt goes by its own key",
+    )
     workers: int | None = Field(
         None, ge=1, le=64, description="inference threads; default: as many as the backend gains from"
     )
@@ -300,9 +304,9 @@ class Config(Strict):
     state_dir: Path = Field(Path(".state"), description="outbox, open episodes, models; relative to this file")
     models_dir: Path = Field(Path("models"), description="read-only seed of models; relative to this file")
     model: str = Field(
-        "person-pilot",
+        "auto",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$",
-        description="NAME or NAME@VERSION",
+        description="NAME or NAME@VERSION; auto: person-s on a GPU or NPU, person-n on CPUs, Coral and other delegates",
     )
     cameras: list[CameraConfig] = Field(min_length=1, max_length=64, description="cameras and files, 1 to 64")
     detect: DetectConfig = DetectConfig()

@@ -49,7 +49,7 @@ def test_what_it_says() -> None:
         "status": "ok",
         "cameras": [{"id": "gate", "state": "delivering", "fps": 7.0, "latency_ms": 34, "age_s": 0.1}],
         "outbox": {"depth": 3, "oldest_age_s": 12, "dropped": 0},
-        "model": {"name": "person-pilot", "version": "0.1.0", "sha256": "ab" * 32},
+        "model": {"name": "person-n", "version": "1.0.0", "sha256": "ab" * 32},
         "host": {
             "cpu_pct": 50,
             "ram_pct": 25,

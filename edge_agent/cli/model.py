@@ -31,7 +31,7 @@ def add(verbs: Any) -> None:
 
 def _add_list(verbs: Any) -> None:
     model_verb(verbs, "list", _list, "list the models that are here", "")
-    parser = model_verb(verbs, "show", _show, "show everything a model's manifest says", "person-pilot")
+    parser = model_verb(verbs, "show", _show, "show everything a model's manifest says", "person-n")
     parser.add_argument("model", metavar=MODEL)
 
 

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from edge_agent.errors import ModelError
 
 MAX_MANIFEST_BYTES = 256 * 1024
+AUTO = "auto"
+"""As a reference to a model: the one that is right for the box. No model is called so."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Channels = tuple[float, float, float]

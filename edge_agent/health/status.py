@@ -87,7 +87,8 @@ class MqttStatus:
 class ModelStatus:
     """The model at work; ``active`` False while none is loaded.
 
-    ``error`` says why none is, or why something lesser than was meant runs it. ``not_taken`` says, for each other way to run
+    ``precision`` is that of the file at work; ``why`` says why it is this model, "" where it was named. ``error`` says why
+    none is, or why something lesser than was meant runs it. ``not_taken`` says, for each other way to run
     it on a box like this, why it was not taken.
     """
 
@@ -95,7 +96,9 @@ class ModelStatus:
     version: str = ""
     sha256: str = ""
     backend: str = ""
+    precision: str = ""
     active: bool = False
+    why: str = ""
     error: str = ""
     not_taken: Mapping[str, str] = field(default_factory=dict)
 
