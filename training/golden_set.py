@@ -23,9 +23,11 @@ from edge_agent.types import Frame
 from training.adapters import Sample
 
 FOLDER = Path(__file__).parent / "golden"
-MARGIN = 0.1
-"""Below the FP32 file's AP50. The bundled pictures show eleven people, so that one of them is worth 0.09: another accelerator's
-rounding may lose one that was found narrowly, not two; wrong colours, scaling or box decoding lose more."""
+MARGIN = 0.15
+"""Below the FP32 file's AP50. The bundled pictures show eleven people, each worth 0.09: integers or another accelerator's rounding
+may lose one who was found narrowly, and be sure of a wrong box besides. What is broken (overflow, a wrong type, a delegate that
+answers nonsense) loses nearly all. Swapped colours and the like lose as little as rounding does: those show in ``model parity``.
+"""
 LOWEST = 0.5
 """An FP32 file that does worse has no golden pictures: what it does on them says too little of whether it works."""
 SIDE = 640

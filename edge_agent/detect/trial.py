@@ -125,7 +125,7 @@ def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
     found = detector.detect(Frame("trial", 0, 0.0, 0.0, picture))
     say("running it on the golden pictures")
     golden = tuple(
-        seen_of(detector.detect(Frame("trial", number, 0.0, 0.0, _picture(path, network.input.size))))
+        seen_of(detector.detect(Frame("trial", number, 0.0, 0.0, _golden(path))))
         for number, path in enumerate(asked["golden"], 1)
     )
     say("running it again")
@@ -163,6 +163,13 @@ def _picture(path: str | None, size: tuple[int, int]) -> Any:
     if picture is None:
         raise UsageError(f"{path}: not a picture that OpenCV can read")
     return picture
+
+
+def _golden(path: str) -> Any:
+    try:
+        return _picture(path, (0, 0))
+    except UsageError as error:
+        raise ModelError(f"golden picture {error}") from error
 
 
 def _time_inference(detector: Any, picture: Any) -> tuple[list[Any], float]:

@@ -59,8 +59,8 @@ def read_image(folder: Path, image: GoldenImage) -> bytes:
 def unpack(folder: Path, golden: Golden, work: Path) -> list[Path]:
     """Copies of a model's golden pictures in ``work``: what was checked is what gets looked at. Raises ModelError, OSError."""
     paths = []
-    for number, image in enumerate(golden.images):
-        path = work / f"golden-{number}{Path(image.path).suffix}"
+    for image in golden.images:
+        path = work / image.path
         path.write_bytes(read_image(folder, image))
         paths.append(path)
     return paths
