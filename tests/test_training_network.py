@@ -230,7 +230,7 @@ def test_a_stopped_run_goes_on_where_it_was_and_exports_a_model_the_agent_reads(
     train(site, 1000)
     assert site.seen == 8
     assert (
-        load_manifest(finish(write_files(tmp_path / "site" / "last.pt", None, tmp_path / "models"), {})).manifest.name
+        load_manifest(finish(write_files(tmp_path / "site" / "last.pt", None, tmp_path / "models"))).manifest.name
         == "site"
     )
 

@@ -48,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, work: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
         sub: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
         sub.set_defaults(verb=work)
-        sub.add_argument("--threads", type=int, default=os.cpu_count(), help="default: %(default)s")
+        if work is not _latency:  # which has several
+            sub.add_argument("--threads", type=int, default=os.cpu_count(), help="default: %(default)s")
         return sub
 
     train = verb("train", _train, "train by a settings file; goes on where the run in --out stopped")
@@ -93,12 +94,31 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--labels", help="with commas; default: the model's own")
     finetune.add_argument("--length", type=int, default=4000, help="images to see; default: %(default)s")
     finetune.add_argument("--out", type=Path, required=True)
+    finetune.add_argument(
+        "--golden",
+        type=int,
+        metavar="N",
+        help="put N of the held-out pictures into the model, where everyone who gets it sees them: each box then tells by them "
+        "whether the model sees. Default: pictures that come with this program, where the labels have person; else none",
+    )
 
-    latency = verb("latency", _latency, "time ONNX files against YOLOX-nano's architecture, one thread")
-    latency.add_argument("files", type=Path, nargs="+")
-    latency.add_argument("--size", type=int, default=416)
-    latency.add_argument("--rounds", type=int, default=60)
+    latency = verb("latency", _latency, "time files in every runtime, in turns with YOLOX-nano's architecture")
+    latency.add_argument("files", type=Path, nargs="+", help=".onnx and .tflite files, or folders with some")
+    latency.add_argument("--threads", type=_counts, default=(1, 2), help="with commas; default: 1,2")
+    latency.add_argument("--size", type=int, default=416, help="of the reference's input; default: %(default)s")
+    latency.add_argument("--rounds", type=int, default=60, help="default: %(default)s")
+    latency.add_argument("--json", action="store_true")
     return parser
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(map(int, text.split(",")))
+    except ValueError:
+        counts = (0,)
+    if min(counts) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give numbers from 1 on with commas, for example 1,2")
+    return counts
 
 
 def _use(threads: int) -> None:
@@ -175,11 +195,15 @@ def _evaluate(args: argparse.Namespace) -> int:
                 sys.stdout.write(
                     f"{path.name} on {source.title} at {size}: AP50 {scores.ap50:.3f} ({low:.3f}–{high:.3f}), AP {scores.ap:.3f}, "
                     f"small {scores.ap_small:.3f}, medium {scores.ap_medium:.3f}, large {scores.ap_large:.3f}, "
-                    f"recall {scores.recall:.3f}; {scores.images} images, {scores.objects} objects\n"
+                    f"AR {scores.recall:.3f}{_points(scores)}; {scores.images} images, {scores.objects} objects\n"
                 )
     if args.json:
         sys.stdout.write(json.dumps(results) + "\n")
     return 0
+
+
+def _points(scores: Any) -> str:
+    return "".join(f", recall {p.recall:.3f} at precision {p.precision:g} (score {p.score:.2f})" for p in scores.points)
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -189,23 +213,29 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bundle(weights: Path, settings: Any, out: Path, *, measured: bool) -> Path:
+def _bundle(weights: Path, settings: Any, out: Path, *, measured: bool, own_golden: int | None = None) -> Path:
     import shutil
 
+    from training import golden_set, latency
     from training.bundle import FILES, finish, measure_files, write_files
     from training.curves import draw_precision
-    from training.latency import against_reference
+    from training.data import read_source
 
     bundle = write_files(weights, settings, out)
     curves = []
     if (weights.parent / "curves.png").exists():
         curves.append(Path(shutil.copy(weights.parent / "curves.png", bundle.folder)).name)
-    latency: dict[str, float] = {}
-    if measured:
-        measure_files(bundle, list(FILES))
-        curves.append(draw_precision(bundle.measured["fp32.onnx"], bundle.folder / "precision.png").name)
-        latency = against_reference({k: bundle.path(k) for k in FILES if k.endswith(".onnx")}, bundle.settings.size)
-    return finish(bundle, latency, curves)
+    if not measured:
+        return finish(bundle, (), curves)
+    run = bundle.settings
+    pictures = golden_set.bundled() if "person" in run.labels else None
+    if own_golden:
+        held_out = [sample for source in run.validate_on for sample in read_source(source, run.labels)]
+        pictures = golden_set.of_samples(held_out, run.labels, own_golden)
+    measure_files(bundle, list(FILES))
+    curves.append(draw_precision(bundle.measured["fp32.onnx"], bundle.folder / "precision.png").name)
+    timings = latency.measure_files([bundle.path(kind) for kind in FILES], run.size)
+    return finish(bundle, timings, curves, pictures)
 
 
 def _finetune(args: argparse.Namespace) -> int:
@@ -221,14 +251,15 @@ def _finetune(args: argparse.Namespace) -> int:
     )
     run = args.out / f".{args.name}-run"
     _run(settings, run, args.threads)
-    sys.stdout.write(f"{_bundle(run / 'best.pt', None, args.out, measured=True)}\n")
+    sys.stdout.write(f"{_bundle(run / 'best.pt', None, args.out, measured=True, own_golden=args.golden)}\n")
     return 0
 
 
 def _latency(args: argparse.Namespace) -> int:
-    from training.latency import against_reference
+    from training.latency import files_of, measure_files, missing, table
 
-    times = against_reference({str(path): path for path in args.files}, args.size, args.rounds)
-    for name, ms in times.items():
-        sys.stdout.write(f"{ms:8.2f} ms  {ms / times['reference']:5.2f} × reference  {name}\n")
+    if absent := missing():
+        sys.stderr.write(f"left out, as it is not installed: {', '.join(absent)}\n")
+    timings = measure_files(files_of(args.files), args.size, args.threads, args.rounds)
+    sys.stdout.write(json.dumps([t.as_dict() for t in timings]) + "\n" if args.json else table(timings))
     return 0
