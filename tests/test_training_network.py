@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ import cv2  # noqa: E402
 
 from edge_agent.detect.decoders import FAMILIES  # noqa: E402
 from edge_agent.detect.manifest import load_model as load_manifest  # noqa: E402
+from training import edge_tpu  # noqa: E402
 from training import trunk as trunk_module  # noqa: E402
+from training.adapters import DataError  # noqa: E402
 from training.bundle import finish, write_files  # noqa: E402
 from training.checkpoint import load_model  # noqa: E402
 from training.cli import main  # noqa: E402
@@ -102,6 +105,9 @@ def test_every_file_gives_what_the_network_gives(tmp_path: Path) -> None:
             assert boxes.shape == (84, 4) and got.shape == (84, 2)
             np.testing.assert_allclose(got, scores, atol=1e-4 if file.startswith("f") else 0.03)
     assert set(operators(tmp_path / "i.tflite")) <= EDGE_TPU_OPERATORS
+    operations = edge_tpu.inspect(tmp_path / "i.tflite")
+    assert edge_tpu.faults(operations) == [] and "| CONV_2D |" in edge_tpu.table(operations)
+    assert edge_tpu.faults(edge_tpu.inspect(tmp_path / "f.tflite"))
     assert (tmp_path / "i.tflite").stat().st_size < (tmp_path / "f.tflite").stat().st_size
 
 
@@ -233,6 +239,26 @@ def test_a_stopped_run_goes_on_where_it_was_and_exports_a_model_the_agent_reads(
         load_manifest(finish(write_files(tmp_path / "site" / "last.pt", None, tmp_path / "models"))).manifest.name
         == "site"
     )
+
+
+@pytest.mark.usefixtures("without_download")
+def test_fine_tuning_needs_labelled_pictures_to_measure_on(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    settings = run_settings(data)
+    start(settings, tmp_path / "run").save("last.pt")
+    weights = tmp_path / "run" / "last.pt"
+    common = {"name": "site", "version": "1", "labels": None, "images_seen": 8}
+    assert settings_for(data, weights, **common).validate_on[0].part == "held_out"
+    shutil.rmtree(data / "labels")
+    with pytest.raises(DataError, match="10 images with 0 labelled objects"):
+        settings_for(data, weights, **common)
+    (data / "labels").mkdir()
+    (data / "labels" / "1.txt").write_text("1 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(DataError, match="class 1, but there are only 1 labels"):
+        settings_for(data, weights, **common)
+    with pytest.raises(DataError, match="neither samples"):
+        settings_for(tmp_path / "run", weights, **common)
 
 
 def test_a_student_comes_nearer_to_its_teacher() -> None:

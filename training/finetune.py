@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.adapters import DataError
+from training.adapters import DataError, check_classes
 from training.checkpoint import load_model
+from training.data import read_source
 from training.settings import Augment, Schedule, Settings, Source
 
 
@@ -21,6 +22,7 @@ def settings_for(
     if kind == "yolo" and not (images / "images").is_dir():
         raise DataError(f"{images}: neither samples.jsonl nor a folder 'images' in it")
     whole = Source(kind=kind, path=images.resolve(), origin="own images", licence="the owner's")
+    _check(whole, labels or trained.labels)
     return Settings(
         name=name,
         version=version,
@@ -44,3 +46,15 @@ def settings_for(
         ),
         start_from=weights.resolve(),
     )
+
+
+def _check(whole: Source, labels: tuple[str, ...]) -> None:
+    """Raises DataError where there would be nothing to learn from or nothing to measure on."""
+    found = list(check_classes(read_source(whole, labels), len(labels)))
+    held_out = read_source(whole.model_copy(update={"part": "held_out"}), labels)
+    if not any(len(sample.boxes) for sample in held_out):
+        objects = sum(len(sample.boxes) for sample in found)
+        raise DataError(
+            f"{whole.path}: {len(found)} images with {objects} labelled objects; every fifth image is held out for measuring, and "
+            "among these there must be objects: add images, or look whether labels/ has a .txt for each"
+        )
