@@ -29,7 +29,7 @@ from training.cli import main  # noqa: E402
 from training.equalise import equalise  # noqa: E402
 from training.export_onnx import export_onnx  # noqa: E402
 from training.export_tflite import EDGE_TPU_OPERATORS, export_tflite, operators  # noqa: E402
-from training.finetune import settings_for  # noqa: E402
+from training.finetune import fresh_run, settings_for  # noqa: E402
 from training.graph import run, to_input, trace  # noqa: E402
 from training.loop import start, train  # noqa: E402
 from training.loss import assign, distillation_loss, giou, iou  # noqa: E402
@@ -239,6 +239,55 @@ def test_a_stopped_run_goes_on_where_it_was_and_exports_a_model_the_agent_reads(
         load_manifest(finish(write_files(tmp_path / "site" / "last.pt", None, tmp_path / "models"))).manifest.name
         == "site"
     )
+
+
+@pytest.mark.usefixtures("without_download")
+def test_fine_tuning_for_other_labels_gives_a_model_and_no_picture_that_was_not_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    data, models = tmp_path / "data", tmp_path / "models"
+    data.mkdir()
+    start(run_settings(data), tmp_path / "run").save("last.pt")
+    begin = [
+        "finetune",
+        str(data),
+        "--from",
+        str(tmp_path / "run" / "last.pt"),
+        "--labels",
+        "box",
+        "--out",
+        str(models),
+    ]
+    for name, further in (("plain", []), ("shown", ["--golden", "1"])):
+        assert main([*begin, "--length", "8", "--threads", "1", "--name", name, *further]) == 0
+        folder = models / name / "1.0.0"
+        manifest, card = load_manifest(folder).manifest, (folder / "README.md").read_text()
+        assert manifest.labels == ("box",) and len(manifest.files) == 4
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert {(t["runtime"], t["threads"]) for t in metrics["latency"]} >= {("onnxruntime", 1), ("litert", 2)}
+        assert ("## Golden pictures" in card) == (metrics["golden"] is not None) == bool(further)
+        # Eight images teach nothing: it does not see what is on the picture that was chosen, and goes without.
+        assert manifest.golden is None and not list(folder.glob("golden*"))
+
+
+@pytest.mark.usefixtures("without_download")
+def test_only_an_interrupted_fine_tuning_goes_on(tmp_path: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    settings = run_settings(data)
+    run = start(settings, folder)
+    run.seen = 12
+    run.save("last.pt")
+    assert start(settings, fresh_run(folder, settings)).seen == 12
+    other = settings.model_copy(update={"seed": 5})
+    assert start(other, fresh_run(folder, other)).seen == 0, "other settings"
+    run.seen = 24
+    run.save("last.pt")
+    assert start(settings, fresh_run(folder, settings)).seen == 0, "finished: pictures may have come since"
+    run.save("last.pt")
+    own = settings.model_copy(update={"start_from": (folder / "last.pt").resolve()})
+    with pytest.raises(ValueError, match="copy it, or give another name"):
+        fresh_run(folder, own)
+    assert (folder / "last.pt").exists()
 
 
 @pytest.mark.usefixtures("without_download")

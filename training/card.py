@@ -29,9 +29,9 @@ _LIMITS = """\
 
 ## Bias
 
-The pictures are mostly from photo sharing sites and show more daylight, more adults and more of North America and Europe than a camera
-of yours may see. Detection rates by skin tone, age, clothing or wheelchair use were **not** measured: the data has no labels
-for it. Measure on your own site before you rely on counts, and fine-tune where it falls short.
+The data of the models that come with this program is mostly from photo sharing sites and shows more daylight, more adults and more of
+North America and Europe than a camera of yours may see. Detection rates by skin tone, age, clothing or wheelchair use were **not**
+measured: the data has no labels for it. Measure on your own site before you rely on counts, and fine-tune where it falls short.
 """
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from training.adapters import DataError, check_classes
-from training.checkpoint import load_model
+from training.checkpoint import load_checkpoint, load_model
 from training.data import read_source
 from training.settings import Augment, Schedule, Settings, Source
 
@@ -40,12 +41,31 @@ def settings_for(
             lr=2e-4 if labels in (None, trained.labels) else 6e-4,  # new score layers begin at nothing
             frozen_blocks=10,
             frozen_norms=True,
-            warmup=min(400, images_seen),
+            warmup=max(1, min(400, images_seen // 4)),
             decay=0.6,
             ema=0.995,
         ),
         start_from=weights.resolve(),
     )
+
+
+def fresh_run(folder: Path, settings: Settings) -> Path:
+    """``folder``, empty but where an interrupted run of the same settings lies in it, which is to go on.
+
+    A finished one would not learn from pictures that were added since: it starts anew. Raises ValueError where that would
+    remove the weights to begin with.
+    """
+    last = folder / "last.pt"
+    if last.exists():
+        state = load_checkpoint(last)
+        same = Settings.model_validate_json(state["settings"]) == settings
+        if not same or state["seen"] >= settings.schedule.images:
+            if settings.start_from is not None and settings.start_from.is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"{settings.start_from}: lies in the folder of this run, which begins anew: copy it, or give another name"
+                )
+            shutil.rmtree(folder)
+    return folder
 
 
 def _check(whole: Source, labels: tuple[str, ...]) -> None:
