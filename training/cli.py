@@ -239,7 +239,7 @@ def _bundle(weights: Path, settings: Any, out: Path, *, measured: bool, own_gold
 
 
 def _finetune(args: argparse.Namespace) -> int:
-    from training.finetune import settings_for
+    from training.finetune import fresh_run, settings_for
 
     settings = settings_for(
         args.images,
@@ -249,7 +249,7 @@ def _finetune(args: argparse.Namespace) -> int:
         labels=tuple(args.labels.split(",")) if args.labels else None,
         images_seen=args.length,
     )
-    run = args.out / f".{args.name}-run"
+    run = fresh_run(args.out / f".{args.name}-run", settings)
     _run(settings, run, args.threads)
     sys.stdout.write(f"{_bundle(run / 'best.pt', None, args.out, measured=True, own_golden=args.golden)}\n")
     return 0

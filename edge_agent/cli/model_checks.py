@@ -16,7 +16,7 @@ from edge_agent.errors import ModelError, UsageError
 
 def add(verbs: Any) -> None:
     """Add the verbs."""
-    about = "check hashes and run each file that this box can run"
+    about = "check hashes, run each file that this box can run, and judge it by the model's golden pictures"
     parser = model_verb(verbs, "verify", _verify, about, "person-n")
     parser.add_argument("model", nargs="?", metavar=MODEL, help="default: all")
     parser.add_argument("--image", type=Path, help="picture to run on; default: a drawing of four people")
