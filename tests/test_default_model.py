@@ -267,7 +267,9 @@ def test_each_runtime_takes_the_file_that_is_right_for_it(
     assert taken_file(model, auto, on="tflite on the CPU") == ("tflite", "int8", "any")
     for name in ("tensorrt", "openvino on a GPU or NPU", "openvino on the CPU"):
         assert taken_file(model, auto, on=name) == ("onnxruntime", "fp32", "any")
-    assert taken_file(model, settings(tensorrt={"precision": "int8"}), on="tensorrt")[1] == "int8"
+    integers = settings(tensorrt={"precision": "int8"})
+    calibrated = settings(tensorrt={"precision": "int8", "calibration_images": "pictures"})
+    assert [taken_file(model, c, on="tensorrt")[1] for c in (integers, calibrated)] == ["int8", "fp32"]
     assert taken_file(model, auto, on="tflite on an Edge TPU or delegate") == COMPILED
     npu = settings(tflite={"delegate": "libvx_delegate.so"})
     assert taken_file(model, npu, on="tflite on an Edge TPU or delegate") == ("tflite", "int8", "any")
