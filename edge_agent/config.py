@@ -150,7 +150,7 @@ class TensorRtConfig(Strict):
     workspace_mb: int = Field(512, ge=16, le=65536, description="memory the builder may use")
     cuda_graph: bool = Field(False, description="record the launches once and replay them")
     calibration_images: Path | None = Field(
-        None, description="folder of pictures for int8, where the model has no quantisation of its own"
+        None, description="folder of pictures to calibrate the fp32 file with for int8; default: the model's int8 file"
     )
     memory: Literal["auto", "cuda-bindings", "pycuda"] = Field("auto", description="package that handles device memory")
 

@@ -20,45 +20,7 @@ from edge_agent.detect.default_model import take_model
 from edge_agent.detect.manifest import Model, load_model
 from edge_agent.errors import HardwareError, ModelError
 from tests.agent_process import write_config
-
-FILES = (
-    ("onnxruntime", "fp32", "any"),
-    ("onnxruntime", "int8", "any"),
-    ("tflite", "fp32", "any"),
-    ("tflite", "int8", "any"),
-)
-"""What a bundled model has, in its manifest's order."""
-COMPILED = ("tflite", "int8", "edgetpu")
-IR = ("openvino", "int8", "any")
-
-
-def write_model(models: Path, name: str, files: tuple[tuple[str, str, str], ...] = FILES) -> Model:
-    """A manifest; the files themselves are not there, as nothing here may load them."""
-    folder = models / name / "1.0.0"
-    folder.mkdir(parents=True)
-    kinds = {"onnxruntime": "onnx", "tflite": "tflite", "openvino": "xml"}
-    manifest = {
-        "manifest": 1,
-        "name": name,
-        "version": "1.0.0",
-        "family": "fcos",
-        "licence": "Apache-2.0",
-        "labels": ["person"],
-        "input": {"name": "images", "size": [416, 416], "colour": "RGB"},
-        "outputs": ["boxes", "scores"],
-        "files": [
-            {
-                "backend": backend,
-                "precision": precision,
-                "device": device,
-                "path": f"{precision}-{device}.{kinds[backend]}",
-                "sha256": "0" * 64,
-            }
-            for backend, precision, device in files
-        ],
-    }
-    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
-    return load_model(folder)
+from tests.model_manifests import COMPILED, FILES, IR, write_model
 
 
 @pytest.fixture
@@ -267,7 +229,9 @@ def test_each_runtime_takes_the_file_that_is_right_for_it(
     assert taken_file(model, auto, on="tflite on the CPU") == ("tflite", "int8", "any")
     for name in ("tensorrt", "openvino on a GPU or NPU", "openvino on the CPU"):
         assert taken_file(model, auto, on=name) == ("onnxruntime", "fp32", "any")
-    assert taken_file(model, settings(tensorrt={"precision": "int8"}), on="tensorrt")[1] == "int8"
+    integers = settings(tensorrt={"precision": "int8"})
+    calibrated = settings(tensorrt={"precision": "int8", "calibration_images": "pictures"})
+    assert [taken_file(model, c, on="tensorrt")[1] for c in (integers, calibrated)] == ["int8", "fp32"]
     assert taken_file(model, auto, on="tflite on an Edge TPU or delegate") == COMPILED
     npu = settings(tflite={"delegate": "libvx_delegate.so"})
     assert taken_file(model, npu, on="tflite on an Edge TPU or delegate") == ("tflite", "int8", "any")

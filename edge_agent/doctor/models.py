@@ -43,7 +43,7 @@ def _model(config: Config) -> Model:
 
 def _question(config: Config) -> dict[str, Any]:
     detect = config.detect.model_dump(mode="json")
-    return {"reference": config.model, "models_dir": str(config.models_dir), "config": detect}
+    return {"reference": config.model, "models_dir": str(config.models_dir.absolute()), "config": detect}
 
 
 def manifest(box: Box) -> Outcome:

@@ -23,6 +23,7 @@ from edge_agent.detect.backends.tensorrt import available, build, engine_ready, 
 from edge_agent.detect.backends.tensorrt.cache import engine_folder, key_for, make_calibration_name, write_engine
 from edge_agent.detect.backends.tensorrt.memory import PACKAGES, installed
 from edge_agent.detect.cuda_probe import probe_gpu
+from edge_agent.detect.default_model import take_model
 from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import FilePart, Model
 from edge_agent.detect.serving import ServingDetector
@@ -33,6 +34,7 @@ from tests.conformance.backend_rows import ONNX_CASES, Case, network, picture, r
 from tests.conformance.device_memory import left
 from tests.cpu_candidates import FIRST_CPU
 from tests.fake_tensorrt import install
+from tests.model_manifests import write_model
 
 SITE = os.environ.get("TENSORRT_SITE")
 stand_in = pytest.mark.skipif(SITE is None, reason="needs the stand-in for TensorRT")
@@ -482,6 +484,15 @@ def test_int8_pictures_are_for_older_versions_only(tmp_path: Path) -> None:
             build(with_pictures(tmp_path, 21))
     finally:
         install(Path(str(SITE)), "10.3.0")
+
+
+def test_a_box_with_a_gpu_gets_the_accurate_model(tmp_path: Path) -> None:
+    for name in ("person-s", "person-n"):
+        write_model(tmp_path, name)
+    taken = take_model("auto", tmp_path, DetectConfig())
+    assert (taken.model.manifest.name, taken.why) == ("person-s", "auto: tensorrt has room for the more accurate one")
+    plain = take_model("auto", tmp_path, DetectConfig(backend="onnxruntime"))
+    assert plain.model.manifest.name == "person-n"
 
 
 @stand_in

@@ -173,7 +173,9 @@ _PLAIN: Mapping[str, Any] = {"delegate": None, "delegate_options": {}, "devices"
 
 def _for_tensorrt(model: Model, config: DetectConfig) -> list[Network]:
     # What an engine calculates in is its own key's to say: a quantised file only where int8 is wanted, and then first.
-    return _by_precision(model.networks("tensorrt"), int8=config.tensorrt.precision == "int8")
+    # Whoever gives pictures wants the floats calibrated: TensorRT refuses quantisation with zero points, as CPUs like it.
+    own = config.tensorrt.precision == "int8" and config.tensorrt.calibration_images is None
+    return _by_precision(model.networks("tensorrt"), int8=own)
 
 
 def _for_delegate(model: Model, config: DetectConfig) -> list[Network]:
