@@ -504,7 +504,7 @@ def test_the_cpu_serves_while_the_engine_is_built_and_after_every_upgrade(
     ok, image = cv2.VideoCapture(str(vtest_video)).read()
     assert ok
     frame = Frame("hall", 0, 0.0, 0.0, image.astype(np.uint8))
-    config = settings(precision="fp32")
+    config = DetectConfig.model_validate({"precision": "fp32", "tensorrt": {"precision": "fp32"}})
 
     def start() -> tuple[DetectorLoader, ServingDetector]:
         loader = DetectorLoader(bundled, config, tmp_path, stop=threading.Event())
