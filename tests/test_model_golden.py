@@ -53,7 +53,11 @@ def folder(tmp_path: Path) -> Path:
     files: list[dict[str, Any]] = []
     for name, dtype in (("float", "float32"), ("int8", "int8")):
         shutil.copy(SQUARES / f"{name}.tflite", folder)
-        entry = {"backend": "tflite", "path": f"{name}.tflite", "sha256": sha256(folder / f"{name}.tflite")}
+        entry: dict[str, Any] = {
+            "backend": "tflite",
+            "path": f"{name}.tflite",
+            "sha256": sha256(folder / f"{name}.tflite"),
+        }
         entry |= {"precision": "fp32" if dtype == "float32" else "int8", "input": {"dtype": dtype}}
         files.append(entry | ({"outputs": ["PartitionedCall:0"]} if name == "float" else {}))
     write(folder, files=files, golden=golden(folder))

@@ -297,7 +297,7 @@ def test_fine_tuning_needs_labelled_pictures_to_measure_on(tmp_path: Path) -> No
     settings = run_settings(data)
     start(settings, tmp_path / "run").save("last.pt")
     weights = tmp_path / "run" / "last.pt"
-    common = {"name": "site", "version": "1", "labels": None, "images_seen": 8}
+    common: dict[str, Any] = {"name": "site", "version": "1", "labels": None, "images_seen": 8}
     assert settings_for(data, weights, **common).validate_on[0].part == "held_out"
     shutil.rmtree(data / "labels")
     with pytest.raises(DataError, match="10 images with 0 labelled objects"):
