@@ -117,7 +117,9 @@ def test_queue_overflow_drops_metrics_first_then_the_oldest(tmp_path: Path) -> N
         (told,) = device_events(rows(outbox), "outbox_drops")
         assert told["data"] == {
             "sink": "all",
-            **{"events": 10, "metrics": 60, "telemetry": 0},
+            "events": 10,
+            "metrics": 60,
+            "telemetry": 0,
             "reasons": {"queue": 70},
             "sequences": [],
         }

@@ -51,6 +51,13 @@ class Books:
         """For a transaction that may not come to be."""
         return copy.deepcopy(self)
 
+    def take_in(self, priority: Priority, cost: int) -> None:
+        """One row more, which waits for every sink."""
+        self.depth[priority] += 1
+        for book in self.sinks.values():
+            book.held[priority].rows += 1
+            book.held[priority].bytes += cost
+
     def lost(self, kind: str, sink: str) -> Losses:
         """The losses of a kind at a sink, to be added to."""
         return self.losses.setdefault((kind, sink), Losses())

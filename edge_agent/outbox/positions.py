@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from edge_agent.outbox.messages import ROW_BITS, Priority
+from edge_agent.outbox.messages import ROW_BITS, Priority, Row
 from edge_agent.outbox.records import span
 
 OVERHEAD = 32
@@ -38,6 +38,11 @@ class Waiting(NamedTuple):
         return Priority(self.row >> ROW_BITS)
 
 
+def cost(row: Row) -> int:
+    """What ``COST`` says of it."""
+    return len(row.payload) + len(row.topic) + OVERHEAD
+
+
 def head(cx: sqlite3.Connection, sink: str, priority: Priority) -> Iterator[Waiting]:
     """The rows that wait for a sink, the oldest first; read as they are taken, so take them before anything is changed."""
     query = f"SELECT row, sequence, born, {COST} FROM message WHERE {ABOVE} AND row<:end AND {UNNOTED} ORDER BY row"
@@ -60,9 +65,9 @@ def settle(
     gone: list[int] = []
     others = [name for name in sinks if name != sink]
     for priority in Priority:
-        found = _among(cx, sink, priority, sorted({row for row in rows if row >> ROW_BITS == priority}))
+        found = among(cx, sink, priority, sorted({row for row in rows if row >> ROW_BITS == priority}))
         ids = [row.row for row in found]
-        kept = {row.row for other in others for row in _among(cx, other, priority, ids)}
+        kept = {row.row for other in others for row in among(cx, other, priority, ids)}
         if kept:
             _note(cx, sink, priority, ids, kept)
         done = [row for row in ids if row not in kept]
@@ -104,7 +109,7 @@ def remove_strangers(cx: sqlite3.Connection, sinks: Sequence[str]) -> None:
     cx.execute("DELETE FROM beyond WHERE row NOT IN (SELECT row FROM message)")
 
 
-def _among(cx: sqlite3.Connection, sink: str, priority: Priority, ids: Sequence[int]) -> list[Waiting]:
+def among(cx: sqlite3.Connection, sink: str, priority: Priority, ids: Sequence[int]) -> list[Waiting]:
     """Those of ``ids`` (ascending, of this priority) that wait for a sink."""
     found: list[Waiting] = []
     for start in range(0, len(ids), _CHUNK):

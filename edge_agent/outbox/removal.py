@@ -16,11 +16,14 @@ from edge_agent.outbox.messages import ROW_BITS, Priority
 from edge_agent.outbox.positions import Waiting
 from edge_agent.outbox.ranges import Range
 from edge_agent.outbox.records import DEAD, DROPS, Refusal
-from edge_agent.outbox.schema import pragma
+from edge_agent.outbox.schema import PAGE, pragma
 from edge_agent.types import DEVICE, rfc3339
 
 MAX_DEAD_LETTERS = 1000
 _CHUNK = 64
+_PIECE = 16
+"""Pages."""
+_WORST_FIRST = tuple(reversed(Priority))
 _REPORTS = tuple(f"events/{DEVICE}/{kind}" for kind in (DROPS, DEAD))
 
 
@@ -32,14 +35,14 @@ class Removal:
 
     def forget(self, sink: str, rows: Collection[int]) -> None:
         """Delivered to a sink."""
-        settled = self._settle(sink, rows)
+        settled = self.settle(sink, rows)
         self._books.sinks[sink].account.deliver(_ranges(settled))
 
     def bury(self, refused: Sequence[Refusal], utc: float) -> None:
         """Move to the dead letters, of which the last thousand are kept. ``utc`` in POSIX seconds."""
         for refusal in refused:
             found = self._cx.execute("SELECT topic, payload FROM message WHERE row=?", (refusal.row,)).fetchone()
-            settled = self._settle(refusal.sink, [refusal.row])
+            settled = self.settle(refusal.sink, [refusal.row])
             if found is None or not settled:  # a bound was faster
                 continue
             topic, payload = found
@@ -78,15 +81,14 @@ class Removal:
         """What is more than a sink may leave waiting, then what is more than the file may hold."""
         for sink, priority, bound in self._each():
             held = self._books.sinks[sink].held[priority]
-            for most, reason, size in ((bound.rows, "max_rows", "rows"), (bound.bytes, "max_mb", "bytes")):
-                if most is not None and getattr(held, size) > most:
-                    while getattr(held, size) > most * SHRINK_TO and self._drop_oldest(sink, priority, reason):
-                        pass
+            if bound.rows is not None and held.rows > bound.rows:
+                self._drop_down(sink, (priority,), "max_rows", rows=held.rows - int(bound.rows * SHRINK_TO))
+            if bound.bytes is not None and held.bytes > bound.bytes:
+                self._drop_down(sink, (priority,), "max_mb", size=held.bytes - int(bound.bytes * SHRINK_TO))
         for sink, most in self._limits.sink_bytes.items():
             book = self._books.sinks.get(sink)
             if book is not None and book.bytes > most:
-                while book.bytes > most * SHRINK_TO and self._drop_worst(sink, "sink_max_mb"):
-                    pass
+                self._drop_down(sink, _WORST_FIRST, "sink_max_mb", size=book.bytes - int(most * SHRINK_TO))
         self._fit_file()
 
     def _fit_file(self) -> None:
@@ -94,32 +96,40 @@ class Removal:
         if self._used_pages() <= self._limits.max_pages:
             return
         self._cx.execute("DELETE FROM dead_letter")
-        while self._used_pages() > self._limits.max_pages * SHRINK_TO:
+        while (surplus := self._used_pages() - int(self._limits.max_pages * SHRINK_TO)) > 0:
             hungriest = max(self._limits.sinks, key=lambda name: self._books.sinks[name].bytes)
-            if not self._drop_worst(hungriest, "max_mb"):
+            # A piece at a time: which pages come free shows afterwards only.
+            if not self._drop_down(hungriest, _WORST_FIRST, "max_mb", size=min(surplus, _PIECE) * PAGE):
                 return
 
     def _each(self) -> Iterable[tuple[str, Priority, Bound]]:
-        return [(sink, p, self._limits.bounds[p]) for sink in self._limits.sinks for p in reversed(Priority)]
+        return [(sink, p, self._limits.bounds[p]) for sink in self._limits.sinks for p in Priority]
 
-    def _drop_worst(self, sink: str, reason: str) -> bool:
-        """The oldest of the least important; whether there was any."""
-        return any(self._drop_oldest(sink, priority, reason) for priority in reversed(Priority))
-
-    def _drop_oldest(self, sink: str, priority: Priority, reason: str) -> bool:
-        rows = list(islice(positions.head(self._cx, sink, priority), _CHUNK))
-        if not rows:  # where the books say otherwise: believe the rows
-            held = self._books.sinks[sink].held[priority]
-            held.rows = held.bytes = 0
-        self.drop(sink, rows, reason)
-        return bool(rows)
+    def _drop_down(
+        self, sink: str, priorities: Iterable[Priority], reason: str, *, rows: int = 0, size: int = 0
+    ) -> bool:
+        """Drop at least so many rows or bytes, the oldest of the first priority first; whether there was anything to drop."""
+        dropped = False
+        for priority in priorities:
+            while rows > 0 or size > 0:
+                oldest: list[Waiting] = []
+                for row in islice(positions.head(self._cx, sink, priority), _CHUNK):
+                    if rows <= 0 and size <= 0:
+                        break
+                    oldest.append(row)
+                    rows, size = rows - 1, size - row.cost
+                if not oldest:
+                    break
+                self.drop(sink, oldest, reason)
+                dropped = True
+        return dropped
 
     def drop(self, sink: str, rows: Sequence[Waiting], reason: str) -> None:
         """Give up rows that wait for a sink; counted, and to be told."""
         if not rows:
             return
         self._keep_told(sink, rows)
-        settled = self._settle(sink, [row.row for row in rows])
+        settled = self.settle(sink, [row.row for row in rows])
         self._books.sinks[sink].account.lose(_ranges(settled))
         losses = self._books.lost(DROPS, sink)
         losses.add(rows[0].priority, reason, len(settled), _known(settled))
@@ -134,7 +144,8 @@ class Removal:
                     if data.get("sink", sink) in {sink, EVERY_SINK}:
                         self._books.lost(topic.rpartition("/")[2], sink).restore(data)
 
-    def _settle(self, sink: str, rows: Collection[int]) -> list[Waiting]:
+    def settle(self, sink: str, rows: Collection[int]) -> list[Waiting]:
+        """A sink is done with rows, for whatever reason. Those of them that had waited for it."""
         settled, gone = positions.settle(self._cx, sink, rows, self._limits.sinks)
         held = self._books.sinks[sink].held
         for row in settled:

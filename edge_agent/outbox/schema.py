@@ -23,7 +23,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
            reason TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL)""",
     ),
     (  # several sinks: how far each is, and what it is done with beyond that; until then MQTT was the only one
-        "CREATE TABLE mark (sink TEXT NOT NULL, priority INTEGER NOT NULL, low INTEGER NOT NULL, PRIMARY KEY (sink, priority)) WITHOUT ROWID",
+        """CREATE TABLE mark (sink TEXT NOT NULL, priority INTEGER NOT NULL, low INTEGER NOT NULL,
+           PRIMARY KEY (sink, priority)) WITHOUT ROWID""",
         "CREATE TABLE beyond (sink TEXT NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (sink, row)) WITHOUT ROWID",
         "ALTER TABLE dead_letter RENAME TO dead_letter_1",
         """CREATE TABLE dead_letter (number INTEGER PRIMARY KEY, sink TEXT NOT NULL, row INTEGER NOT NULL, sequence INTEGER,
@@ -104,7 +105,11 @@ def connect_reader(path: Path) -> sqlite3.Connection:
             isolation_level=None,
             check_same_thread=False,
         )
-        cx.execute("PRAGMA cache_size=-1000")
+        try:
+            cx.execute("PRAGMA cache_size=-1000")
+        except BaseException:
+            cx.close()
+            raise
         return cx
 
 

@@ -39,7 +39,7 @@ class Store:
     def __init__(
         self, path: Path, age: AgeClock, make_report: Callable[[str, dict[str, Any]], Draft], limits: Limits
     ) -> None:
-        self._path, self._age, self._make_report, self._limits = path, age, make_report, limits
+        self._path, self._age, self._make_report, self.limits = path, age, make_report, limits
         self._record = SequenceRecord(path.with_name(path.name + ".sequence"))
         self._cx: sqlite3.Connection | None = None
         self._met = False
@@ -61,7 +61,7 @@ class Store:
 
     def open(self) -> None:
         """Connect and take up the books; after a loss of the database go on above every number ever used."""
-        cx = connect(self._path, self._limits.wal_pages)
+        cx = connect(self._path, self.limits.wal_pages)
         try:
             with translated("read the counters"):
                 meta: dict[str, Any] = dict(cx.execute("SELECT key, value FROM meta"))
@@ -94,10 +94,10 @@ class Store:
 
     def _enter(self, cx: sqlite3.Connection, books: Books, *, new: bool) -> bool:
         """Make the books those of the sinks that count now; whether that changed them."""
-        known, wanted = set(books.sinks), set(self._limits.sinks)
+        known, wanted = set(books.sinks), set(self.limits.sinks)
         if known - wanted:
             log.warning("outbox: no longer kept for %s, which is not in use", ", ".join(sorted(known - wanted)))
-            positions.remove_strangers(cx, self._limits.sinks)
+            positions.remove_strangers(cx, self.limits.sinks)
             books.sinks = {name: book for name, book in books.sinks.items() if name in wanted}
             for priority in Priority:
                 query = "SELECT count(*) FROM message WHERE row>=? AND row<?"
@@ -163,7 +163,7 @@ class Store:
         self._record.reserve(books.sequence + len(drafts))
         with self._transaction() as cx:
             stored = [self._insert(cx, draft, books, clock_ok) for draft in drafts]
-            removal = Removal(cx, books, self._limits)
+            removal = Removal(cx, books, self.limits)
             for sink, rows in (done or {}).items():
                 removal.forget(sink, rows)
             removal.bury(refused, utc)
@@ -194,15 +194,21 @@ class Store:
 
         All of it waits for every sink: what some had already is delivered to them again rather than lost to the others.
         """
-        books = self.books.copy()
-        with self._transaction() as cx:
+        with self.edit() as (cx, books):
             for row in rows:
                 values = (row.row, row.sequence, self._age.now(), row.topic, row.payload)
                 if cx.execute("INSERT OR IGNORE INTO message VALUES (?,?,?,?,?)", values).rowcount:
-                    self._count(books, row)
+                    books.take_in(row.priority, positions.cost(row))
                 books.number = max(books.number, row.row & (1 << ROW_BITS) - 1)
                 books.sequence = max(books.sequence, row.sequence or 0)
             cx.executemany("INSERT OR IGNORE INTO episode VALUES (?,?,?,?,?,?,?)", episodes)
+
+    @contextlib.contextmanager
+    def edit(self) -> Iterator[tuple[sqlite3.Connection, Books]]:
+        """One transaction that changes rows and the books together."""
+        books = self.books.copy()
+        with self._transaction() as cx:
+            yield cx, books
             self._save(cx, books)
         self.books = books
 
@@ -224,18 +230,10 @@ class Store:
         cx.execute(
             "INSERT INTO message VALUES (?,?,?,?,?)", (row_id, sequence, self._age.now(), row.topic, row.payload)
         )
-        self._count(books, row)
+        books.take_in(row.priority, positions.cost(row))
         if sequence is None:
             return Committed(row, None)
         return Committed(row, {**draft.doc, "sequence": sequence_text(sequence), "clockok": clock_ok})
-
-    @staticmethod
-    def _count(books: Books, row: Row) -> None:
-        books.depth[row.priority] += 1
-        for book in books.sinks.values():
-            held = book.held[row.priority]
-            held.rows += 1
-            held.bytes += len(row.payload) + len(row.topic) + positions.OVERHEAD
 
     @staticmethod
     def _note_episode(cx: sqlite3.Connection, event: Event, doc: dict[str, Any]) -> None:
@@ -261,16 +259,18 @@ class Store:
         values = {**books.rows(), "age": age, "wall": wall}
         cx.executemany("INSERT OR REPLACE INTO meta VALUES (?,?)", values.items())
 
-    def shrink(self) -> None:
-        """Give free space back to the file system, a piece at each call."""
+    def shrink(self) -> bool:
+        """Give free space back to the file system, a piece at each call; whether there is more."""
         cx = self._open_cx
         with translated("shrink"):
             if pragma(cx, "freelist_count") <= _FREE_PAGES:
-                return
+                return False
             # One page comes free with each step of this statement, and ``execute`` makes only the first.
             cx.executescript(f"PRAGMA incremental_vacuum({8 * _FREE_PAGES})")
             if pragma(cx, "freelist_count") <= _FREE_PAGES:
                 cx.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                return False
+            return True
 
     def oldest(self) -> dict[str, float]:
         """For each sink that something waits for: the age clock at the birth of the oldest."""

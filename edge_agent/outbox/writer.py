@@ -178,10 +178,10 @@ class Writer:
         now = time.monotonic()
         look = now >= self._next_age_check
         if self._batch or any(self._inbox.ended()) or self._reports_due(now) or look:
-            if look:
+            self._commit(self._share(), give_back=True)
+            if look:  # after the commit, which may have learned how long the box was off
                 self._next_age_check = now + _AGE_CHECK_S
                 self._expire()
-            self._commit(self._share(), give_back=True)
         else:
             self._store.shrink()
         self._loss_log.look(self._store.books.losses, now)
