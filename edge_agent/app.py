@@ -121,6 +121,8 @@ class Agent:
             boot_id=self.boot_id,
             clock_ok=lambda: clock_synchronised() is not False,
             new_id=self.new_id,
+            sinks=["mqtt"],  # also where it is off: events wait for it
+            retention_days=config.privacy.retention_days,
         )
         ready = threading.Condition()
         self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
@@ -137,7 +139,7 @@ class Agent:
         if config.mqtt.enabled and options.mqtt:
             self.mqtt = MqttSink(
                 config.mqtt,
-                self.outbox,
+                self.outbox.outlet("mqtt"),
                 site=config.site,
                 device=self.device,
                 boot_id=self.boot_id,

@@ -254,13 +254,31 @@ class MqttConfig(Strict):
     reconnect_max_s: float = Field(60.0, ge=1, le=3600, description="longest pause between attempts")
 
 
+class PriorityLimits(Strict):
+    """What one sink may leave waiting of one kind of message, within the bounds of the whole."""
+
+    max_mb: float | None = Field(
+        None, gt=0, description="of content, in megabytes; default: outbox.max_mb alone bounds it"
+    )
+    max_rows: int | None = Field(None, ge=1, description="messages; default: outbox.max_mb alone bounds them")
+    max_age_days: float | None = Field(None, gt=0, description="default: outbox.max_age_days")
+
+
 class OutboxConfig(Strict):
-    """The durable store-and-forward."""
+    """The durable store-and-forward. What a bound drops is counted and announced."""
 
     max_mb: float = Field(
         256.0, gt=0, description="budget on disk; when full the least important and oldest goes first"
     )
     max_age_days: float = Field(30.0, gt=0, description="what is older is dropped, and announced")
+    events: PriorityLimits = PriorityLimits()
+    metrics: PriorityLimits = PriorityLimits(max_mb=64.0)
+    telemetry: PriorityLimits = PriorityLimits(max_mb=32.0, max_age_days=7.0)
+    sink_max_mb: dict[Slug, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="what a sink may leave waiting, in megabytes of content, by its name; default: max_mb alone bounds it",
+    )
     queue: int = Field(10_000, ge=100, le=1_000_000, description="messages waiting in memory for the writer")
     commit_ms: int = Field(
         50, ge=0, le=10_000, description="longest time a message waits for others to share its commit"
@@ -294,6 +312,9 @@ class PrivacyConfig(Strict):
 
     images: bool = Field(False, description="allow snapshots")
     pixelate: bool = Field(True, description="pixelate persons in them")
+    retention_days: float = Field(
+        30.0, gt=0, le=3650, description="nothing that is stored here is kept for longer, delivered or not"
+    )
 
 
 class Config(Strict):

@@ -35,7 +35,7 @@ def delivering(
     options = {"host": "127.0.0.1", "port": port, "reconnect_max_s": 1.0, **config}
     sink = MqttSink(
         MqttConfig(**options),
-        outbox,
+        outbox.outlet("mqtt"),
         site="site",
         device="box",
         boot_id=boot_id,

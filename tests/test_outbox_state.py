@@ -68,7 +68,7 @@ class OutboxMachine(RuleBasedStateMachine):
         model = self.metrics if metric else self.events
         found = rows(self.outbox, int(metric))
         chosen = [n for n in picks if n < len(found)]
-        self.outbox.acknowledge([found[n].row for n in chosen])
+        self.outbox.outlet("mqtt").acknowledge([found[n].row for n in chosen])
         for n in sorted(chosen, reverse=True):
             del model[n]
 
