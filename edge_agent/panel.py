@@ -247,6 +247,8 @@ def _outbox(status: AgentStatus) -> Text:
     text.append(f" · {outbox.accepted} accepted", "dim")
     if outbox.dropped:
         text.append(f" · {outbox.dropped} dropped", "red")
+    if outbox.refused:
+        text.append(f" · {outbox.refused} refused", "red")
     if outbox.state != "ok":
         text.append(" · ".join(["", outbox.state, *filter(None, [printable(outbox.reason, 60)])]), "red")
     return text

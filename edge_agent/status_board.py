@@ -46,6 +46,9 @@ def outbox_status(stat: OutboxStat) -> OutboxStatus:
         dropped=sum(stat.dropped.values()),
         state="ok" if stat.state == "ok" else "failing",
         reason=stat.reason,
+        refused=sum(stat.refused.values()),
+        dropping=tuple(name for name, sink in stat.sinks.items() if sink.dropping),
+        waits_for={name: sum(sink.depth.values()) for name, sink in stat.sinks.items()},
     )
 
 

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from edge_agent.config import MqttConfig
+from edge_agent.outbox.verify import verify
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.types import Event
 from tests.mosquitto import wait_for
@@ -21,10 +22,11 @@ from tests.outbox_fixtures import make_event, make_outbox, rows, running
 
 
 def write(path: Path) -> None:
-    """Episodes that start, are updated and sometimes end, as fast as the disk takes them."""
+    """Episodes that start, are updated and sometimes end, as fast as the disk takes them; two sinks, one takes what it likes."""
     rng = random.Random(0)
-    outbox = make_outbox(path, commit_ms=2)
+    outbox = make_outbox(path, commit_ms=2, sinks=("mqtt", "influxdb"))
     outbox.start()
+    taker = outbox.outlet("influxdb")
     for n in range(10**9):
         batch: list[Event] = []
         for part in range(rng.randint(1, 5)):
@@ -34,6 +36,7 @@ def write(path: Path) -> None:
             if rng.random() < 0.7:
                 batch.append(make_event(n + 5, "ended", name))
         outbox.put(batch)
+        taker.acknowledge([row.row for row in taker.read(0, 0, 20) if rng.random() < 0.6])
         if outbox.flush(10):
             print(n, batch[-1].id, flush=True)
 
@@ -83,6 +86,7 @@ def disk(folder: Path) -> None:
         said["sequences"] = [int(json.loads(row.payload)["sequence"]) for row in rows(outbox)]
         wait_for(lambda: outbox.stat().state == "ok")
         said["state"] = outbox.stat().state
+    said["problems"] = verify(folder / "o.db").problems
     print(json.dumps(said))
 
 

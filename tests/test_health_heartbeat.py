@@ -24,7 +24,7 @@ def worst(cameras: tuple[CameraStatus, ...], error: str = "") -> AgentStatus:
         config_hash="f" * 64,
         uptime_s=1e15,
         cameras=cameras,
-        outbox=OutboxStatus({"a": BIG, "b": BIG}, 1e15, BIG, BIG, BIG, "failing"),
+        outbox=OutboxStatus({"a": BIG, "b": BIG}, 1e15, BIG, BIG, BIG, "failing", "", BIG, ("mqtt", "influxdb")),
         model=ModelStatus("m" * 63, "v" * 63, "f" * 64, "onnxruntime", active=True),
         host=HostStatus(100.0, 6400.0, BIG, BIG, 1, BIG, BIG, -100.0, False),
         safe_mode="x",

@@ -65,6 +65,12 @@ class OutboxStatus:
     dropped: int = 0
     state: Literal["ok", "failing"] = "ok"
     reason: str = ""
+    refused: int = 0
+    """Messages that a sink will never take."""
+    dropping: tuple[str, ...] = ()
+    """The sinks for which something had to be dropped within the last minute."""
+    waits_for: Mapping[str, int] = field(default_factory=dict)
+    """Messages by sink."""
 
     @property
     def waiting(self) -> int:
@@ -222,7 +228,13 @@ def _model(model: ModelStatus, safe_mode: str) -> Part:
 
 
 def _outbox(outbox: OutboxStatus) -> Part:
-    return Part("ok") if outbox.state == "ok" else Part("degraded", outbox.reason or outbox.state)
+    if outbox.state != "ok":
+        return Part("degraded", outbox.reason or outbox.state)
+    if outbox.dropping:
+        return Part(
+            "degraded", f"messages for {', '.join(outbox.dropping)} are dropped: a bound of the outbox is reached"
+        )
+    return Part("ok")
 
 
 def _mqtt(mqtt: MqttStatus) -> Part:
