@@ -101,7 +101,9 @@ def drain(folder: Path, port: int, count: int) -> dict[str, float]:
     outbox.put([event(n) for n in range(count)])
     assert outbox.flush(300)
     config = MqttConfig(host="127.0.0.1", port=port)
-    sink = MqttSink(config, outbox.outlet("mqtt"), site="s", device="d", boot_id="b", version="0", on_alarm=lambda _: None)
+    sink = MqttSink(
+        config, outbox.outlet("mqtt"), site="s", device="d", boot_id="b", version="0", on_alarm=lambda _: None
+    )
     began = time.perf_counter()
     sink.start()
     wait_for(lambda: sink.state().acked >= count, 300)

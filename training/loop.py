@@ -119,7 +119,9 @@ def start(settings: Settings, folder: Path) -> Run:
     """A run from Google's trunk or a checkpoint, or, where ``folder`` holds one, that run where it stopped. Raises ValueError."""
     mute = [source.title for source in settings.train if not source.labelled]
     if mute and settings.teacher is None:
-        raise ValueError(f"{', '.join(mute)}: without labels only a teacher can say what is there; use distil --teacher")
+        raise ValueError(
+            f"{', '.join(mute)}: without labels only a teacher can say what is there; use distil --teacher"
+        )
     torch.manual_seed(settings.seed)
     model = Detector(spec_of(settings))
     last = folder / "last.pt"
