@@ -25,7 +25,11 @@ def manifest(folder: Path, *files: str) -> dict[str, Any]:
     entries = []
     for name in files:
         path = Path(shutil.copy(NETWORKS / f"{name}.tflite", folder))
-        entry = {"backend": "tflite", "path": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        entry: dict[str, Any] = {
+            "backend": "tflite",
+            "path": path.name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
         entry |= {"precision": "fp32", "outputs": ["PartitionedCall:0"]} if name == "float" else {"precision": "int8"}
         entries.append(entry | {"input": {"dtype": "float32" if name == "float" else "int8"}})
     return {
