@@ -24,7 +24,8 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from edge_agent.config import MqttConfig, OutboxConfig
+from edge_agent.config import OutboxConfig
+from edge_agent.config_mqtt import MqttConfig
 from edge_agent.outbox import Outbox
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.types import Event, uuid7_factory

@@ -289,7 +289,7 @@ class Agent:
         manifest, detector, loaded = self.model.manifest, self.detector.current, self._loader.loaded
         model = f"{manifest.name}@{manifest.version}"
         cameras = tuple(camera_status(unit.capture, unit.chain, model) for unit in self.cameras)
-        outbox, mqtt = outbox_status(self.outbox.stat()), mqtt_status(self.config.mqtt, self.mqtt)
+        outbox, mqtt = outbox_status(self.outbox.stat()), mqtt_status(self.mqtt)
         # What endangers events first; the others stay after the trouble is over, as the last that was.
         errors = (outbox.reason, loaded.trouble, *(camera.last_error for camera in reversed(cameras)), mqtt.last_error)
         return AgentStatus(

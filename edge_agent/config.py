@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     StringConstraints,
@@ -25,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from edge_agent.config_base import Strict
+from edge_agent.config_mqtt import MqttConfig
 from edge_agent.errors import ConfigError
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -33,12 +33,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(gt=0, le=100_000)]
 """Of a picture, in pixels."""
 Point = tuple[float, float]
-
-
-class Strict(BaseModel):
-    """Base of every section: unknown keys are errors, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GroundPoint(Strict):
@@ -238,20 +232,6 @@ class UseCasesConfig(Strict):
     social_distancing: SocialDistancingConfig | None = Field(
         None, description="people too near each other for too long"
     )
-
-
-class MqttConfig(Strict):
-    """The broker."""
-
-    enabled: bool = Field(True, description="whether to use a broker")
-    host: str = Field("localhost", min_length=1, max_length=253, description="the broker's name or address")
-    port: int = Field(1883, ge=1, le=65535, description="the broker's TCP port")
-    username: str | None = Field(None, description="user name at the broker")
-    password_file: Path | None = Field(None, description="a file holding the password; or set EDGE_AGENT_MQTT_PASSWORD")
-    keepalive_s: int = Field(30, ge=5, le=3600, description="the connection is probed when it is silent for this long")
-    in_flight: int = Field(20, ge=1, le=1000, description="messages on their way without an answer")
-    heartbeat_s: float = Field(30.0, ge=1, le=3600, description="time between heartbeats")
-    reconnect_max_s: float = Field(60.0, ge=1, le=3600, description="longest pause between attempts")
 
 
 class PriorityLimits(Strict):

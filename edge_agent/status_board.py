@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from edge_agent.capture.worker import CaptureWorker
-from edge_agent.config import MqttConfig
 from edge_agent.health.status import CameraStatus, MqttStatus, OutboxStatus
 from edge_agent.outbox import OutboxStat
 from edge_agent.pipeline import CameraChain
@@ -52,7 +51,7 @@ def outbox_status(stat: OutboxStat) -> OutboxStatus:
     )
 
 
-def mqtt_status(config: MqttConfig, sink: MqttSink | None) -> MqttStatus:
+def mqtt_status(sink: MqttSink | None) -> MqttStatus:
     """The broker."""
     if sink is None:
         return MqttStatus()
@@ -62,5 +61,5 @@ def mqtt_status(config: MqttConfig, sink: MqttSink | None) -> MqttStatus:
         connected=state.connected,
         since=state.since,
         last_error=state.last_error,
-        address=f"{config.host}:{config.port}",
+        address=state.address,
     )
