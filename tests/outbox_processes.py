@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edge_agent.config import MqttConfig
+from edge_agent.config_mqtt import MqttConfig
 from edge_agent.outbox.verify import verify
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.types import Event
