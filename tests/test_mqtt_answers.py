@@ -85,6 +85,7 @@ def test_a_broker_that_hangs_up_on_everything_costs_no_message(tmp_path: Path) -
         fill(outbox, 3)
         with delivering(outbox, there.port, **QUICK) as sink:
             wait_for(lambda: len(there.visits) > 15, LONG_S)
+            wait_for(lambda: f"may we write {ROOT}status, retained" in sink.state().last_error, LONG_S)
             assert sink.state().refused == 0
         assert outbox.stat().depth["events"] == 3
 
