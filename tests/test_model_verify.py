@@ -87,10 +87,11 @@ def test_verify_runs_what_is_whole_and_names_what_is_not(models: Path, capsys: p
     code, answer = run(capsys, "verify", "--models-dir", models)
     checks = answer["checks"]
     assert isinstance(checks, list)
-    whole = [("sha256", "ok"), ("onnxruntime", "ok")] * 2 + [("sha256", "ok"), ("tflite", "ok")] * 2
+    files = [(what, "ok") for runtime in ("onnxruntime", "tflite") for what in ("sha256", runtime, "golden") * 2]
+    whole = [("sha256", "ok"), *files]  # first the golden pictures themselves
     told = [(c["model"], c["what"], c["state"]) for c in checks]
-    assert told[:8] == [("person-n@1.0.0", *what) for what in whole]
-    assert told[8:] == [("person-n@1.0.1", *what) for what in [*whole[:-2], ("sha256", "fail")]]
+    assert told[: len(whole)] == [("person-n@1.0.0", *what) for what in whole]
+    assert told[len(whole) :] == [("person-n@1.0.1", *what) for what in [*whole[:-3], ("sha256", "fail")]]
     assert "damaged" in checks[-1]["text"]
     assert code == 3
     assert run(capsys, "verify", "person-n@1.0.0", "--models-dir", models)[0] == 0
