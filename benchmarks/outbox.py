@@ -1,4 +1,4 @@
-"""Durable enqueue per second, and drain per second through a real mosquitto against paho alone from memory.
+"""Durable enqueue per second, drain per second through a real mosquitto against paho alone from memory, bytes written for an event.
 
     python -m benchmarks.outbox [--events 20000] [--dir FOLDER]
 
@@ -24,13 +24,15 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from edge_agent.config import MqttConfig, OutboxConfig
+from edge_agent.config import OutboxConfig
+from edge_agent.config_mqtt import MqttConfig
 from edge_agent.outbox import Outbox
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.types import Event, uuid7_factory
 from tests.mosquitto import broker, wait_for
 
 new_id = uuid7_factory()
+BURST = 5000
 
 
 def event(n: int) -> Event:
@@ -40,9 +42,9 @@ def event(n: int) -> Event:
     return Event(ident, "door", "social_distancing", "violation", None, ident, 1_700_000_000.0 + n, data)
 
 
-def make(path: Path) -> Outbox:
+def make(path: Path, sinks: tuple[str, ...] = ("mqtt",)) -> Outbox:
     config = OutboxConfig(queue=1_000_000)
-    made = Outbox(path, config, site="s", device="d", boot_id="b", clock_ok=lambda: True, new_id=new_id)
+    made = Outbox(path, config, site="s", device="d", boot_id="b", clock_ok=lambda: True, new_id=new_id, sinks=sinks)
     made.start()
     return made
 
@@ -69,18 +71,48 @@ def enqueue(folder: Path, count: int) -> dict[str, float]:
 
     together = timed(all_at_once)
     single = [timed(one_alone) for _ in range(200)]
-    written = _written()
-    one_alone()
-    one_commit = _written() - written
+    alone = _writes_for(one_alone, 20)
+    burst = _writes_for(lambda: _burst(outbox), 1) / BURST
     outbox.stop(30)
     return {
         "durable_per_s": count / together,
         "put_us_median": statistics.median(puts) * 1e6,
         "put_us_p999": sorted(puts)[int(len(puts) * 0.999)] * 1e6,
         "put_to_disk_alone_ms": statistics.median(single) * 1e3,
-        "bytes_written_by_one_event_alone": one_commit,
-        "bytes_on_disk_per_event": _size(folder / "enqueue.db") / (count + 201),
+        "bytes_written_by_one_event_alone": alone,
+        "bytes_written_by_one_of_a_burst": burst,
+        "bytes_on_disk_per_event": _size(folder / "enqueue.db") / (count + 221 + BURST),
     }
+
+
+def taken(folder: Path, sinks: tuple[str, ...]) -> float:
+    """Bytes written for an event, over its whole life: stored with nineteen others, taken by one sink, the log folded in."""
+    outbox = make(folder / f"taken-{len(sinks)}.db", sinks)
+    outlet = outbox.outlet("mqtt")
+
+    def twenty() -> None:
+        outbox.put([event(n) for n in range(20)])
+        assert outbox.flush(30)
+        outlet.acknowledge([row.row for row in outlet.read(0, 0, 20)])
+        wait_for(lambda: outbox.stat().sinks["mqtt"].depth["events"] == 0, 30)
+
+    twenty()
+    written = _writes_for(twenty, 100) / 20
+    outbox.stop(30)
+    return written
+
+
+def _burst(outbox: Outbox) -> None:
+    outbox.put([event(n) for n in range(BURST)])
+    assert outbox.flush(300)
+
+
+def _writes_for(work: Callable[[], None], times: int) -> float:
+    """Bytes written by one of so many."""
+    before = _written()
+    for _ in range(times):
+        work()
+    return (_written() - before) / times
 
 
 def _written() -> int:
@@ -101,7 +133,9 @@ def drain(folder: Path, port: int, count: int) -> dict[str, float]:
     outbox.put([event(n) for n in range(count)])
     assert outbox.flush(300)
     config = MqttConfig(host="127.0.0.1", port=port)
-    sink = MqttSink(config, outbox, site="s", device="d", boot_id="b", version="0", on_alarm=lambda _: None)
+    sink = MqttSink(
+        config, outbox.outlet("mqtt"), site="s", device="d", boot_id="b", version="0", on_alarm=lambda _: None
+    )
     began = time.perf_counter()
     sink.start()
     wait_for(lambda: sink.state().acked >= count, 300)
@@ -147,6 +181,8 @@ def main() -> None:
         folder = Path(name)
         result: dict[str, float] = {"events": args.events, "cores": os.cpu_count() or 0}
         result |= enqueue(folder, args.events)
+        result["bytes_written_for_one_event_delivered"] = taken(folder, ("mqtt",))
+        result["bytes_written_for_one_event_delivered_beside_a_dead_sink"] = taken(folder, ("mqtt", "influxdb"))
         with broker(folder / "mosquitto") as mosquitto:
             result |= paho_alone(mosquitto.port, args.events)
             result |= drain(folder, mosquitto.port, args.events)

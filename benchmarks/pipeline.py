@@ -29,8 +29,10 @@ from edge_agent import config_file
 from edge_agent.bench.result import BenchResult
 from edge_agent.config import Config
 from edge_agent.detect.backends import InputTensor
+from edge_agent.detect.backends.choice import choose
 from edge_agent.detect.decoders import FAMILIES
-from edge_agent.detect.manifest import Model, find_model
+from edge_agent.detect.default_model import take_model
+from edge_agent.detect.manifest import Network
 from edge_agent.detect.nms import nms
 from edge_agent.detect.preprocess import Preprocessor
 from edge_agent.track import MultiObjectTracker
@@ -46,9 +48,8 @@ GOALS = {
 }
 
 
-def loop(model: Model, config: Config, video: Path, frames: int) -> float:
+def loop(network: Network, config: Config, video: Path, frames: int) -> float:
     """Frames per second of the obvious sequential program, start-up not counted."""
-    network = model.network("onnxruntime")
     with network.verified() as paths:
         session = onnxruntime.InferenceSession(paths[0], providers=["CPUExecutionProvider"])
     width, height = network.input.size
@@ -62,10 +63,10 @@ def loop(model: Model, config: Config, video: Path, frames: int) -> float:
         if not ok:
             break
         tensor, letterbox = preprocess(image)
-        outputs = session.run(list(model.manifest.outputs), {model.manifest.input.name: tensor})
+        outputs = session.run(list(network.outputs), {network.input.name: tensor})
         boxes, scores, classes = decode(outputs, network, config.detect.score_threshold)
         keep = nms(boxes, scores, classes, config.detect.nms_iou, config.detect.max_detections)
-        found = Detections(letterbox.to_source(boxes[keep]), scores[keep], classes[keep], model.manifest.labels)
+        found = Detections(letterbox.to_source(boxes[keep]), scores[keep], classes[keep], network.labels)
         tracker.update(found, count / 7)
         count += 1
         if count == 1:
@@ -86,13 +87,14 @@ def agent(config: Path, video: Path, frames: int) -> BenchResult:
 
 def measure(video: Path, rounds: int, frames: int, config_path: Path) -> dict[str, Any]:
     """All figures."""
-    config = config_file.load(config_path)
-    model = find_model(config.model, config.models_dir)
+    config = config_file.load(config_path).overridden(backend="onnxruntime")
+    model = take_model(config.model, config.models_dir, config.detect).model
+    network = choose(model, config.detect).network  # what the agent takes
     loops: list[float] = []
     runs: list[BenchResult] = []
     for number in range(rounds):
         runs.append(agent(config_path, video, frames))
-        loops.append(loop(model, config, video, max(frames // 3, 50)))
+        loops.append(loop(network, config, video, max(frames // 3, 50)))
         sys.stderr.write(f"\rround {number + 1} of {rounds}")
     sys.stderr.write("\n")
     beside = zip(runs, loops, strict=True)

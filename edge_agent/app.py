@@ -17,8 +17,9 @@ from edge_agent import __version__
 from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.chains import build_chain, check_labels
 from edge_agent.config import CameraConfig, Config
+from edge_agent.detect.default_model import take_model
 from edge_agent.detect.loading import DetectorLoader
-from edge_agent.detect.manifest import Model, find_detector, list_models
+from edge_agent.detect.manifest import list_models
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
@@ -109,7 +110,8 @@ class Agent:
         self.boot_id = uuid.uuid4().hex
         self.new_id = uuid7_factory()
         self.device = config.device or "device"
-        self.model: Model = find_detector(config.model, config.models_dir)
+        taken = take_model(config.model, config.models_dir, config.detect)
+        self.model, self._why_model = taken.model, taken.why
         check_labels(config, self.model.manifest)
         self.outbox = Outbox(
             config.state_dir / "outbox.db",
@@ -119,6 +121,8 @@ class Agent:
             boot_id=self.boot_id,
             clock_ok=lambda: clock_synchronised() is not False,
             new_id=self.new_id,
+            sinks=["mqtt"],  # also where it is off: events wait for it
+            retention_days=config.privacy.retention_days,
         )
         ready = threading.Condition()
         self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
@@ -128,13 +132,14 @@ class Agent:
             self.model, config.detect, config.state_dir / "cache", stop=self.stop, clock=clock
         )
         self.detector = self._loader.load()
+        log.info("model %s", self._model_words())
         self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
         self.mqtt: MqttSink | None = None
         if config.mqtt.enabled and options.mqtt:
             self.mqtt = MqttSink(
                 config.mqtt,
-                self.outbox,
+                self.outbox.outlet("mqtt"),
                 site=config.site,
                 device=self.device,
                 boot_id=self.boot_id,
@@ -284,7 +289,7 @@ class Agent:
         manifest, detector, loaded = self.model.manifest, self.detector.current, self._loader.loaded
         model = f"{manifest.name}@{manifest.version}"
         cameras = tuple(camera_status(unit.capture, unit.chain, model) for unit in self.cameras)
-        outbox, mqtt = outbox_status(self.outbox.stat()), mqtt_status(self.config.mqtt, self.mqtt)
+        outbox, mqtt = outbox_status(self.outbox.stat()), mqtt_status(self.mqtt)
         # What endangers events first; the others stay after the trouble is over, as the last that was.
         errors = (outbox.reason, loaded.trouble, *(camera.last_error for camera in reversed(cameras)), mqtt.last_error)
         return AgentStatus(
@@ -303,7 +308,9 @@ class Agent:
                 version=manifest.version,
                 sha256=detector.network.file.sha256,
                 backend=f"{detector.backend_name} ({detector.backend.device})",
+                precision=detector.network.file.precision,
                 active=True,
+                why=self._why_model,
                 error=loaded.trouble,
                 not_taken=loaded.not_taken,
             ),
@@ -315,6 +322,12 @@ class Agent:
     def recent_events(self, since: str | None, limit: int) -> list[dict[str, Any]]:
         """For REST; ``since`` is RFC 3339 UTC."""
         return self.outbox.recent(0.0 if since is None else parse_rfc3339(since), limit)
+
+    def _model_words(self) -> str:
+        """Which model, which of its files and on what, for the log."""
+        now = self.detector.current
+        chosen = f" ({self._why_model})" if self._why_model else ""
+        return f"{now.network.label}{chosen}: {now.network.file.path} on {now.backend_name} ({now.backend.device})"
 
     def models(self) -> list[dict[str, Any]]:
         """For REST: the models there are, and which is at work."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edge_agent.config import CameraConfig, Config
-from edge_agent.detect.manifest import Manifest, Model, find_detector
+from edge_agent.config import CameraConfig, Config, DetectConfig
+from edge_agent.detect.backends.choice import usable_files
+from edge_agent.detect.default_model import take_model
+from edge_agent.detect.manifest import Manifest, Model
 from edge_agent.errors import ConfigError, ModelError
 from edge_agent.pipeline import CameraChain, FrameResult, UseCase
 from edge_agent.track import MultiObjectTracker
@@ -55,13 +57,19 @@ def check_labels(config: Config, model: Manifest) -> None:
         raise ConfigError([f"{where}, which model {name} does not know; it knows: {known}"])
 
 
-def _check_files(model: Model, backend: str) -> None:
-    """Refuse a model without a file for the backend that is named, or whose file is not there. Raises ModelError."""
-    files = model.manifest.files if backend == "auto" else [network.file for network in model.networks(backend)]
+def _check_files(model: Model, detect: DetectConfig) -> None:
+    """Refuse a model without a file for the backend and precision that are named, or whose file is not there. Raises ModelError."""
+    files = [network.path for network in usable_files(model, detect)]
     if not files:
-        model.network(backend)  # says what the model has instead
-    if not any((model.folder / file.path).is_file() for file in files):
-        raise ModelError(f"{model.folder / files[0].path}: no such file; the manifest names it, is the model complete?")
+        if detect.backend != "auto":
+            model.network(detect.backend)  # says what the model has instead
+        name, have = f"{model.manifest.name}@{model.manifest.version}", {f.precision for f in model.manifest.files}
+        raise ModelError(
+            f"model {name} has no {detect.precision} file for detect.backend {detect.backend} "
+            f"(all its files: {', '.join(sorted(have))}): correct detect.precision, or name another model"
+        )
+    if not any(file.is_file() for file in files):
+        raise ModelError(f"{files[0]}: no such file; the manifest names it, is the model complete?")
 
 
 def check(config: Config) -> list[str]:
@@ -82,9 +90,10 @@ def check(config: Config) -> list[str]:
             facts.append(f"camera {camera.id}: ground plane from {points} points, RMS error {plane.rms_m:.3f} m")
     if problems:
         raise ConfigError(problems)
-    found = find_detector(config.model, config.models_dir)
-    model = found.manifest
+    taken = take_model(config.model, config.models_dir, config.detect)
+    model = taken.model.manifest
     check_labels(config, model)
-    _check_files(found, config.detect.backend)
+    _check_files(taken.model, config.detect)
     size = f"{model.input.size[0]}x{model.input.size[1]}"
-    return [f"model {model.name}@{model.version}: {', '.join(model.labels[:5])}, input {size}", *facts]
+    why = f" ({taken.why})" if taken.why else ""
+    return [f"model {model.name}@{model.version}: {', '.join(model.labels[:5])}, input {size}{why}", *facts]

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     StringConstraints,
@@ -25,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from edge_agent.config_base import Strict
+from edge_agent.config_mqtt import MqttConfig
 from edge_agent.errors import ConfigError
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -33,12 +33,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(gt=0, le=100_000)]
 """Of a picture, in pixels."""
 Point = tuple[float, float]
-
-
-class Strict(BaseModel):
-    """Base of every section: unknown keys are errors, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GroundPoint(Strict):
@@ -150,7 +144,7 @@ class TensorRtConfig(Strict):
     workspace_mb: int = Field(512, ge=16, le=65536, description="memory the builder may use")
     cuda_graph: bool = Field(False, description="record the launches once and replay them")
     calibration_images: Path | None = Field(
-        None, description="folder of pictures for int8, where the model has no quantisation of its own"
+        None, description="folder of pictures to calibrate the fp32 file with for int8; default: the model's int8 file"
     )
     memory: Literal["auto", "cuda-bindings", "pycuda"] = Field("auto", description="package that handles device memory")
 
@@ -160,6 +154,10 @@ class DetectConfig(Strict):
 
     backend: Literal["auto", "onnxruntime", "tflite", "openvino", "tensorrt"] = Field(
         "auto", description="what runs the model; auto: the best that hardware, packages and model files allow"
+    )
+    precision: Literal["auto", "fp32", "int8"] = Field(
+        "auto",
+        description="which of a model's files; auto: the fastest that is right here; tensorrt goes by its own key",
     )
     workers: int | None = Field(
         None, ge=1, le=64, description="inference threads; default: as many as the backend gains from"
@@ -236,27 +234,31 @@ class UseCasesConfig(Strict):
     )
 
 
-class MqttConfig(Strict):
-    """The broker."""
+class PriorityLimits(Strict):
+    """What one sink may leave waiting of one kind of message, within the bounds of the whole."""
 
-    enabled: bool = Field(True, description="whether to use a broker")
-    host: str = Field("localhost", min_length=1, max_length=253, description="the broker's name or address")
-    port: int = Field(1883, ge=1, le=65535, description="the broker's TCP port")
-    username: str | None = Field(None, description="user name at the broker")
-    password_file: Path | None = Field(None, description="a file holding the password; or set EDGE_AGENT_MQTT_PASSWORD")
-    keepalive_s: int = Field(30, ge=5, le=3600, description="the connection is probed when it is silent for this long")
-    in_flight: int = Field(20, ge=1, le=1000, description="messages on their way without an answer")
-    heartbeat_s: float = Field(30.0, ge=1, le=3600, description="time between heartbeats")
-    reconnect_max_s: float = Field(60.0, ge=1, le=3600, description="longest pause between attempts")
+    max_mb: float | None = Field(
+        None, gt=0, description="of content, in megabytes; default: outbox.max_mb alone bounds it"
+    )
+    max_rows: int | None = Field(None, ge=1, description="messages; default: outbox.max_mb alone bounds them")
+    max_age_days: float | None = Field(None, gt=0, description="default: outbox.max_age_days")
 
 
 class OutboxConfig(Strict):
-    """The durable store-and-forward."""
+    """The durable store-and-forward. What a bound drops is counted and announced."""
 
     max_mb: float = Field(
         256.0, gt=0, description="budget on disk; when full the least important and oldest goes first"
     )
     max_age_days: float = Field(30.0, gt=0, description="what is older is dropped, and announced")
+    events: PriorityLimits = PriorityLimits()
+    metrics: PriorityLimits = PriorityLimits(max_mb=64.0)
+    telemetry: PriorityLimits = PriorityLimits(max_mb=32.0, max_age_days=7.0)
+    sink_max_mb: dict[Slug, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="what a sink may leave waiting, in megabytes of content, by its name; default: max_mb alone bounds it",
+    )
     queue: int = Field(10_000, ge=100, le=1_000_000, description="messages waiting in memory for the writer")
     commit_ms: int = Field(
         50, ge=0, le=10_000, description="longest time a message waits for others to share its commit"
@@ -290,6 +292,9 @@ class PrivacyConfig(Strict):
 
     images: bool = Field(False, description="allow snapshots")
     pixelate: bool = Field(True, description="pixelate persons in them")
+    retention_days: float = Field(
+        30.0, gt=0, le=3650, description="nothing that is stored here is kept for longer, delivered or not"
+    )
 
 
 class Config(Strict):
@@ -300,9 +305,9 @@ class Config(Strict):
     state_dir: Path = Field(Path(".state"), description="outbox, open episodes, models; relative to this file")
     models_dir: Path = Field(Path("models"), description="read-only seed of models; relative to this file")
     model: str = Field(
-        "person-pilot",
+        "auto",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$",
-        description="NAME or NAME@VERSION",
+        description="NAME or NAME@VERSION; auto: person-s on a GPU or NPU, person-n on CPUs, Coral and other delegates",
     )
     cameras: list[CameraConfig] = Field(min_length=1, max_length=64, description="cameras and files, 1 to 64")
     detect: DetectConfig = DetectConfig()

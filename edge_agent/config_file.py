@@ -10,17 +10,20 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from edge_agent.config import Config, Strict, UseCasesConfig, read_secret
+from edge_agent.config import Config, UseCasesConfig, read_secret
+from edge_agent.config_base import Strict, TlsConfig
 from edge_agent.config_rules import findings
 from edge_agent.config_words import dotted, in_words, value_at
 from edge_agent.config_yaml import MAX_BYTES, Fault, KeyPath, Tree, read_tree
 from edge_agent.errors import ConfigError
+from edge_agent.tls import problems, warnings
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ SECRET_FILES = (
     (("mqtt", "password_file"), "EDGE_AGENT_MQTT_PASSWORD"),
     (("http", "token_file"), "EDGE_AGENT_HTTP_TOKEN"),
 )
+TLS_SECTIONS: tuple[KeyPath, ...] = (("mqtt", "tls"),)
+_TLS_FILES = ("ca_file", "cert_file", "key_file")
 _MACHINE_ID = Path("/etc/machine-id")
 _APPLICATION = b"edge-agent device id, version 1"
 _VARIABLE = re.compile(r"\$\{([^{}]*)\}")
@@ -48,6 +53,7 @@ def load(path: Path) -> Config:
     faults += _sources(tree, effective, path.parent)
     _absolute_paths(effective, path.parent)
     faults += _secret_files(tree, effective)
+    faults += _certificates(tree, effective)
     faults += [
         Fault(tree.mark(place), place, text)
         for place, text in findings(tree.data, bool(os.environ.get("EDGE_AGENT_HTTP_TOKEN")))
@@ -155,6 +161,10 @@ def _fill_empty_sections(data: dict[str, Any]) -> None:
             and issubclass(field.annotation, Strict)
         ):
             data[name] = {}
+    for place in TLS_SECTIONS:
+        section = value_at(data, place[:-1])
+        if isinstance(section, dict) and place[-1] in section and section[place[-1]] is None:
+            section[place[-1]] = {}
     use_cases = data.get("use_cases")
     if isinstance(use_cases, dict):
         for name in UseCasesConfig.model_fields:
@@ -194,6 +204,7 @@ def _source_path(source: str, folder: Path) -> str:
 
 def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
     places: list[KeyPath] = [("state_dir",), ("models_dir",), *(place for place, _ in SECRET_FILES)]
+    places += [(*section, key) for section in TLS_SECTIONS for key in _TLS_FILES]
     for place in places:
         section = value_at(effective, place[:-1])
         value = value_at(effective, place)
@@ -215,8 +226,31 @@ def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:
             except ConfigError as error:
                 yield Fault(tree.mark(place), place, error.problems[0])
                 continue
-        if file.is_file() and file.stat().st_mode & stat.S_IROTH:
-            logger.warning("%s: every user of this machine can read %s; chmod 600 it", dotted(place), file)
+        _warn_if_open(place, file)
+
+
+def _warn_if_open(place: KeyPath, file: Path) -> None:
+    if file.is_file() and file.stat().st_mode & stat.S_IROTH:
+        logger.warning("%s: every user of this machine can read %s; chmod 600 it", dotted(place), file)
+
+
+def _certificates(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:
+    """What no connection could be made with. A date is only warned about: the box must run on, and its clock may be wrong."""
+    for section in TLS_SECTIONS:
+        told = value_at(effective, section)
+        if not isinstance(told, dict) or value_at(effective, (*section[:-1], "enabled")) is False:
+            continue
+        try:
+            config = TlsConfig.model_validate_json(json.dumps(told), strict=True)
+        except ValidationError:
+            continue  # its types are told by themselves
+        for key, text in problems(config):
+            yield Fault(tree.mark((*section, key)), (*section, key), text)
+        for key, text in warnings(config, time.time()):
+            logger.warning("%s: %s", dotted((*section, key)), text)
+        key = "key_file" if config.key_file else "cert_file"
+        if (file := config.key_file or config.cert_file) is not None:
+            _warn_if_open((*section, key), file)
 
 
 def _types(error: ValidationError, tree: Tree, known: list[Fault]) -> list[Fault]:

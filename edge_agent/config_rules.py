@@ -8,7 +8,8 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-from edge_agent.config import SocialDistancingConfig, Strict, TrackConfig
+from edge_agent.config import SocialDistancingConfig, TrackConfig
+from edge_agent.config_base import Strict
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 Finding: TypeAlias = tuple[KeyPath, str]
@@ -32,6 +33,7 @@ def findings(data: Any, has_http_token: bool) -> Iterator[Finding]:
     yield from _leave(path, use_case)
     yield from _names(path, use_case, cameras)
     yield from _token(_mapping(_get(data, "http")), has_http_token)
+    yield from _broker(("mqtt",), _mapping(_get(data, "mqtt")))
 
 
 def closest(given: object, allowed: list[str]) -> str:
@@ -176,3 +178,20 @@ def _token(http: dict[str, Any], has_http_token: bool) -> Iterator[Finding]:
     if not http.get("token_file") and not has_http_token:
         text = f"given {host!r}, reachable from the network, which needs a token: set http.token_file to a file holding one"
         yield ("http", "host"), f"{text}, or EDGE_AGENT_HTTP_TOKEN; or keep 127.0.0.1"
+
+
+def _broker(path: KeyPath, mqtt: dict[str, Any]) -> Iterator[Finding]:
+    tls = _mapping(mqtt.get("tls"))
+    if tls.get("key_file") and not tls.get("cert_file"):
+        yield (*path, "tls", "key_file"), "given without cert_file, the certificate that it is the key of"
+    delay, expiry = _number(mqtt.get("will_delay_s", 0)), _number(mqtt.get("session_expiry_s", 0))
+    if delay is not None and expiry is not None and delay > expiry:
+        text = f"is {delay:g}, but the broker says offline as soon as it forgets the session, after session_expiry_s, {expiry:g}"
+        yield (*path, "will_delay_s"), f"{text}; make that at least as long"
+    first: dict[str, int] = {}
+    for index, broker in enumerate(_list(mqtt.get("brokers"))):
+        if isinstance(broker, dict):
+            where = (broker.get("host", mqtt.get("host")), broker.get("port", mqtt.get("port")))
+            if repr(where) in first:
+                yield (*path, "brokers", index), f"the same host and port as brokers[{first[repr(where)]}]; keep one"
+            first.setdefault(repr(where), index)

@@ -136,7 +136,9 @@ def _allowed(path: KeyPath, item: Mapping[str, Any], value: Any, what: str) -> s
         return f"must have at least {context['min_length']} of them{what}"
     if kind == "string_pattern_mismatch":
         pattern = str(context["pattern"])
-        return f"must be {_SLUG}" if "{0,62}" in pattern else "must be NAME or NAME@VERSION, without spaces"
+        if "{0,62}$" in pattern:
+            return f"must be {_SLUG}"
+        return "must be NAME or NAME@VERSION, without spaces" if "@" in pattern else f"must have another form{what}"
     if kind.startswith(("datetime", "timezone")):
         return "must be a time like 2026-01-31T12:00:00Z"
     if kind == "value_error":

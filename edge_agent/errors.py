@@ -7,6 +7,7 @@
     ├── UsageError               fatal: the command line is wrong; exit code 2
     ├── HardwareError            fatal: something this box lacks (a runtime, a device, a group); exit code 3
     │   └── ModelError           fatal: no such model, a wrong or damaged file, a manifest that does not fit; exit code 3
+    ├── DownloadError            retriable: a file on the network cannot be had now, or not by this way
     ├── SourceError              a camera or a file
     │   ├── SourceNotFound       fatal for a file (it does not exist or cannot be decoded), retriable for a live source
     │   └── SourceLost           retriable: refused, stalled, ended, hung; the capture worker reopens
@@ -57,6 +58,12 @@ class HardwareError(EdgeAgentError):
 
 class ModelError(HardwareError):
     """A model is missing, damaged, or does not fit its manifest."""
+
+
+class DownloadError(EdgeAgentError):
+    """A file on the network cannot be had: no way there, refused, silent, broken off."""
+
+    retriable = True
 
 
 class SourceError(EdgeAgentError):

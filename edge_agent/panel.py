@@ -225,7 +225,8 @@ def _model(status: AgentStatus) -> Text:
     model = status.model
     if not model.active:
         return Text(printable(model.error) or "loading", "yellow")
-    return Text(f"{printable(model.name)} {printable(model.version)}").append(f" · {printable(model.backend)}", "dim")
+    runs_on = " · ".join(printable(word) for word in (model.precision, model.backend) if word)
+    return Text(f"{printable(model.name)} {printable(model.version)}").append(f" · {runs_on}", "dim")
 
 
 def _broker(status: AgentStatus) -> Text:
@@ -246,6 +247,8 @@ def _outbox(status: AgentStatus) -> Text:
     text.append(f" · {outbox.accepted} accepted", "dim")
     if outbox.dropped:
         text.append(f" · {outbox.dropped} dropped", "red")
+    if outbox.refused:
+        text.append(f" · {outbox.refused} refused", "red")
     if outbox.state != "ok":
         text.append(" · ".join(["", outbox.state, *filter(None, [printable(outbox.reason, 60)])]), "red")
     return text

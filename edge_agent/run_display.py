@@ -58,7 +58,7 @@ def _summary(agent: Agent, tally: Tally) -> Summary:
         outbox_pending=status.outbox.waiting,
         frames_dropped=sum(camera.dropped for camera in status.cameras),
         messages_dropped=status.outbox.dropped,
-        model=f"{status.model.name}@{status.model.version} on {status.model.backend}",
+        model=f"{status.model.name}@{status.model.version} {status.model.precision} on {status.model.backend}",
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from edge_agent.capture.worker import CaptureWorker
-from edge_agent.config import MqttConfig
 from edge_agent.health.status import CameraStatus, MqttStatus, OutboxStatus
 from edge_agent.outbox import OutboxStat
 from edge_agent.pipeline import CameraChain
@@ -46,10 +45,13 @@ def outbox_status(stat: OutboxStat) -> OutboxStatus:
         dropped=sum(stat.dropped.values()),
         state="ok" if stat.state == "ok" else "failing",
         reason=stat.reason,
+        refused=sum(stat.refused.values()),
+        dropping=tuple(name for name, sink in stat.sinks.items() if sink.dropping),
+        waits_for={name: sum(sink.depth.values()) for name, sink in stat.sinks.items()},
     )
 
 
-def mqtt_status(config: MqttConfig, sink: MqttSink | None) -> MqttStatus:
+def mqtt_status(sink: MqttSink | None) -> MqttStatus:
     """The broker."""
     if sink is None:
         return MqttStatus()
@@ -59,5 +61,5 @@ def mqtt_status(config: MqttConfig, sink: MqttSink | None) -> MqttStatus:
         connected=state.connected,
         since=state.since,
         last_error=state.last_error,
-        address=f"{config.host}:{config.port}",
+        address=state.address,
     )

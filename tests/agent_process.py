@@ -24,7 +24,7 @@ def write_config(root: Path, folder: Path, **change: Any) -> Path:
     assert Config.model_validate(config)
     config |= {"state_dir": str(folder / "state"), "models_dir": str(root / "models"), "http": {"port": 0}}
     config["cameras"][0]["source"] = str(root / ".cache" / "vtest.avi")
-    config |= {"device": "box1", "site": "lab"} | change
+    config |= {"device": "box1", "site": "lab", "model": "auto"} | change
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from edge_agent.detect.manifest import Model, find_model
 
 hypothesis.settings.register_profile("shared-cores", deadline=None)  # a slow machine is no failure
 hypothesis.settings.load_profile("shared-cores")
@@ -26,6 +29,19 @@ ROOT = Path(__file__).parent.parent
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def bundled(root: Path) -> Model:
+    """The model for CPUs that comes with the agent; ``networks(backend)[0]`` is the one in floats."""
+    return find_model("person-n", root / "models")
+
+
+@pytest.fixture
+def models(bundled: Model, tmp_path: Path) -> Path:
+    """A folder of models with ``bundled`` alone in it, to be changed at will."""
+    shutil.copytree(bundled.folder, tmp_path / "models" / "person-n" / "1.0.0")
+    return tmp_path / "models"
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def agent_status(**changes: object) -> AgentStatus:
         "workers": (WorkerStatus("detect-0", essential=True, state="running"),),
         "outbox": OutboxStatus({"event": 2, "metric": 1}, 12.5, 40960, 30, 0),
         "mqtt": MqttStatus(enabled=True, connected=True, since=1.0, address="localhost:1883"),
-        "model": ModelStatus("person-pilot", "0.1.0", "ab" * 32, "onnxruntime", active=True),
+        "model": ModelStatus("person-n", "1.0.0", "ab" * 32, "onnxruntime", active=True),
         "host": HostStatus(50.0, 141.0, 190 << 20, 8 << 30, 6 << 30, 64 << 30, 20 << 30, 51.0, True),
     }
     return AgentStatus(**{**values, **changes})  # type: ignore[arg-type]

@@ -7,6 +7,9 @@ import socket
 import threading
 from dataclasses import dataclass, field
 
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
 
 @dataclass
 class Published:
@@ -15,6 +18,10 @@ class Published:
     topic: str
     dup: bool
     payload: bytes
+    packet_id: bytes = b""
+    on_wire: str = ""
+    """The topic as it was sent: empty where an alias stands for it."""
+    alias: int = 0
 
 
 @dataclass
@@ -22,8 +29,12 @@ class Wire:
     """One connection: protocol level of its CONNECT, and what was published on it, in order."""
 
     level: int = 0
+    connect: bytes = b""
+    """Body of its CONNECT."""
     published: list[Published] = field(default_factory=list)
     peak_unacknowledged: int = 0
+    topics: dict[int, str] = field(default_factory=dict)
+    """By alias."""
     _unacknowledged: int = 0
 
 
@@ -49,7 +60,7 @@ class Tap:
         self._sockets.append(client)
         with contextlib.suppress(OSError, ConnectionError), client:
             first = read_packet(client)
-            wire.level = first[1][6]  # length, "MQTT", level
+            wire.connect, wire.level = first[1], first[1][6]  # length, "MQTT", level
             self.wires.append(wire)
             if wire.level == 5 and self._refuse:
                 client.sendall(bytes([0x20, 2, 0, 1]))
@@ -63,7 +74,10 @@ class Tap:
                 while True:
                     kind, body, raw = read_packet(client)
                     if kind >> 4 == 3:
-                        wire.published.append(decode_publish(kind, body, wire.level))
+                        message = decode_publish(kind, body, wire.level)
+                        if message.alias:
+                            message.topic = wire.topics.setdefault(message.alias, message.on_wire)
+                        wire.published.append(message)
                         wire._unacknowledged += 1
                         wire.peak_unacknowledged = max(wire.peak_unacknowledged, wire._unacknowledged)
                     broker.sendall(raw)
@@ -118,9 +132,11 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
 
 
 def decode_publish(kind: int, body: bytes, level: int) -> Published:
-    """Topic and payload of a QoS 1 PUBLISH (§3.3)."""
+    """A QoS 1 PUBLISH (§3.3)."""
     end = 2 + int.from_bytes(body[:2], "big")
-    topic, rest = body[2:end].decode(), body[end + 2 :]
+    topic, rest, alias = body[2:end].decode(), body[end + 2 :], 0
     if level == 5:
-        rest = rest[1 + rest[0] :]
-    return Published(topic, bool(kind & 0x08), rest)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        _, size = properties.unpack(rest)  # type: ignore[no-untyped-call]
+        rest, alias = rest[size:], getattr(properties, "TopicAlias", 0)
+    return Published(topic, bool(kind & 0x08), rest, body[end : end + 2], topic, alias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,14 @@ def make_metric(n: int = 0, camera: str = "door") -> Metric:
 
 
 def make_outbox(
-    path: Path, *, clock_ok: bool = True, wall: Any = time.time, report_every_s: float = 60.0, **config: Any
+    path: Path,
+    *,
+    clock_ok: bool = True,
+    wall: Any = time.time,
+    report_every_s: float = 60.0,
+    sinks: Sequence[str] = ("mqtt",),
+    retention_days: float = 3650.0,
+    **config: Any,
 ) -> Outbox:
     return Outbox(
         path,
@@ -45,6 +52,8 @@ def make_outbox(
         boot_id="boot-1",
         clock_ok=lambda: clock_ok,
         new_id=new_id,
+        sinks=sinks,
+        retention_days=retention_days,
         wall=wall,
         report_every_s=report_every_s,
     )
@@ -61,9 +70,9 @@ def running(path: Path, **options: Any) -> Iterator[Outbox]:
         outbox.stop(5.0)
 
 
-def rows(outbox: Outbox, priority: int = 0) -> list[Any]:
-    """Everything of a priority."""
-    found: list[Any] = []
-    while page := outbox.read(priority, found[-1].row if found else 0, 100):
+def rows(outbox: Outbox, priority: int = 0, sink: str = "mqtt") -> list[Any]:
+    """Everything of a priority that waits for a sink."""
+    outlet, found = outbox.outlet(sink), list[Any]()
+    while page := outlet.read(priority, found[-1].row if found else 0, 100):
         found += page
     return found

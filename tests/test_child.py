@@ -14,7 +14,7 @@ import pytest
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
 from edge_agent.detect.child import run_child
-from edge_agent.detect.manifest import Manifest, Network, find_model
+from edge_agent.detect.manifest import Manifest, Model, Network
 from edge_agent.detect.trial import trial
 from edge_agent.errors import HardwareError, ModelError, UsageError
 
@@ -126,14 +126,17 @@ def test_too_large_a_request_is_refused() -> None:
 
 
 @pytest.fixture
-def request_for_pilot(root: Path, tmp_path: Path) -> LoadRequest:
-    return LoadRequest(find_model("person-pilot", root / "models").network("onnxruntime"), DetectConfig(), tmp_path)
+def request_for_bundled(bundled: Model, tmp_path: Path) -> LoadRequest:
+    return LoadRequest(bundled.network("onnxruntime"), DetectConfig(), tmp_path)
 
 
-def test_a_trial_says_what_the_network_is_and_sees(request_for_pilot: LoadRequest, first_frame: Path) -> None:
-    result = trial("onnxruntime", request_for_pilot, image=first_frame)
+def test_a_trial_says_what_the_network_is_and_sees(request_for_bundled: LoadRequest, first_frame: Path) -> None:
+    result = trial("onnxruntime", request_for_bundled, image=first_frame)
     assert (result.device, result.input.shape, result.input.dtype) == ("cpu", (1, 3, 416, 416), "float32")
-    assert [(o.name, o.shape, o.dtype) for o in result.outputs] == [("output0", (1, 5, 3549), "float32")]
+    assert [(o.name, o.shape, o.dtype) for o in result.outputs] == [
+        ("boxes", (1, 4, 3549), "float32"),
+        ("scores", (1, 1, 3549), "float32"),
+    ]
     assert result.inference_ms > 0 and result.load_s > 0
     assert result.seen and result.seen[0].label == "person" and result.seen[0].score > 0.5
     x1, y1, x2, y2 = result.seen[0].box
@@ -149,26 +152,26 @@ def first_frame(vtest_video: Path, tmp_path: Path) -> Path:
     return tmp_path / "frame.png"
 
 
-def test_a_trial_without_a_picture_looks_at_grey(request_for_pilot: LoadRequest) -> None:
-    assert trial("onnxruntime", request_for_pilot).seen is None
+def test_a_trial_without_a_picture_looks_at_grey(request_for_bundled: LoadRequest) -> None:
+    assert trial("onnxruntime", request_for_bundled).seen is None
 
 
-def test_a_trial_tells_a_damaged_file(request_for_pilot: LoadRequest, tmp_path: Path) -> None:
-    network = request_for_pilot.network
+def test_a_trial_tells_a_damaged_file(request_for_bundled: LoadRequest, tmp_path: Path) -> None:
+    network = request_for_bundled.network
     (tmp_path / network.file.path).write_bytes(b"\x08\x07nothing")
     with pytest.raises(ModelError, match="SHA-256"):
         trial("onnxruntime", LoadRequest(Network(network.manifest, network.file, tmp_path), DetectConfig(), tmp_path))
 
 
-def test_a_trial_tells_a_manifest_that_does_not_fit(request_for_pilot: LoadRequest) -> None:
-    network = request_for_pilot.network
-    text = network.manifest.model_dump(mode="json") | {"outputs": ["other"]}
+def test_a_trial_tells_a_manifest_that_does_not_fit(request_for_bundled: LoadRequest) -> None:
+    network = request_for_bundled.network
+    text = network.manifest.model_dump(mode="json") | {"outputs": ["boxes", "other"]}
     wrong = Manifest.model_validate(text)
-    with pytest.raises(ModelError, match="output0"):
+    with pytest.raises(ModelError, match="'scores'"):
         trial("onnxruntime", LoadRequest(Network(wrong, wrong.files[0], network.folder), DetectConfig(), Path("/")))
 
 
-def test_a_trial_tells_a_picture_that_is_none(request_for_pilot: LoadRequest, tmp_path: Path) -> None:
+def test_a_trial_tells_a_picture_that_is_none(request_for_bundled: LoadRequest, tmp_path: Path) -> None:
     (tmp_path / "frame.png").write_bytes(b"no picture")
     with pytest.raises(UsageError, match=r"frame\.png"):
-        trial("onnxruntime", request_for_pilot, image=tmp_path / "frame.png")
+        trial("onnxruntime", request_for_bundled, image=tmp_path / "frame.png")

@@ -103,9 +103,9 @@ def test_as_a_detector_it_is_refused_by_name(model: Model, root: Path) -> None:
     network = model.network("onnxruntime")
     with pytest.raises(ModelError, match=FINDS_NOTHING):
         ModelDetector("onnxruntime", LoadRequest(network, DetectConfig(), Path("never used")))
-    pilot = find_model("person-pilot", root / "models").network("onnxruntime")
-    with pytest.raises(ModelError, match="no classifier: its family is yolov8"):
-        classifier(pilot)
+    person = find_model("person-n", root / "models").network("onnxruntime")
+    with pytest.raises(ModelError, match="no classifier: its family is fcos"):
+        classifier(person)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from edge_agent import config_file
 from edge_agent.cli import main
-from edge_agent.detect.manifest import find_model
+from edge_agent.detect.manifest import Model
 from edge_agent.doctor import service
 from edge_agent.doctor.box import Box, RunningAgent
 from edge_agent.model_tools.show import checks_table, models_table
@@ -39,35 +40,40 @@ def test_interrupted_while_it_still_loads_it_ends_without_a_word(tmp_path: Path)
 
 
 def test_check_refuses_a_model_without_a_file_for_the_backend(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = write_config(root, tmp_path, detect={"backend": "tflite"})
-    assert main(["check", "-c", str(config)]) == 3
+    manifest = models / "person-n" / "1.0.0" / "manifest.yaml"
+    fields = yaml.safe_load(manifest.read_text(encoding="utf-8"))
+    fields["files"] = [file for file in fields["files"] if file["backend"] == "onnxruntime"]
+    manifest.write_text(yaml.safe_dump(fields), encoding="utf-8")
+    change = {"models_dir": str(models), "model": "person-n"}
+    assert main(["check", "-c", str(write_config(root, tmp_path, detect={"backend": "tflite"}, **change))]) == 3
     said = capsys.readouterr().err
     assert "no file for backend 'tflite' (it has: onnxruntime)" in said
-    assert "model import FILE --add-to person-pilot" in said  # what to do
-    assert main(["check", "-c", str(write_config(root, tmp_path, detect={"backend": "openvino"}))]) == 0  # reads ONNX
+    assert "model import FILE --add-to person-n" in said  # what to do
+    reads_onnx = write_config(root, tmp_path, detect={"backend": "openvino"}, **change)
+    assert main(["check", "-c", str(reads_onnx)]) == 0
 
 
 @pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
 def test_check_refuses_a_model_whose_file_is_gone(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], backend: str
+    root: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], backend: str
 ) -> None:
-    folder = tmp_path / "models" / "person-pilot" / "0.1.0"
-    folder.mkdir(parents=True)
-    (folder / "manifest.yaml").write_bytes((root / "models/person-pilot/0.1.0/manifest.yaml").read_bytes())
-    models = {"models_dir": str(tmp_path / "models"), "model": "person-pilot"}
-    assert main(["check", "-c", str(write_config(root, tmp_path, detect={"backend": backend}, **models))]) == 3
-    assert "person-pilot-416.onnx: no such file; the manifest names it" in capsys.readouterr().err
+    for file in (models / "person-n" / "1.0.0").glob("person-n-*"):
+        file.unlink()
+    change = {"models_dir": str(models), "model": "person-n"}
+    assert main(["check", "-c", str(write_config(root, tmp_path, detect={"backend": backend}, **change))]) == 3
+    assert ".onnx: no such file; the manifest names it" in capsys.readouterr().err
 
 
-def test_a_name_to_be_typed_is_whole_on_a_narrow_screen(root: Path) -> None:
-    manifest = find_model("person-pilot", root / "models").manifest.model_copy(update={"version": "0.1.0-openvino"})
-    check = Check("person-pilot@0.1.0-openvino", "person-pilot-416.onnx", "onnxruntime", "ok", "cpu, 45.7 ms, 26 boxes")
+def test_a_name_to_be_typed_is_whole_on_a_narrow_screen(bundled: Model) -> None:
+    name, version = "person-tills", "1.0.0-openvino"
+    manifest = bundled.manifest.model_copy(update={"name": name, "version": version})
+    check = Check(f"{name}@{version}", f"{name}.onnx", "onnxruntime", "ok", "cpu, 45.7 ms, 26 boxes")
     for table in (models_table([manifest]), checks_table([check])):
         screen = io.StringIO()
         Console(file=screen, width=80).print(table)
-        assert "person-pilot@0.1.0-openvino " in screen.getvalue()
+        assert f"{name}@{version} " in screen.getvalue()
 
 
 def test_a_folder_without_models_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,9 +83,9 @@ def test_a_folder_without_models_is_told(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_network_is_not_compared_with_itself(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
-    command = ["model", "parity", "person-pilot", "person-pilot@0.1.0", "--models-dir", str(root / "models")]
+    command = ["model", "parity", "person-n", "person-n@1.0.0", "--models-dir", str(root / "models")]
     assert main([*command, "--images", str(tmp_path)]) == 2
-    assert "both sides are person-pilot@0.1.0 on onnxruntime" in capsys.readouterr().err
+    assert "both sides are person-n@1.0.0 on onnxruntime" in capsys.readouterr().err
 
 
 def test_an_agent_that_is_too_busy_to_answer_is_not_said_to_have_no_api(root: Path, tmp_path: Path) -> None:
@@ -91,11 +97,11 @@ def test_an_agent_that_is_too_busy_to_answer_is_not_said_to_have_no_api(root: Pa
 
 
 def test_a_picture_that_is_none_is_the_users_mistake_and_not_the_models(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, bundled: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = root / "models" / "person-pilot" / "0.1.0" / "person-pilot-416.onnx"
+    file = bundled.network("onnxruntime").path
     picture = tmp_path / "gone.jpg"
-    assert main(["model", "verify", "person-pilot", "--models-dir", str(root / "models"), "--image", str(picture)]) == 2
+    assert main(["model", "verify", "person-n", "--models-dir", str(root / "models"), "--image", str(picture)]) == 2
     assert capsys.readouterr().err.startswith(f"edge-agent: --image {picture}: no such file")
     make = ["model", "import", str(file), "--name", "x", "--labels", "person", "--models-dir", str(tmp_path / "models")]
     assert main([*make, "--image", str(picture)]) == 2

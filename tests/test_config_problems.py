@@ -57,6 +57,25 @@ BROKEN = {
             "c.yaml:8:9: outbox: given 3; must be a mapping",
         ],
     ),
+    "a broker that cannot be": (
+        CAMERA
+        + "mqtt:\n  will_delay_s: 60\n  websocket_path: mqtt\n  tls: {min_version: '1.1', key_file: a.key, pasword: x}\n"
+        "  brokers: [{host: a}, {host: b, port: 0}, {host: a}]\n  host: ''\n  user_properties: {a: 1}\n",
+        [
+            "c.yaml:4:17: mqtt.will_delay_s: is 60, but the broker says offline as soon as it forgets the session, after "
+            "session_expiry_s, 0; make that at least as long",
+            "c.yaml:5:19: mqtt.websocket_path: given 'mqtt'; must have another form (MQTT over WebSocket at this path, for "
+            "example /mqtt)",
+            "c.yaml:6:22: mqtt.tls.min_version: given '1.1'; allowed: 1.2, 1.3; did you mean 1.3?",
+            "c.yaml:6:39: mqtt.tls.key_file: given without cert_file, the certificate that it is the key of",
+            "c.yaml:6:46: mqtt.tls.pasword: unknown key; allowed here: ca_file, cert_file, key_file, server_name, alpn, "
+            "min_version",
+            "c.yaml:7:40: mqtt.brokers[1].port: given 0; must be at least 1 (the broker's TCP port; default: mqtt.port)",
+            "c.yaml:7:44: mqtt.brokers[2]: the same host and port as brokers[0]; keep one",
+            "c.yaml:8:9: mqtt.host: given ''; must not be empty (the broker's name or address)",
+            "c.yaml:9:24: mqtt.user_properties.a: given 1; must be text; put quotes around it",
+        ],
+    ),
     "impossible values": (
         "cameras:\n  - {id: my till, source: a, fps: -7, person_height_m: .nan}\nmqtt: {port: 99999}\nlogging: {level: verbos}\n",
         [

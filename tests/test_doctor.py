@@ -419,7 +419,9 @@ def test_what_waits_in_the_outbox(tmp_path: Path) -> None:
     assert state_of(storage.outbox, box) == ("ok", "1 waiting, oldest 11 min, 0 refused, 0.0 of 256 MB ")
     cx.execute("UPDATE meta SET value = 90000.0 WHERE key = 'age'")
     assert "not delivered" in state_of(storage.outbox, box)[1]
-    cx.execute("INSERT INTO dead_letter VALUES (1, 1, '2026-01-01T00:00:00Z', 135, 'Not authorized', 'events/x', '{}')")
+    cx.execute(
+        "INSERT INTO dead_letter VALUES (1, 'mqtt', 1, 1, 0.0, '2026-01-01T00:00:00Z', 135, 'Not authorized', 'events/x', '{}')"
+    )
     assert "1 refused" in state_of(storage.outbox, box)[1] and state_of(storage.outbox, box)[0] == "warn"
     cx.execute("PRAGMA user_version=99")
     assert "newer edge-agent (schema 99)" in state_of(storage.outbox, box)[1]

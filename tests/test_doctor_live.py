@@ -20,6 +20,7 @@ from edge_agent.doctor import cameras, models, network, service, storage
 from edge_agent.doctor.box import Box, find_agent, look
 from edge_agent.doctor.examine import all_checks, examine
 from tests.agent_process import COMMAND, RunningAgent, write_config
+from tests.certificates import Authority
 from tests.doctor_fixtures import configured, state_of
 from tests.mosquitto import broker, free_port, subscriber, wait_for
 from tests.rtsp import RtspServer, SilentServer
@@ -81,15 +82,46 @@ def test_a_wrong_password_and_a_denied_topic(tmp_path: Path) -> None:
 
 
 def test_a_broker_that_speaks_tls(tmp_path: Path) -> None:
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    make = f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 2 -keyout {key} -out {cert}"
-    subprocess.run(make.split(), check=True, capture_output=True)
-    for extra in ((), ("require_certificate true", f"cafile {cert}")):
-        with broker(tmp_path / "broker", extra=(f"certfile {cert}", f"keyfile {key}", *extra)) as there:
+    ca = Authority(tmp_path / "ca")
+    server, box_pair, old = ca.issue("broker"), ca.issue("box"), ca.issue("old", days=-1)
+    wants_one = ("require_certificate true", f"cafile {ca.cert}")
+    for extra in ((), wants_one):
+        with broker(tmp_path / "broker", extra=(f"certfile {server.cert}", f"keyfile {server.key}", *extra)) as there:
             box = with_broker(tmp_path, there.port)
             state, said = state_of(network.tls, box)
-            assert state == "fail" and "speaks TLS" in said and "without TLS" in said
+            assert state == "fail" and "speaks TLS" in said and "no mqtt.tls" in said
             assert state_of(network.login, box)[0] == "fail"
+            mine = {"ca_file": str(ca.cert), "cert_file": str(box_pair.cert), "key_file": str(box_pair.key)}
+            box = with_broker(tmp_path, there.port, tls=mine)
+            assert state_of(network.tls, box)[0] == "ok"
+            assert state_of(network.login, box)[0] == "ok"
+            box = with_broker(tmp_path, there.port, tls={"ca_file": str(ca.cert), "server_name": "elsewhere"})
+            state, said = state_of(network.tls, box)
+            assert state == "fail" and "Hostname mismatch" in said
+    with broker(tmp_path / "broker", extra=(f"certfile {server.cert}", f"keyfile {server.key}", *wants_one)) as there:
+        box = with_broker(tmp_path, there.port, tls={**mine, "cert_file": str(old.cert), "key_file": str(old.key)})
+        state, said = state_of(network.tls, box)
+        assert state == "fail" and "mqtt.tls.cert_file" in said and "expired on" in said
+        state, said = state_of(network.login, box)
+        assert state == "fail" and "expired" in said
+        old.key.chmod(0o644)
+        state, said = state_of(service.secrets, box)
+        assert state == "warn" and str(old.key) in said
+
+
+def test_a_broker_without_tls_where_it_is_wanted(tmp_path: Path) -> None:
+    with broker(tmp_path / "broker") as there:
+        box = with_broker(tmp_path, there.port, tls={})
+        assert state_of(network.tls, box)[0] == state_of(network.login, box)[0] == "fail"
+
+
+def test_each_of_several_brokers_is_looked_at(tmp_path: Path) -> None:
+    with broker(tmp_path / "broker") as there:
+        nobody = free_port()
+        box = with_broker(tmp_path, nobody, brokers=[{}, {"port": there.port}])
+        found = {check.name: check.run(box).state for check in network.checks(box) if "broker" in check.name}
+        assert found["broker reachable"] == "fail"
+        assert found["broker 2 reachable"] == found["broker 2 login"] == "ok"
 
 
 def test_no_broker_and_something_else_in_its_place(tmp_path: Path) -> None:

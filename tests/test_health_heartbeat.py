@@ -24,7 +24,7 @@ def worst(cameras: tuple[CameraStatus, ...], error: str = "") -> AgentStatus:
         config_hash="f" * 64,
         uptime_s=1e15,
         cameras=cameras,
-        outbox=OutboxStatus({"a": BIG, "b": BIG}, 1e15, BIG, BIG, BIG, "failing"),
+        outbox=OutboxStatus({"a": BIG, "b": BIG}, 1e15, BIG, BIG, BIG, "failing", "", BIG, ("mqtt", "influxdb")),
         model=ModelStatus("m" * 63, "v" * 63, "f" * 64, "onnxruntime", active=True),
         host=HostStatus(100.0, 6400.0, BIG, BIG, 1, BIG, BIG, -100.0, False),
         safe_mode="x",
@@ -49,7 +49,7 @@ def test_what_it_says() -> None:
         "status": "ok",
         "cameras": [{"id": "gate", "state": "delivering", "fps": 7.0, "latency_ms": 34, "age_s": 0.1}],
         "outbox": {"depth": 3, "oldest_age_s": 12, "dropped": 0},
-        "model": {"name": "person-pilot", "version": "0.1.0", "sha256": "ab" * 32},
+        "model": {"name": "person-n", "version": "1.0.0", "sha256": "ab" * 32},
         "host": {
             "cpu_pct": 50,
             "ram_pct": 25,

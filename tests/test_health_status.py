@@ -32,6 +32,7 @@ def test_all_well() -> None:
         ("cameras", {"cameras": (CameraStatus("gate", "delivering", "black"),)}),
         ("mqtt", {"mqtt": MqttStatus(enabled=True, connected=False)}),
         ("outbox", {"outbox": OutboxStatus(state="failing")}),
+        ("outbox", {"outbox": OutboxStatus(dropping=("influxdb",))}),
         ("model", {"model": ModelStatus(error="damaged")}),
         ("model", {"safe_mode": "three crashes"}),
         ("host", {"host": HostStatus(clock_synchronised=False)}),

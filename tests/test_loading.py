@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +21,16 @@ from edge_agent.detect.manifest import Model, find_model
 from edge_agent.detect.serving import ServingDetector
 from edge_agent.errors import HardwareError, InferenceError, ModelError
 from edge_agent.types import NO_CLOCK, Detections, Frame, StageClock
+from tests.cpu_candidates import FIRST_CPU
 
 FRAME = Frame("a", 0, 0.0, 0.0, np.full((288, 384, 3), 99, np.uint8))
 
 
 @pytest.fixture(scope="module")
-def model(root: Path) -> Model:
-    return find_model("person-pilot", root / "models")
+def model(bundled: Model) -> Model:
+    """With its ONNX files only."""
+    files = tuple(file for file in bundled.manifest.files if file.backend == "onnxruntime")
+    return replace(bundled, manifest=bundled.manifest.model_copy(update={"files": files}))
 
 
 def detector(model: Model) -> ModelDetector:
@@ -38,12 +40,12 @@ def detector(model: Model) -> ModelDetector:
 def test_on_a_box_without_accelerators_the_cpu_serves_and_says_why_not_the_others(model: Model, tmp_path: Path) -> None:
     loader = DetectorLoader(model, DetectConfig(), tmp_path, stop=threading.Event())
     serving = loader.load()
-    assert serving.current.backend_name == "onnxruntime"
+    assert serving.current.backend_name == FIRST_CPU.backend
     assert serving.detect(FRAME).labels == ("person",)
     assert not loader.pending
     assert loader.loaded.trouble == ""
     assert {name for name, why in loader.loaded.not_taken.items() if why} == {
-        c.name for c in choice.CANDIDATES if c.name != "onnxruntime"
+        c.name for c in choice.CANDIDATES if c.name != FIRST_CPU.name
     }
     serving.close()
 
@@ -51,20 +53,18 @@ def test_on_a_box_without_accelerators_the_cpu_serves_and_says_why_not_the_other
 @pytest.mark.parametrize("backend", ["tensorrt", "tflite"])
 def test_a_backend_that_is_named_is_never_replaced_silently(model: Model, tmp_path: Path, backend: str) -> None:
     config = DetectConfig.model_validate({"backend": backend})
-    with pytest.raises(HardwareError, match=r"person-pilot@0\.1\.0"):
+    with pytest.raises(HardwareError, match=r"person-n@1\.0\.0"):
         DetectorLoader(model, config, tmp_path, stop=threading.Event()).load()
 
 
-def test_a_damaged_file_is_told_as_such_though_others_were_tried(root: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "person-pilot" / "0.1.0"
-    shutil.copytree(root / "models" / "person-pilot" / "0.1.0", folder)
-    file = folder / "person-pilot-416.onnx"
-    file.chmod(0o644)
-    file.write_bytes(file.read_bytes()[:-100])
+def test_a_damaged_file_is_told_as_such_though_others_were_tried(models: Path, tmp_path: Path) -> None:
+    damaged = find_model("person-n", models)
+    for file in damaged.manifest.files:
+        path = damaged.folder / file.path
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match="SHA-256"):
-        DetectorLoader(
-            find_model("person-pilot", tmp_path), DetectConfig(), tmp_path / "cache", stop=threading.Event()
-        ).load()
+        DetectorLoader(damaged, DetectConfig(), tmp_path / "cache", stop=threading.Event()).load()
 
 
 def test_frames_go_on_while_detectors_are_swapped_and_the_old_one_is_closed_once(model: Model) -> None:
@@ -220,8 +220,8 @@ def test_the_cpu_serves_until_the_engine_is_built(
     config = DetectConfig.model_validate({"backend": backend})
     loader = DetectorLoader(model, config, tmp_path, stop=threading.Event())
     serving = loader.load()
-    assert at_work(loader, serving) == ("onnxruntime", True)
-    assert loader.loaded.trouble.startswith("onnxruntime serves while the engine for tensorrt is being built")
+    assert at_work(loader, serving) == (FIRST_CPU.backend, True)
+    assert loader.loaded.trouble.startswith(f"{FIRST_CPU.name} serves while the engine for tensorrt is being built")
     loader.finish(lambda: told.append(loader.loaded.trouble))
     assert "34%" in told[0]
     assert at_work(loader, serving) == ("tensorrt", False)
@@ -243,7 +243,7 @@ def test_the_stand_in_goes_on_where_the_engine_cannot_be_built(
     with pytest.raises(HardwareError, match="out of memory"):
         loader.finish()
     assert "tensorrt cannot take over: building the engine" in loader.loaded.trouble
-    assert serving.current.backend_name == "onnxruntime"
+    assert serving.current.backend_name == FIRST_CPU.backend
     assert len(serving.detect(FRAME).boxes) >= 0
 
 
@@ -263,7 +263,7 @@ def test_a_stop_ends_the_build(model: Model, tmp_path: Path, gpu: Callable[[Engi
     assert begun.wait(20)
     stop.set()
     thread.join(20)
-    assert not thread.is_alive() and serving.current.backend_name == "onnxruntime"
+    assert not thread.is_alive() and serving.current.backend_name == FIRST_CPU.backend
 
 
 def test_an_engine_that_is_refused_is_built_anew(
@@ -281,7 +281,7 @@ def test_an_engine_that_is_refused_is_built_anew(
     monkeypatch.setattr(loading, "trial", refuse)
     loader = DetectorLoader(model, DetectConfig(), tmp_path, stop=threading.Event())
     serving = loader.load()
-    assert at_work(loader, serving) == ("onnxruntime", True)
+    assert at_work(loader, serving) == (FIRST_CPU.backend, True)
     assert "refuses" in loader.loaded.not_taken["tensorrt"]
     loader.finish()
     assert at_work(loader, serving) == ("tensorrt", False)
@@ -303,10 +303,10 @@ def test_an_engine_that_does_not_run_is_replaced_only_where_nobody_named_it(
         with pytest.raises(HardwareError, match="SIGSEGV"):
             loader.load()
     else:
-        assert at_work(loader, loader.load()) == ("onnxruntime", False)
+        assert at_work(loader, loader.load()) == (FIRST_CPU.backend, False)
         assert "SIGSEGV" in loader.loaded.not_taken["tensorrt"]
         assert loader.loaded.trouble.startswith(
-            "onnxruntime serves, as tensorrt does not load: trial: killed by SIGSEGV"
+            f"{FIRST_CPU.name} serves, as tensorrt does not load: trial: killed by SIGSEGV"
         )
 
 
@@ -326,7 +326,7 @@ def test_a_tensorrt_that_cannot_say_which_engine_fits_makes_room_for_the_next(
         with pytest.raises(HardwareError, match="which version"):
             loader.load()
     else:
-        assert at_work(loader, loader.load()) == ("onnxruntime", False)
+        assert at_work(loader, loader.load()) == (FIRST_CPU.backend, False)
         assert "which version" in loader.loaded.not_taken["tensorrt"]
 
 
@@ -344,4 +344,4 @@ def test_nothing_takes_over_once_the_run_has_ended(
     loader = DetectorLoader(model, DetectConfig(), tmp_path, stop=stop)
     serving = loader.load()
     loader.finish()
-    assert at_work(loader, serving) == ("onnxruntime", True)
+    assert at_work(loader, serving) == (FIRST_CPU.backend, True)

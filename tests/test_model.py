@@ -20,12 +20,6 @@ from edge_agent.errors import HardwareError, ModelError
 from edge_agent.types import Detections, Frame
 
 
-@pytest.fixture
-def models(root: Path, tmp_path: Path) -> Path:
-    shutil.copytree(root / "models", tmp_path / "models")
-    return tmp_path / "models"
-
-
 def load(model: Model) -> ModelDetector:
     return ModelDetector("onnxruntime", LoadRequest(model.network("onnxruntime"), DetectConfig(), Path("never used")))
 
@@ -36,18 +30,16 @@ def edit(folder: Path, **change: object) -> None:
 
 
 def test_newest_version_is_taken_unless_one_is_named(models: Path) -> None:
-    for version in ("0.10.0-rc2", "0.10.0", "0.9.0"):
-        shutil.copytree(models / "person-pilot" / "0.1.0", models / "person-pilot" / version)
-        edit(models / "person-pilot" / version, version=version)
-    assert find_model("person-pilot", models).manifest.version == "0.10.0"
-    assert find_model("person-pilot@0.9.0", models).manifest.version == "0.9.0"
+    for version in ("1.10.0-rc2", "1.10.0", "1.9.0"):
+        shutil.copytree(models / "person-n" / "1.0.0", models / "person-n" / version)
+        edit(models / "person-n" / version, version=version)
+    assert find_model("person-n", models).manifest.version == "1.10.0"
+    assert find_model("person-n@1.9.0", models).manifest.version == "1.9.0"
 
 
-@pytest.mark.parametrize(
-    "reference", ["nobody", "person-pilot@9", "../person-pilot", "", "@1", "person-pilot@../0.1.0"]
-)
+@pytest.mark.parametrize("reference", ["nobody", "person-n@9", "../person-n", "", "@1", "person-n@../1.0.0"])
 def test_unknown_model_lists_what_there_is(models: Path, reference: str) -> None:
-    with pytest.raises(ModelError, match=r"person-pilot@0\.1\.0|NAME"):
+    with pytest.raises(ModelError, match=r"person-n@1\.0\.0|NAME"):
         find_model(reference, models)
 
 
@@ -57,7 +49,7 @@ def test_unknown_model_lists_what_there_is(models: Path, reference: str) -> None
         ({"family": "yolov99"}, "family"),
         ({"extra": 1}, "extra"),
         ({"labels": []}, "labels"),
-        ({"version": "7"}, "lies in person-pilot/0.1.0"),
+        ({"version": "7"}, "lies in person-n/1.0.0"),
         (
             {
                 "files": [
@@ -69,13 +61,13 @@ def test_unknown_model_lists_what_there_is(models: Path, reference: str) -> None
     ],
 )
 def test_wrong_manifest_is_refused(models: Path, change: dict[str, object], says: str) -> None:
-    edit(models / "person-pilot" / "0.1.0", **change)
+    edit(models / "person-n" / "1.0.0", **change)
     with pytest.raises(ModelError, match=says):
-        load_model(models / "person-pilot" / "0.1.0")
+        load_model(models / "person-n" / "1.0.0")
 
 
 def test_a_scale_of_nothing_is_refused(models: Path) -> None:
-    folder = models / "person-pilot" / "0.1.0"
+    folder = models / "person-n" / "1.0.0"
     spec = yaml.safe_load((folder / "manifest.yaml").read_text())["input"]
     edit(folder, input=spec | {"std": [127.5, 0, 127.5]})
     with pytest.raises(ModelError, match=r"input\.std"):
@@ -84,52 +76,59 @@ def test_a_scale_of_nothing_is_refused(models: Path) -> None:
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", "a: &a [*a]", "!!python/object/apply:os.system [id]", "x" * 300_000])
 def test_garbage_manifest_is_refused(models: Path, text: str) -> None:
-    (models / "person-pilot" / "0.1.0" / "manifest.yaml").write_text(text)
+    (models / "person-n" / "1.0.0" / "manifest.yaml").write_text(text)
     with pytest.raises(ModelError, match=r"manifest\.yaml"):
-        load_model(models / "person-pilot" / "0.1.0")
+        load_model(models / "person-n" / "1.0.0")
 
 
 def test_damaged_file_is_not_loaded(models: Path) -> None:
-    path = models / "person-pilot" / "0.1.0" / "person-pilot-416.onnx"
+    path = models / "person-n" / "1.0.0" / "person-n-416-fp32.onnx"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(ModelError, match="SHA-256"):
-        load(find_model("person-pilot", models))
+        load(find_model("person-n", models))
 
 
 def test_authentic_nonsense_is_a_model_error(models: Path) -> None:
-    folder = models / "person-pilot" / "0.1.0"
-    (folder / "person-pilot-416.onnx").write_bytes(b"no model")
+    folder = models / "person-n" / "1.0.0"
+    (folder / "person-n-416-fp32.onnx").write_bytes(b"no model")
     digest = hashlib.sha256(b"no model").hexdigest()
     edit(
         folder,
-        files=[{"backend": "onnxruntime", "path": "person-pilot-416.onnx", "sha256": digest, "precision": "fp32"}],
+        files=[{"backend": "onnxruntime", "path": "person-n-416-fp32.onnx", "sha256": digest, "precision": "fp32"}],
     )
     with pytest.raises(ModelError, match="cannot load"):
         load(load_model(folder))
 
 
 def test_manifest_that_does_not_fit_the_file_is_a_model_error(models: Path) -> None:
-    folder = models / "person-pilot" / "0.1.0"
-    edit(folder, outputs=["boxes"])
-    with pytest.raises(ModelError, match="output0"):
+    folder = models / "person-n" / "1.0.0"
+    edit(folder, outputs=["boxes", "other"])
+    with pytest.raises(ModelError, match=r"'scores'.* names .*'other'"):
         load(load_model(folder))
     spec = yaml.safe_load((folder / "manifest.yaml").read_text())["input"] | {"size": [320, 320]}
-    edit(folder, outputs=["output0"], input=spec)
+    edit(folder, outputs=["boxes", "scores"], input=spec)
     with pytest.raises(ModelError, match="320"):
         load(load_model(folder))
 
 
-def test_a_missing_runtime_says_how_to_install_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_runtime_says_how_to_install_it(bundled: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(HardwareError, match=r"pip install onnxruntime"):
-        load(find_model("person-pilot", root / "models"))
+        load(bundled)
 
 
 @pytest.mark.slow
-def test_the_bundled_model_finds_the_people_of_the_video(root: Path, vtest_video: Path) -> None:
-    detector = load(find_model("person-pilot", root / "models"))
+@pytest.mark.parametrize("name", ["person-s", "person-n"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "tflite"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_every_file_of_the_bundled_models_finds_the_people_of_the_video(
+    root: Path, vtest_video: Path, name: str, backend: str, precision: str
+) -> None:
+    model = find_model(name, root / "models")
+    network = next(n for n in model.networks(backend) if n.file.precision == precision)
+    detector = ModelDetector(backend, LoadRequest(network, DetectConfig(), Path("never used")))
     capture = cv2.VideoCapture(str(vtest_video))
     capture.set(cv2.CAP_PROP_POS_FRAMES, 300)
     image = capture.read()[1]
@@ -142,8 +141,8 @@ def test_the_bundled_model_finds_the_people_of_the_video(root: Path, vtest_video
 
 
 @pytest.mark.slow
-def test_several_threads_get_the_answers_of_one(root: Path, vtest_video: Path) -> None:
-    detector = load(find_model("person-pilot", root / "models"))
+def test_several_threads_get_the_answers_of_one(bundled: Model, vtest_video: Path) -> None:
+    detector = load(bundled)
     capture = cv2.VideoCapture(str(vtest_video))
     frames = [Frame("a", i, 0.0, 0.0, capture.read()[1]) for i in range(8)]
     capture.release()

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from edge_agent.cli import main
-from edge_agent.detect.manifest import FamilyName, find_model, list_models
+from edge_agent.detect.manifest import FamilyName, Model, find_model, list_models
 from edge_agent.errors import ModelError, UsageError
 from edge_agent.model_tools.guess import _USUAL, Choices, Question
 from edge_agent.model_tools.importer import Imported, ImportRequest, import_model
 from edge_agent.model_tools.labels import COCO, SETS
+from edge_agent.model_tools.parity import read_pictures
 from edge_agent.types import U8
 from tests import model_networks as networks
 from tests import onnx_writer
@@ -145,23 +146,27 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, di
 
 
 @pytest.mark.slow
-def test_the_bundled_model_comes_in_as_itself(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = root / "models" / "person-pilot" / "0.1.0" / "person-pilot-416.onnx"
-    half = "[127.5, 127.5, 127.5]"
-    settings = [
-        f"--set=input.{key}={value}" for key, value in (("mean", half), ("std", half), ("position", "top_left"))
-    ]
+def test_the_bundled_model_comes_in_as_itself(
+    bundled: Model, vtest_video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+
+    source, theirs = bundled.network("onnxruntime").path, bundled.manifest
+    cv2.imwrite(str(tmp_path / "frame.png"), list(read_pictures(vtest_video, 5))[1][1])
+    mean, std = list(theirs.input.mean), list(theirs.input.std)
+    settings = [f"--set=input.mean={mean}", f"--set=input.std={std}", "--set=input.position=top_left"]
     arguments = ["import", source, "--name", "again", "--labels", "person", "--models-dir", tmp_path, *settings]
-    code, answer = run(capsys, *arguments, "--licence", "Apache-2.0")
+    code, answer = run(capsys, *arguments, "--licence", "Apache-2.0", "--image", tmp_path / "frame.png")
     assert code == 0, answer
-    ours, theirs = find_model("again", tmp_path).manifest, find_model("person-pilot", root / "models").manifest
+    ours = find_model("again", tmp_path).manifest
     assert ours.input == theirs.input
     assert (ours.family, ours.labels, ours.outputs) == (theirs.family, theirs.labels, theirs.outputs)
-    assert ours.files == theirs.files
+    assert ours.decode == theirs.decode
+    assert ours.files == theirs.files[:1]
     trial = answer["trial"]
     assert isinstance(trial, dict)
     people = [s for s in trial["seen"] if s["score"] >= 0.5]
-    assert len(people) == 4  # as many as are drawn
+    assert len(people) >= 3
     assert answer["warnings"] == []
 
 

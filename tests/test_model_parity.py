@@ -9,13 +9,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.cli import main
+from edge_agent.config import DetectConfig
+from edge_agent.detect.backends import LoadRequest
+from edge_agent.detect.detector import ModelDetector
+from edge_agent.detect.manifest import Model
 from edge_agent.model_tools.matching import Truth, iou, match, mean_average_precision
 from edge_agent.model_tools.parity import MARGIN, SCORE, Report, compare, read_pictures, read_truth
-from edge_agent.model_tools.sample import PEOPLE, read_picture
 from edge_agent.types import F32, U8, Detections, Frame
 
 
@@ -141,12 +145,12 @@ def test_frames_of_a_video_are_spread_over_it(vtest_video: Path) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def pictures(tmp_path: Path, vtest_video: Path) -> Path:
+    """Two frames of the video with five people or more in each."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    image = read_picture(None)
-    for number, scale in enumerate((1.0, 0.8)):
-        cv2.imwrite(str(folder / f"{number}.png"), cv2.resize(image, None, fx=scale, fy=scale))
+    for number, (_, image) in enumerate(list(read_pictures(vtest_video, 5))[1:3]):
+        cv2.imwrite(str(folder / f"{number}.png"), image)
     (folder / "notes.txt").write_text("no picture")
     return folder
 
@@ -162,27 +166,24 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, di
 def test_the_bundled_model_is_the_same_on_two_backends(
     root: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["person-pilot", "person-pilot", "--models-dir", root / "models", "--images", pictures]
+    arguments = ["person-n", "person-n", "--models-dir", root / "models", "--images", pictures]
     code, answer = run(capsys, *arguments, "--backend-b", "openvino")
     assert (code, answer["ok"], answer["criterion"]) == (0, True, "fp32")
-    assert answer["boxes"] == [2 * PEOPLE, 2 * PEOPLE]
+    counts = answer["boxes"]
+    assert isinstance(counts, list) and counts[0] == counts[1] >= 6
     assert "openvino" in str(answer["b"]) and "onnxruntime" in str(answer["a"])
 
 
 @pytest.mark.slow
 def test_a_model_that_scales_its_input_otherwise_is_not_the_same(
-    root: Path, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    models = tmp_path / "models"
-    shutil.copytree(root / "models", models)
-    wrong = models / "person-pilot" / "0.1.1"
-    shutil.copytree(models / "person-pilot" / "0.1.0", wrong)
-    text = (wrong / "manifest.yaml").read_text()
-    changed = text.replace("version: 0.1.0", "version: 0.1.1").replace(
-        "std: [127.5, 127.5, 127.5]", "std: [40, 40, 40]"
-    )
-    (wrong / "manifest.yaml").write_text(changed)
-    arguments = ["person-pilot@0.1.0", "person-pilot@0.1.1", "--models-dir", models, "--images", pictures]
+    wrong = models / "person-n" / "1.0.1"
+    shutil.copytree(models / "person-n" / "1.0.0", wrong)
+    fields = yaml.safe_load((wrong / "manifest.yaml").read_text())
+    fields["version"], fields["input"]["std"] = "1.0.1", [40, 40, 40]
+    (wrong / "manifest.yaml").write_text(yaml.safe_dump(fields))
+    arguments = ["person-n@1.0.0", "person-n@1.0.1", "--models-dir", models, "--images", pictures]
     code, answer = run(capsys, *arguments)
     assert (code, answer["ok"]) == (1, False)
     assert "no partner" in str(answer["why"])
@@ -190,26 +191,29 @@ def test_a_model_that_scales_its_input_otherwise_is_not_the_same(
 
 @pytest.mark.slow
 def test_real_labels_are_counted_where_they_are_given(
-    root: Path, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, bundled: Model, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    people = [(528, 260, 600, 452), (290, 239, 351, 429), (119, 218, 165, 349), (454, 208, 498, 318)]
-    notes = [
-        {"image_id": i, "category_id": 1, "bbox": [x1 * s, y1 * s, (x2 - x1) * s, (y2 - y1) * s]}
-        for i, s in enumerate((1.0, 0.8))
-        for x1, y1, x2, y2 in people
-    ]
+    """With what the model is sure of as the truth: what is tested is the counting, not the model."""
+    detector = ModelDetector("onnxruntime", LoadRequest(bundled.network("onnxruntime"), DetectConfig(), tmp_path))
+    notes: list[dict[str, object]] = []
+    for i in range(2):
+        image = np.asarray(cv2.imread(str(pictures / f"{i}.png")), np.uint8)
+        found = detector.detect(Frame("a", i, 0.0, 0.0, image))
+        for x1, y1, x2, y2 in found.boxes[found.scores >= 0.5].tolist():
+            notes.append({"image_id": i, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]})
+    assert len(notes) >= 4
     images = [{"id": i, "file_name": f"{i}.png"} for i in range(2)]
     truth = {"images": images, "categories": [{"id": 1, "name": "person"}], "annotations": notes}
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    arguments = ["person-pilot", "person-pilot", "--models-dir", root / "models", "--images", pictures]
+    arguments = ["person-n", "person-n", "--models-dir", root / "models", "--images", pictures]
     code, answer = run(capsys, *arguments, "--labels", tmp_path / "truth.json", "--criterion", "fp16")
     assert code == 0, answer
     assert answer["map_a"] == answer["map_b"]
-    assert float(str(answer["map_a"])) > 60
+    assert float(str(answer["map_a"])) > 90
 
 
 @pytest.mark.slow
 def test_a_folder_without_pictures_is_told(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["person-pilot", "person-pilot", "--models-dir", root / "models", "--images"]
+    arguments = ["person-n", "person-n", "--models-dir", root / "models", "--images"]
     assert run(capsys, *arguments, tmp_path)[0] == 2
     assert run(capsys, *arguments, tmp_path / "none")[0] == 2

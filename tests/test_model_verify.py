@@ -59,59 +59,52 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, di
     return code, answer
 
 
-@pytest.fixture
-def models(root: Path, tmp_path: Path) -> Path:
-    shutil.copytree(root / "models" / "person-pilot", tmp_path / "models" / "person-pilot")
-    return tmp_path / "models"
-
-
 def test_models_are_listed_and_shown(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, answer = run(capsys, "list", "--models-dir", models)
     listed = answer["models"]
     assert code == 0 and isinstance(listed, list)
-    assert [m["name"] for m in listed] == ["person-pilot"]
-    code, answer = run(capsys, "show", "person-pilot", "--models-dir", models)
+    assert [m["name"] for m in listed] == ["person-n"]
+    code, answer = run(capsys, "show", "person-n", "--models-dir", models)
     manifest = answer["manifest"]
     assert code == 0 and isinstance(manifest, dict)
     assert manifest["input"]["size"] == [416, 416]
     assert run(capsys, "show", "nobody", "--models-dir", models)[0] == 3
-    for arguments in (["list"], ["show", "person-pilot"]):
+    for arguments in (["list"], ["show", "person-n"]):
         assert main(["model", *arguments, "--models-dir", str(models)]) == 0
-        assert "person-pilot" in capsys.readouterr().out
+        assert "person-n" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_verify_runs_what_is_whole_and_names_what_is_not(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    damaged = models / "person-pilot" / "0.1.1"
-    shutil.copytree(models / "person-pilot" / "0.1.0", damaged)
+    damaged = models / "person-n" / "1.0.1"
+    shutil.copytree(models / "person-n" / "1.0.0", damaged)
     text = (damaged / "manifest.yaml").read_text()
-    (damaged / "manifest.yaml").write_text(text.replace("version: 0.1.0", "version: 0.1.1"))
-    content = bytearray((damaged / "person-pilot-416.onnx").read_bytes())
+    (damaged / "manifest.yaml").write_text(text.replace("version: 1.0.0", "version: 1.0.1"))
+    file = damaged / find_model("person-n@1.0.1", models).manifest.files[-1].path
+    content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
-    (damaged / "person-pilot-416.onnx").write_bytes(content)
+    file.write_bytes(content)
     code, answer = run(capsys, "verify", "--models-dir", models)
     checks = answer["checks"]
     assert isinstance(checks, list)
-    assert [(c["model"], c["what"], c["state"]) for c in checks] == [
-        ("person-pilot@0.1.0", "sha256", "ok"),
-        ("person-pilot@0.1.0", "onnxruntime", "ok"),
-        ("person-pilot@0.1.1", "sha256", "fail"),
-    ]
-    assert "damaged" in checks[2]["text"]
+    files = [(what, "ok") for runtime in ("onnxruntime", "tflite") for what in ("sha256", runtime, "golden") * 2]
+    whole = [("sha256", "ok"), *files]  # first the golden pictures themselves
+    told = [(c["model"], c["what"], c["state"]) for c in checks]
+    assert told[: len(whole)] == [("person-n@1.0.0", *what) for what in whole]
+    assert told[len(whole) :] == [("person-n@1.0.1", *what) for what in [*whole[:-3], ("sha256", "fail")]]
+    assert "damaged" in checks[-1]["text"]
     assert code == 3
-    assert run(capsys, "verify", "person-pilot@0.1.0", "--models-dir", models)[0] == 0
+    assert run(capsys, "verify", "person-n@1.0.0", "--models-dir", models)[0] == 0
 
 
 def test_a_manifest_that_cannot_be_read_is_told(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(
-        models / "person-pilot" / "0.1.0", models / "person-pilot" / "9.9.9"
-    )  # says 0.1.0 and lies in 9.9.9
-    shutil.rmtree(models / "person-pilot" / "0.1.0")
+    shutil.copytree(models / "person-n" / "1.0.0", models / "person-n" / "9.9.9")  # says 1.0.0 and lies in 9.9.9
+    shutil.rmtree(models / "person-n" / "1.0.0")
     code, answer = run(capsys, "list", "--models-dir", models)
-    assert code == 0 and answer["models"] == [] and "lies in person-pilot/9.9.9" in str(answer["broken"])
+    assert code == 0 and answer["models"] == [] and "lies in person-n/9.9.9" in str(answer["broken"])
     code, answer = run(capsys, "verify", "--models-dir", models)
     assert (code, answer["ok"]) == (3, False)
-    assert "lies in person-pilot/9.9.9" in str(answer["checks"])
+    assert "lies in person-n/9.9.9" in str(answer["checks"])
 
 
 def import_tflite(capsys: pytest.CaptureFixture[str], models: Path, file: str) -> None:
@@ -248,11 +241,16 @@ def test_compile_for_openvino_makes_a_version_that_runs(tmp_path: Path, capsys: 
 def test_without_its_tools_a_target_says_what_to_do(
     models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    code, answer = run(capsys, "compile", "person-pilot", "--target", "coral", "--models-dir", models)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    code, answer = run(capsys, "compile", "person-n", "--target", "coral", "--models-dir", models)
+    assert code == 3 and "apt-get install edgetpu-compiler" in str(answer["problems"])
+    squares = tmp_path / "squares"
+    import_tflite(capsys, squares, "float.tflite")
+    code, answer = run(capsys, "compile", "squares", "--target", "coral", "--models-dir", squares)
     assert code == 3 and "full-integer TFLite" in str(answer["problems"])
-    code, answer = run(capsys, "compile", "person-pilot", "--target", "tensorrt", "--models-dir", models)
+    code, answer = run(capsys, "compile", "person-n", "--target", "tensorrt", "--models-dir", models)
     assert code == 3, answer
-    assert sorted(p.name for p in models.iterdir()) == ["person-pilot"]
+    assert sorted(p.name for p in models.iterdir()) == ["person-n"]
 
 
 @pytest.mark.slow

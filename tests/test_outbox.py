@@ -15,6 +15,7 @@ import pytest
 from edge_agent.outbox.inbox import BATCH, Inbox
 from edge_agent.outbox.ledger import MAX_RANGES, Losses
 from edge_agent.outbox.messages import Priority
+from edge_agent.outbox.ranges import cover
 from edge_agent.types import rfc3339
 from tests.mosquitto import wait_for
 from tests.outbox_fixtures import UTC, make_event, make_metric, make_outbox, rows, running
@@ -85,11 +86,17 @@ def test_acknowledged_rows_are_never_read_again(tmp_path: Path) -> None:
     with running(tmp_path / "o.db") as outbox:
         outbox.put([make_event(n) for n in range(30)])
         assert outbox.flush(5)
-        first = outbox.read(0, 0, 20)
-        outbox.acknowledge([row.row for row in first[:15]])
-        assert [json.loads(row.payload)["data"]["n"] for row in outbox.read(0, 0, 5)] == [15, 16, 17, 18, 19]
+        first = outbox.outlet("mqtt").read(0, 0, 20)
+        outbox.outlet("mqtt").acknowledge([row.row for row in first[:15]])
+        assert [json.loads(row.payload)["data"]["n"] for row in outbox.outlet("mqtt").read(0, 0, 5)] == [
+            15,
+            16,
+            17,
+            18,
+            19,
+        ]
         wait_for(lambda: outbox.stat().depth["events"] == 15)
-        outbox.acknowledge([row.row for row in first])  # some for the second time
+        outbox.outlet("mqtt").acknowledge([row.row for row in first])  # some for the second time
         wait_for(lambda: outbox.stat().depth["events"] == 10)
     with running(tmp_path / "o.db") as outbox:
         assert [doc["data"]["n"] for doc in docs(rows(outbox))] == list(range(20, 30))
@@ -108,7 +115,14 @@ def test_queue_overflow_drops_metrics_first_then_the_oldest(tmp_path: Path) -> N
         found = docs(rows(outbox))
         assert [doc["data"]["n"] for doc in found if "n" in doc["data"]] == list(range(10, 110))
         (told,) = device_events(rows(outbox), "outbox_drops")
-        assert told["data"] == {"events": 10, "metrics": 60, "telemetry": 0, "reasons": {"queue": 70}, "sequences": []}
+        assert told["data"] == {
+            "sink": "all",
+            "events": 10,
+            "metrics": 60,
+            "telemetry": 0,
+            "reasons": {"queue": 70},
+            "sequences": [],
+        }
         assert outbox.stat().dropped == {"events": 10, "metrics": 60, "telemetry": 0}
     finally:
         outbox.stop(5)
@@ -191,7 +205,7 @@ def test_space_is_given_back(tmp_path: Path) -> None:
             assert outbox.flush(20)
         full = path.stat().st_size
         assert full > 4e6
-        outbox.acknowledge([row.row for row in rows(outbox)])
+        outbox.outlet("mqtt").acknowledge([row.row for row in rows(outbox)])
         wait_for(lambda: outbox.stat().depth["events"] == 0)
         wait_for(lambda: outbox.stat().bytes < 2e6, what="a small file")
 
@@ -238,7 +252,7 @@ def test_refused_row_becomes_a_dead_letter_with_an_alarm(tmp_path: Path) -> None
     with running(path) as outbox:
         outbox.put([make_event(0), make_event(1)])
         assert outbox.flush(5)
-        outbox.refuse(rows(outbox)[0].row, 135, "Not authorized")
+        outbox.outlet("mqtt").refuse(rows(outbox)[0].row, 135, "Not authorized")
         wait_for(lambda: bool(device_events(rows(outbox), "dead_letter")))
         (told,) = device_events(rows(outbox), "dead_letter")
         assert told["data"]["reasons"] == {"Not authorized": 1}
@@ -260,7 +274,7 @@ def test_many_scattered_losses_are_told_without_delay(tmp_path: Path) -> None:
             outbox.put([make_event(n) for n in range(start, start + 500)])
             assert outbox.flush(10)
         for row in rows(outbox)[::2]:
-            outbox.refuse(row.row, 135, "Not authorized")
+            outbox.outlet("mqtt").refuse(row.row, 135, "Not authorized")
 
         def told() -> list[list[list[str]]]:
             return [doc["data"]["sequences"] for doc in device_events(rows(outbox), "dead_letter")]
@@ -318,7 +332,7 @@ def test_a_failing_listener_does_not_stop_the_writer(tmp_path: Path) -> None:
 
     outbox = make_outbox(tmp_path / "o.db")
     outbox.on_event(broken)
-    outbox.subscribe(broken)
+    outbox.outlet("mqtt").subscribe(broken)
     outbox.start()
     try:
         outbox.put([make_event(0)])
@@ -341,15 +355,15 @@ def test_an_older_schema_is_upgraded_and_a_newer_refused(tmp_path: Path, monkeyp
         patch.setattr(
             schema,
             "MIGRATIONS",
-            (*schema.MIGRATIONS, ("CREATE TABLE sink_mark (sink TEXT, priority INTEGER, row INTEGER)",)),
+            (*schema.MIGRATIONS, ("CREATE TABLE of_later (x TEXT)",)),
         )
         with running(path) as outbox:
             outbox.put([make_event(1)])
             assert outbox.flush(5)
             assert [doc["data"]["n"] for doc in docs(rows(outbox))] == [0, 1]
         with closing(sqlite3.connect(path)) as cx:
-            assert cx.execute("PRAGMA user_version").fetchone() == (2,)
-            assert cx.execute("SELECT count(*) FROM sink_mark").fetchone() == (0,)
+            assert cx.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+            assert cx.execute("SELECT count(*) FROM of_later").fetchone() == (0,)
     with running(path) as outbox:
         assert outbox.stat().state == "degraded"
         assert "newer version" in outbox.stat().reason
@@ -378,5 +392,5 @@ def test_losses_keep_what_does_not_fit_in_one_report() -> None:
     told += losses.report()["sequences"]
     assert not losses
     assert told == [[f"{n:016d}", f"{n:016d}"] for n in range(0, 2 * (MAX_RANGES + 5), 2)]
-    losses.cover([(5, 9), (1, 2), (3, 4), (20, 30), (8, 21)])
-    assert losses.ranges == [[1, 30]]
+    cover(losses.ranges, [(5, 9), (1, 2), (3, 4), (20, 30), (8, 21)])
+    assert losses.ranges == [(1, 30)]

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from edge_agent.errors import OutboxCorrupt
+from edge_agent.outbox.verify import verify
 from tests.mosquitto import wait_for
 from tests.outbox_fixtures import UTC, make_event, make_metric, make_outbox, rows, running
 
@@ -87,8 +88,12 @@ def test_killed_at_random_points_loses_nothing_accepted(tmp_path: Path) -> None:
         accepted |= {line.split()[1] for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")}
         writer.stdout.close()
         writer.wait()
-    with running(path) as outbox:
+        # A sink that had some of them, out of order: each is either waiting for it or known to be delivered.
+        assert verify(path).problems == []
+    with running(path, sinks=("mqtt", "influxdb")) as outbox:
         found = docs(rows(outbox))
+        assert len(rows(outbox, 0, "influxdb")) < len(found)
+    assert verify(path).problems == []
     assert [int(doc["sequence"]) for doc in found] == list(range(1, len(found) + 1))
     assert accepted <= {doc["id"] for doc in found}
     assert len({doc["id"] for doc in found}) == len(found)
@@ -141,6 +146,10 @@ def test_damaged_file_is_set_aside_and_the_rest_goes_on(tmp_path: Path, how: str
         assert new == list(range(new[0], new[-1] + 1))
         if how == "middle":
             assert len(old) > 500, "what can be read is taken over"
+        gone = {n for a, b in told["data"]["sequences"] for n in range(int(a), int(b) + 1)}
+        assert set(range(1, new[0])) <= gone | set(old), "and what cannot is told"
+        assert not gone & set(sequences)
+    assert verify(path).problems == []
 
 
 def test_lost_database_does_not_restart_the_sequence(tmp_path: Path) -> None:
@@ -153,6 +162,8 @@ def test_lost_database_does_not_restart_the_sequence(tmp_path: Path) -> None:
         (told,) = recreated(rows(outbox))
         assert int(told["sequence"]) > 10
         assert told["data"]["before_sequence"] == told["sequence"]
+        assert told["data"]["sequences"] == [["0000000000000001", f"{int(told['sequence']) - 1:016d}"]]
+    assert verify(path).problems == []
 
 
 def test_restart_before_the_first_event_is_no_loss(tmp_path: Path) -> None:
@@ -179,6 +190,8 @@ def test_old_copy_of_the_database_does_not_restart_the_sequence(tmp_path: Path) 
     with running(path) as outbox:
         (told,) = recreated(rows(outbox))
         assert int(told["sequence"]) > used
+        assert told["data"]["sequences"] == [["0000000000000002", f"{int(told['sequence']) - 1:016d}"]]
+    assert verify(path).problems == []
 
 
 def test_unreadable_sequence_record_is_made_anew(tmp_path: Path) -> None:
@@ -233,6 +246,7 @@ def test_full_and_read_only_disk(tmp_path: Path) -> None:
     assert said["numbers"] == list(range(1002))
     assert said["sequences"] == list(range(1, 1003))
     assert said["state"] == "ok"
+    assert said["problems"] == []
 
 
 def test_time_is_given_by_the_event_not_by_the_box(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from edge_agent.outbox.verify import verify
 from tests.mosquitto import wait_for
 from tests.outbox_fixtures import make_event, make_metric, make_outbox, rows
 
@@ -68,7 +69,7 @@ class OutboxMachine(RuleBasedStateMachine):
         model = self.metrics if metric else self.events
         found = rows(self.outbox, int(metric))
         chosen = [n for n in picks if n < len(found)]
-        self.outbox.acknowledge([found[n].row for n in chosen])
+        self.outbox.outlet("mqtt").acknowledge([found[n].row for n in chosen])
         for n in sorted(chosen, reverse=True):
             del model[n]
 
@@ -79,12 +80,14 @@ class OutboxMachine(RuleBasedStateMachine):
         )  # acknowledgements are not durable at once
         if clean:
             self.outbox.stop(5.0)
+            assert verify(self.path).problems == []
             self._start(self.path)
         else:  # the files as they lie there while the writer is idle: what a power cut leaves
             self.generation += 1
             target = self.folder / str(self.generation)
             shutil.copytree(self.path.parent, target)
             self.outbox.stop(5.0)
+            assert verify(target / self.path.name).problems == []
             self._start(target / self.path.name)
         self.sequence += len(self.open)
         self.events += [-1] * len(self.open)

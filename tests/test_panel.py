@@ -154,7 +154,7 @@ def test_everything_is_on_a_small_screen() -> None:
     feed = [Text(f"line {n}") for n in range(50)]
     text = "\n".join(drawn(status, feed, 80, 24))
     assert re.search(r"gate +delivering +7\.0 +34 ms +7 +2 +0", text)
-    for words in ("345/795 frames", "person-pilot 0.1.0", "connected localhost:1883", "3 waiting, oldest", "● ok"):
+    for words in ("345/795 frames", "person-n 1.0.0", "connected localhost:1883", "3 waiting, oldest", "● ok"):
         assert words in text
     assert "http://127.0.0.1:8080/docs" in text
     assert "line 49" in text  # the newest
@@ -229,7 +229,7 @@ def test_the_terminal_is_restored(mode: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, mode], stdin=slave, stdout=slave, stderr=slave, env=env
     ) as process:
-        read_until(b"person-pilot")
+        read_until(b"person-n")
         assert b"\x1b[?1049h" in seen and b"\x1b[?25l" in seen
         process.send_signal(signal.SIGINT)
         if mode == "hang":
@@ -265,7 +265,7 @@ def test_tally_and_summary() -> None:
     tally = Tally()
     for phase in ("started", "updated", "started"):
         tally.on_event(event(f"{VIOLATION}.{phase}"))
-    run = Summary(795, 113.6, 9, tally.events(), 4, 18, 2, 1, "person-pilot 0.1.0")
+    run = Summary(795, 113.6, 9, tally.events(), 4, 18, 2, 1, "person-n 1.0.0")
     console = Console(file=io.StringIO(), width=100)
     console.print(summary(run))
     assert isinstance(console.file, io.StringIO)

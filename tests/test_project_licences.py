@@ -32,6 +32,10 @@ REVIEWED = {
     "reactivex": "MIT",
     "six": "MIT",
     "systemd-python": "LGPL-2.1-or-later",
+    # NVIDIA's own, for building tests only, never on a box; what `make check` does not install it cannot read.
+    "tensorrt-rtx-cu12": "LicenseRef-NVIDIA-Proprietary",
+    "tensorrt-rtx-cu12-bindings": "LicenseRef-NVIDIA-Proprietary",
+    "tensorrt-rtx-cu12-libs": "LicenseRef-NVIDIA-Proprietary",
     "tqdm": "MPL-2.0 AND MIT",
     "tzdata": "Apache-2.0",
     "urllib3": "MIT",

@@ -18,6 +18,7 @@ import pytest
 from edge_agent import config_file
 from edge_agent.app import Agent, RunOptions
 from tests.agent_process import COMMAND, RunningAgent, result_of, run_agent, write_config
+from tests.cpu_candidates import FIRST_CPU
 from tests.mosquitto import broker, free_port, subscriber, wait_for
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,7 @@ def test_every_frame_is_recorded_in_order_with_real_time(recorded: tuple[Path, d
     header, *frames = lines_of(record)
     assert result["frames"] == FRAMES
     assert (header["record"], header["width"], header["height"], header["fps"]) == (1, 768, 576, 7.0)
-    assert header["model"] == "person-pilot@0.1.0" and re.fullmatch("[0-9a-f]{64}", header["config_hash"])
+    assert header["model"] == "person-n@1.0.0" and re.fullmatch("[0-9a-f]{64}", header["config_hash"])
     assert [line["frame"] for line in frames] == list(range(FRAMES))
     assert frames[-1]["t"] == pytest.approx((FRAMES - 1) / 7, abs=1e-3)
 
@@ -189,7 +190,7 @@ def test_the_device_is_released_at_the_end(
     monkeypatch.setattr(detector, "close", lambda: released.append(agent.cameras[0].chain.stats.frames))
     assert agent.run(lambda: None) == 0
     assert released == [3]
-    assert agent.status().model.backend == "onnxruntime (cpu)"
+    assert agent.status().model.backend.startswith(f"{FIRST_CPU.backend} (")
 
 
 def test_rest_tells_the_truth_while_it_runs(root: Path, vtest_video: Path, tmp_path: Path) -> None:
@@ -235,7 +236,7 @@ def test_two_agents_on_one_state_folder_are_refused(root: Path, vtest_video: Pat
     ("arguments", "code", "says"),
     [
         (["--source", "/nowhere/video.mp4"], 2, "no such file: /nowhere/video.mp4"),
-        (["--model", "nobody"], 3, "person-pilot@0.1.0"),
+        (["--model", "nobody"], 3, "person-n@1.0.0"),
         (["--record", "/nowhere/out.jsonl"], 2, "/nowhere/out.jsonl"),
         (["--max-frames", "0"], 2, "positive"),
         (["--source", ""], 2, "is empty"),

@@ -12,6 +12,7 @@ import pytest
 
 from edge_agent.types import F32
 from tests.agent_process import RunningAgent, result_of, run_agent, write_config
+from tests.cpu_candidates import FIRST_CPU
 from tests.mosquitto import free_port, wait_for
 
 pytestmark = pytest.mark.slow
@@ -21,7 +22,7 @@ FRAMES = 30
 def record(root: Path, video: Path, folder: Path, backend: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The recorded frames, and what the run said."""
     folder.mkdir()
-    config = write_config(root, folder, detect={"backend": backend})
+    config = write_config(root, folder, detect={"backend": backend, "precision": "fp32"})
     file = folder / "out.jsonl"
     options = ("--source", video, "--no-mqtt", "--record", file, "--max-frames", str(FRAMES), "--json")
     result = result_of(run_agent("run", "-c", config, *options))
@@ -44,7 +45,7 @@ def overlaps(a: F32, b: F32) -> F32:
 def test_two_backends_see_the_same(root: Path, vtest_video: Path, tmp_path: Path) -> None:
     one, said = record(root, vtest_video, tmp_path / "onnxruntime", "onnxruntime")
     other, said_other = record(root, vtest_video, tmp_path / "openvino", "openvino")
-    assert "onnxruntime (cpu)" in said["model"] and "openvino (CPU)" in said_other["model"]
+    assert "fp32 on onnxruntime (cpu)" in said["model"] and "fp32 on openvino (CPU)" in said_other["model"]
     compared = 0
     for a, b in zip(one, other, strict=True):
         assert (a["frame"], a["t"]) == (b["frame"], b["t"])
@@ -72,7 +73,10 @@ def test_status_says_which_backend_runs_and_why_no_other(root: Path, vtest_video
         wait_for(lambda: model() is not None, 30.0, "the REST API")
         status = model()
         assert status is not None
-        assert status["backend"] == "onnxruntime (cpu)" and status["error"] == ""
+        assert status["backend"].startswith(f"{FIRST_CPU.backend} (") and status["error"] == ""
+        assert status["name"] == "person-n" and status["why"].startswith("auto: the faster one")
+        assert status["precision"] in ("fp32", "int8")
+        assert "model person-n@1.0.0 (auto: the faster one" in agent.log
         assert "Edge TPU" in status["not_taken"]["tflite on an Edge TPU or delegate"]
         assert status["not_taken"]["tensorrt"] and status["not_taken"]["openvino on a GPU or NPU"]
     finally:

@@ -168,7 +168,7 @@ def test_a_run_learns_goes_on_and_ends_in_a_model_the_agent_runs(
 
     made = write_files(folder / "last.pt", None, tmp_path / "models")
     measure_files(made, ("fp32.onnx", "int8.tflite"), rounds=9)
-    bundle = finish(made, {})
+    bundle = finish(made)
     assert "| fp32.onnx | drawn: helmet | " in (bundle / "README.md").read_text()
     model = load_manifest(bundle)
     assert model.manifest.is_classifier and model.manifest.crop is not None

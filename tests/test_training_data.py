@@ -121,6 +121,12 @@ def test_held_out_and_train_are_all_and_share_nothing(tmp_path: Path) -> None:
     assert not parts["train"] & parts["held_out"] and len(parts["held_out"]) == 2
 
 
+def test_what_has_no_labels_of_ours_counts_nowhere(tmp_path: Path) -> None:
+    source = Source(path=yolo(tmp_path, "1 0.5 0.4 0.5 0.4\n"), labelled=False)
+    found = read_source(source, ["person"])[0]
+    assert found.boxes.tolist() == [[0, 0, 1, 1]] and found.ignore.tolist() == [True] and found.classes.tolist() == [0]
+
+
 def test_a_letterboxed_picture_lies_in_the_top_left_corner() -> None:
     canvas, ratio = letterbox(np.full((30, 60, 3), 200, np.uint8), 96)
     assert ratio == 96 / 60 and (canvas[:48] == 200).all() and (canvas[48:] == 114).all()

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from edge_agent.detect.manifest import CropSpec
 from training.adapters import DataError, Sample
 from training.attributes import Judged, Verdict, measure_heads, read_held, verdict
+from training.card import History
 from training.crops import Crop, HeadCrops, change, cut, read_crops
 from training.head_card import head_card
 from training.heads import ABOVE, HEAD_SHARE, PERSONS, SIDE, Labelled, head_square, person_square, read_heads, squares
+from training.latency import Timing
 from training.settings import Crops, Heads, Settings, Source, load_settings
 
 LABELS = ("helmet", "mask")
@@ -259,15 +261,17 @@ def test_the_card_names_geometry_data_figures_and_limits(tmp_path: Path) -> None
     text = head_card(
         settings_,
         {"fp32.onnx": {"x: helmet": good}, "int8.onnx": {"x: helmet": less}},
-        {"reference": 10.0, "fp32.onnx": 1.0},
+        [Timing("fp32.onnx", "onnxruntime", 1, 1.0, 10.0)],
+        history=History(640, 60.0, (12,)),
     )
     for part in (
         f"side {SIDE} root",
-        "| drawn | CC0 |",
+        "| drawn: heads as labelled (helmet, mask) | 12 | CC0 |",
+        "after 640, 1 minutes",
         "| fp32.onnx | x: helmet | 1.000 (1.000–1.000) |",
         "| int8.onnx | x: helmet | -0.5000 |",
         "### Small heads",
-        "| fp32.onnx | 1.00 | 0.100 |",
+        "| fp32.onnx | onnxruntime | 1 | 1.00 | 0.100 |",
         "## Limits",
         "- of this data",
     ):

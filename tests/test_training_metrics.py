@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -9,12 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.card import model_card
+from training.card import History, model_card
 from training.cli import main
 from training.curves import read_log
 from training.evaluation import suppress
-from training.latency import compare
-from training.metrics import Found, Matches, Scores, Truth, average_precision, bootstrap, evaluate
+from training.golden_set import Outcome
+from training.latency import Timing, compare, files_of, missing, onnx_runner, openvino_runner, tflite_runner
+from training.metrics import (
+    Found,
+    Matches,
+    Point,
+    Scores,
+    Truth,
+    average_precision,
+    bootstrap,
+    evaluate,
+    working_point,
+)
 from training.settings import Settings, Source
 
 
@@ -99,17 +111,92 @@ def test_the_card_names_data_licences_figures_and_limits() -> None:
     source = Source(path=Path("x"), origin="Some set", licence="CC BY 4.0")
     text = model_card(
         Settings(name="m", train=(source,), validate_on=(source,)),
-        {"fp32.onnx": {"val": scores()}},
-        {"reference": 10.0, "fp32.onnx": 15.0},
+        {"fp32.onnx": {"val": dataclasses.replace(scores(), points=(Point(0.5, 0.7, 0.21), Point(0.9, 0.0, 1.0)))}},
+        [Timing("m-fp32.onnx", "openvino", 2, 15.0, 10.0)],
+        golden=Outcome("made by us", "CC0", 4, 11, {"m-fp32.onnx": 0.97, "m-int8.onnx": 0.95}, 0.87),
+        history=History(64_000, 5400.0, (1428,)),
     )
     for part in (
-        "| Some set | CC BY 4.0 |",
+        "| trained on: Some set | 1428 | CC BY 4.0 |",
+        "| measured on: x, Some set |  | CC BY 4.0 |",
+        "Google's SSDLite COCO weights |  | Apache-2.0 |",
+        "| golden pictures in this folder: made by us | 4 | CC0 |",
+        "after 64000 images, 1.50 hours",
         "0.500 (0.400–0.600)",
-        "| fp32.onnx | 15.0 | 1.50 |",
+        "| file | data | 50% right | 90% right |",
+        "| fp32.onnx | val | 0.700 from score 0.21 | never |",
+        "| m-fp32.onnx | openvino | 2 | 15.0 | 1.50 |",
+        "AP50 must be 0.870 or more",
+        "| m-int8.onnx | 0.950 |",
         "## Limits",
         "## Bias",
     ):
         assert part in text
+
+
+def test_the_card_says_what_it_does_not_know() -> None:
+    source = Source(path=Path("/home/somebody/x"))
+    settings = Settings(name="m", train=(source,), validate_on=(source,), teacher=Path("/runs/best.pt"))
+    failed = Outcome("made by us", "CC0", 4, 11, {"m-fp32.onnx": 0.31})
+    text = model_card(settings, {}, golden=failed, history=History(None, None))
+    assert "| trained on: x |  | not stated |" in text and "/home/somebody" not in text
+    assert "teacher: best.pt" in text and "does not say how long" in text
+    assert "None: on 4 pictures with 11 objects" in text and "golden pictures in this folder" not in text
+    assert "## Speed" not in text and "## Accuracy" not in text
+
+
+def test_a_working_point_is_the_lowest_score_that_keeps_the_precision() -> None:
+    # hit 0.9, miss 0.8, hit 0.7, hit 0.6, miss 0.5, miss 0.4: precision 1, 1/2, 2/3, 3/4, 3/5, 1/2.
+    images = [matches([0.9, 0.7, 0.4], [True, True, False], 3), matches([0.8, 0.6, 0.5], [False, True, False], 1)]
+    assert working_point(images, 0.5) == Point(0.5, 0.75, 0.4)
+    assert working_point(images, 0.75) == Point(0.75, 0.75, 0.6)
+    assert working_point(images, 0.9) == Point(0.9, 0.25, 0.9)
+    assert working_point([matches([0.9], [False], 2)], 0.5) == Point(0.5, 0.0, 1.0)
+    assert working_point([matches([], [], 2)], 0.5) == working_point([], 0.5) == Point(0.5, 0.0, 1.0)
+    # Two of equal score come together or not at all.
+    tied = [matches([0.9, 0.5, 0.5], [True, True, False], 2)]
+    assert working_point(tied, 0.9) == Point(0.9, 0.5, 0.9) and working_point(tied, 0.6) == Point(0.6, 1.0, 0.5)
+
+
+def test_a_points_recall_is_on_the_curve() -> None:
+    rng = np.random.default_rng(5)
+    sure = [rng.random(6) for _ in range(40)]
+    images = [matches(scores.tolist(), (rng.random(6) < scores).tolist(), 6) for scores in sure]
+    _, curve = average_precision(images)
+    for precision in (0.6, 0.8):
+        reached = np.flatnonzero(curve >= precision)
+        assert working_point(images, precision).recall * 100 == pytest.approx(reached[-1], abs=1)
+
+
+def test_files_to_time_come_from_folders_too(tmp_path: Path) -> None:
+    for name in ("b.onnx", "a.tflite", "README.md"):
+        (tmp_path / name).write_bytes(b"")
+    assert [p.name for p in files_of([tmp_path])] == ["a.tflite", "b.onnx"]
+    assert files_of([tmp_path / "b.onnx"]) == [tmp_path / "b.onnx"]
+    with pytest.raises(ValueError, match=r"README\.md: give \.onnx or \.tflite"):
+        files_of([tmp_path / "README.md"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no \.onnx or \.tflite file in"):
+        files_of([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize("threads", ["0", "1,x", "", "-1"])
+def test_a_number_of_threads_that_is_none_is_bad_usage(threads: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["latency", "x.onnx", f"--threads={threads}"])
+    assert stopped.value.code == 2 and "for example 1,2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_runtime_runs_its_files(threads: int) -> None:
+    networks = Path(__file__).parent
+    assert onnx_runner(networks / "onnx_networks" / "float.onnx", threads)()
+    for file in () if "openvino" in missing() else ("float.onnx", "quantised.onnx"):  # training need not have it
+        assert openvino_runner(networks / "onnx_networks" / file, threads)() is not None
+    for file in ("float.tflite", "int8.tflite"):
+        run = tflite_runner(networks / "tflite_networks" / file, threads)
+        assert compare({"x": run}, rounds=2, warm=0)["x"] > 0
 
 
 def test_without_its_libraries_it_says_what_to_install(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

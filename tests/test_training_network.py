@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ import cv2  # noqa: E402
 
 from edge_agent.detect.decoders import FAMILIES  # noqa: E402
 from edge_agent.detect.manifest import load_model as load_manifest  # noqa: E402
+from training import edge_tpu  # noqa: E402
 from training import trunk as trunk_module  # noqa: E402
+from training.adapters import DataError  # noqa: E402
 from training.bundle import finish, write_files  # noqa: E402
 from training.checkpoint import load_model  # noqa: E402
 from training.cli import main  # noqa: E402
 from training.equalise import equalise  # noqa: E402
 from training.export_onnx import export_onnx  # noqa: E402
 from training.export_tflite import EDGE_TPU_OPERATORS, export_tflite, operators  # noqa: E402
-from training.finetune import settings_for  # noqa: E402
+from training.finetune import fresh_run, settings_for  # noqa: E402
 from training.graph import run, to_input, trace  # noqa: E402
 from training.loop import start, train  # noqa: E402
 from training.loss import assign, distillation_loss, giou, iou  # noqa: E402
@@ -102,6 +105,9 @@ def test_every_file_gives_what_the_network_gives(tmp_path: Path) -> None:
             assert boxes.shape == (84, 4) and got.shape == (84, 2)
             np.testing.assert_allclose(got, scores, atol=1e-4 if file.startswith("f") else 0.03)
     assert set(operators(tmp_path / "i.tflite")) <= EDGE_TPU_OPERATORS
+    operations = edge_tpu.inspect(tmp_path / "i.tflite")
+    assert edge_tpu.faults(operations) == [] and "| CONV_2D |" in edge_tpu.table(operations)
+    assert edge_tpu.faults(edge_tpu.inspect(tmp_path / "f.tflite"))
     assert (tmp_path / "i.tflite").stat().st_size < (tmp_path / "f.tflite").stat().st_size
 
 
@@ -230,9 +236,78 @@ def test_a_stopped_run_goes_on_where_it_was_and_exports_a_model_the_agent_reads(
     train(site, 1000)
     assert site.seen == 8
     assert (
-        load_manifest(finish(write_files(tmp_path / "site" / "last.pt", None, tmp_path / "models"), {})).manifest.name
+        load_manifest(finish(write_files(tmp_path / "site" / "last.pt", None, tmp_path / "models"))).manifest.name
         == "site"
     )
+
+
+@pytest.mark.usefixtures("without_download")
+def test_fine_tuning_for_other_labels_gives_a_model_and_no_picture_that_was_not_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    data, models = tmp_path / "data", tmp_path / "models"
+    data.mkdir()
+    start(run_settings(data), tmp_path / "run").save("last.pt")
+    begin = [
+        "finetune",
+        str(data),
+        "--from",
+        str(tmp_path / "run" / "last.pt"),
+        "--labels",
+        "box",
+        "--out",
+        str(models),
+    ]
+    for name, further in (("plain", []), ("shown", ["--golden", "1"])):
+        assert main([*begin, "--length", "8", "--threads", "1", "--name", name, *further]) == 0
+        folder = models / name / "1.0.0"
+        manifest, card = load_manifest(folder).manifest, (folder / "README.md").read_text()
+        assert manifest.labels == ("box",) and len(manifest.files) == 4
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert {(t["runtime"], t["threads"]) for t in metrics["latency"]} >= {("onnxruntime", 1), ("litert", 2)}
+        assert ("## Golden pictures" in card) == (metrics["golden"] is not None) == bool(further)
+        # Eight images teach nothing: it does not see what is on the picture that was chosen, and goes without.
+        assert manifest.golden is None and not list(folder.glob("golden*"))
+
+
+@pytest.mark.usefixtures("without_download")
+def test_only_an_interrupted_fine_tuning_goes_on(tmp_path: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    settings = run_settings(data)
+    run = start(settings, folder)
+    run.seen = 12
+    run.save("last.pt")
+    assert start(settings, fresh_run(folder, settings)).seen == 12
+    other = settings.model_copy(update={"seed": 5})
+    assert start(other, fresh_run(folder, other)).seen == 0, "other settings"
+    run.seen = 24
+    run.save("last.pt")
+    assert start(settings, fresh_run(folder, settings)).seen == 0, "finished: pictures may have come since"
+    run.save("last.pt")
+    own = settings.model_copy(update={"start_from": (folder / "last.pt").resolve()})
+    with pytest.raises(ValueError, match="copy it, or give another name"):
+        fresh_run(folder, own)
+    assert (folder / "last.pt").exists()
+
+
+@pytest.mark.usefixtures("without_download")
+def test_fine_tuning_needs_labelled_pictures_to_measure_on(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    settings = run_settings(data)
+    start(settings, tmp_path / "run").save("last.pt")
+    weights = tmp_path / "run" / "last.pt"
+    common: dict[str, Any] = {"name": "site", "version": "1", "labels": None, "images_seen": 8}
+    assert settings_for(data, weights, **common).validate_on[0].part == "held_out"
+    shutil.rmtree(data / "labels")
+    with pytest.raises(DataError, match="10 images with 0 labelled objects"):
+        settings_for(data, weights, **common)
+    (data / "labels").mkdir()
+    (data / "labels" / "1.txt").write_text("1 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(DataError, match="class 1, but there are only 1 labels"):
+        settings_for(data, weights, **common)
+    with pytest.raises(DataError, match="neither samples"):
+        settings_for(tmp_path / "run", weights, **common)
 
 
 def test_a_student_comes_nearer_to_its_teacher() -> None:
@@ -253,6 +328,15 @@ def test_a_student_comes_nearer_to_its_teacher() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] * 0.9
+
+
+def test_pictures_without_labels_need_a_teacher(tmp_path: Path) -> None:
+    settings = run_settings(tmp_path)
+    settings = settings.model_copy(
+        update={"train": (settings.train[0].model_copy(update={"labelled": False, "prefixes": ("strange_",)}),)}
+    )
+    with pytest.raises(ValueError, match=r"strange: .*--teacher"):
+        start(settings, tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.onnx"])

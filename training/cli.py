@@ -12,6 +12,7 @@ from typing import Any
 
 from training.trunk import TrunkError
 
+DETECTORS_SIZE = 416
 EXAMPLES = """\
 examples:
   python -m training train training/configs/person-s.yaml --data data/ --out runs/person-s
@@ -50,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, work: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
         sub: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
         sub.set_defaults(verb=work)
-        sub.add_argument("--threads", type=int, default=os.cpu_count(), help="default: %(default)s")
+        if work is not _latency:  # which has several
+            sub.add_argument("--threads", type=int, default=os.cpu_count(), help="default: %(default)s")
         return sub
 
     train = verb("train", _train, "train by a settings file; goes on where the run in --out stopped")
@@ -101,12 +103,31 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--labels", help="with commas; default: the model's own")
     finetune.add_argument("--length", type=int, default=4000, help="images to see; default: %(default)s")
     finetune.add_argument("--out", type=Path, required=True)
+    finetune.add_argument(
+        "--golden",
+        type=int,
+        metavar="N",
+        help="put N of the held-out pictures into the model, where everyone who gets it sees them: each box then tells by them "
+        "whether the model sees. Default: pictures that come with this program, where the labels have person; else none",
+    )
 
-    latency = verb("latency", _latency, "time ONNX files against YOLOX-nano's architecture, one thread")
-    latency.add_argument("files", type=Path, nargs="+")
-    latency.add_argument("--size", type=int, default=416)
-    latency.add_argument("--rounds", type=int, default=60)
+    latency = verb("latency", _latency, "time files in every runtime, in turns with YOLOX-nano's architecture")
+    latency.add_argument("files", type=Path, nargs="+", help=".onnx and .tflite files, or folders with some")
+    latency.add_argument("--threads", type=_counts, default=(1, 2), help="with commas; default: 1,2")
+    latency.add_argument("--size", type=int, default=416, help="of the reference's input; default: %(default)s")
+    latency.add_argument("--rounds", type=int, default=60, help="default: %(default)s")
+    latency.add_argument("--json", action="store_true")
     return parser
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(map(int, text.split(",")))
+    except ValueError:
+        counts = (0,)
+    if min(counts) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give numbers from 1 on with commas, for example 1,2")
+    return counts
 
 
 def _use(threads: int) -> None:
@@ -191,7 +212,7 @@ def _measure_boxes(path: Path, settings: Any, args: argparse.Namespace) -> Itera
         text = (
             f"at {size}: AP50 {s.ap50:.3f} ({s.interval[0]:.3f}–{s.interval[1]:.3f}), AP {s.ap:.3f}, "
             f"small {s.ap_small:.3f}, medium {s.ap_medium:.3f}, large {s.ap_large:.3f}, "
-            f"recall {s.recall:.3f}; {s.images} images, {s.objects} objects"
+            f"AR {s.recall:.3f}{_points(s)}; {s.images} images, {s.objects} objects"
         )
         yield source.title, s, text
 
@@ -210,6 +231,10 @@ def _measure_heads(path: Path, settings: Any, args: argparse.Namespace) -> Itera
         yield title, v, f"at {settings.size}: {v.text}"
 
 
+def _points(scores: Any) -> str:
+    return "".join(f", recall {p.recall:.3f} at precision {p.precision:g} (score {p.score:.2f})" for p in scores.points)
+
+
 def _export(args: argparse.Namespace) -> int:
     _use(args.threads)
     settings = _settings(args, args.weights) if args.settings else None
@@ -217,29 +242,35 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bundle(weights: Path, settings: Any, out: Path, *, measured: bool) -> Path:
+def _bundle(weights: Path, settings: Any, out: Path, *, measured: bool, own_golden: int | None = None) -> Path:
     import shutil
 
+    from training import golden_set, latency
     from training.bundle import FILES, finish, measure_files, write_files
     from training.curves import draw_precision
-    from training.latency import against_reference
+    from training.data import read_source
 
     bundle = write_files(weights, settings, out)
     curves = []
     if (weights.parent / "curves.png").exists():
         curves.append(Path(shutil.copy(weights.parent / "curves.png", bundle.folder)).name)
-    latency: dict[str, float] = {}
-    if measured:
-        measure_files(bundle, list(FILES))
-        curves.append(draw_precision(bundle.measured["fp32.onnx"], bundle.folder / "precision.png").name)
-        # A crop comes beside a picture: what it costs is told against a detector at the size those run at.
-        size = bundle.settings.size if bundle.graph.boxes else 416
-        latency = against_reference({k: bundle.path(k) for k in FILES if k.endswith(".onnx")}, size)
-    return finish(bundle, latency, curves)
+    if not measured:
+        return finish(bundle, (), curves)
+    run = bundle.settings
+    pictures = golden_set.bundled() if run.task == "detect" and "person" in run.labels else None
+    if own_golden:
+        held_out = [sample for source in run.validate_on for sample in read_source(source, run.labels)]
+        pictures = golden_set.of_samples(held_out, run.labels, own_golden)
+    measure_files(bundle, list(FILES))
+    curves.append(draw_precision(bundle.measured["fp32.onnx"], bundle.folder / "precision.png").name)
+    # A crop comes beside a picture: what it costs is told against a detector at the size those run at.
+    size = DETECTORS_SIZE if run.task == "classify" else run.size
+    timings = latency.measure_files([bundle.path(kind) for kind in FILES], size)
+    return finish(bundle, timings, curves, pictures)
 
 
 def _finetune(args: argparse.Namespace) -> int:
-    from training.finetune import settings_for
+    from training.finetune import fresh_run, settings_for
 
     settings = settings_for(
         args.images,
@@ -249,9 +280,9 @@ def _finetune(args: argparse.Namespace) -> int:
         labels=tuple(args.labels.split(",")) if args.labels else None,
         images_seen=args.length,
     )
-    run = args.out / f".{args.name}-run"
+    run = fresh_run(args.out / f".{args.name}-run", settings)
     _run(settings, run, args.threads)
-    sys.stdout.write(f"{_bundle(run / 'best.pt', None, args.out, measured=True)}\n")
+    sys.stdout.write(f"{_bundle(run / 'best.pt', None, args.out, measured=True, own_golden=args.golden)}\n")
     return 0
 
 
@@ -277,9 +308,10 @@ def _persons(args: argparse.Namespace) -> int:
 
 
 def _latency(args: argparse.Namespace) -> int:
-    from training.latency import against_reference
+    from training.latency import files_of, measure_files, missing, table
 
-    times = against_reference({str(path): path for path in args.files}, args.size, args.rounds)
-    for name, ms in times.items():
-        sys.stdout.write(f"{ms:8.2f} ms  {ms / times['reference']:5.2f} × reference  {name}\n")
+    if absent := missing():
+        sys.stderr.write(f"left out, as it is not installed: {', '.join(absent)}\n")
+    timings = measure_files(files_of(args.files), args.size, args.threads, args.rounds)
+    sys.stdout.write(json.dumps([t.as_dict() for t in timings]) + "\n" if args.json else table(timings))
     return 0

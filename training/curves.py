@@ -31,7 +31,8 @@ def draw_run(folder: Path) -> Path:
             window = max(1, len(y) // 40)
             left.plot(x[window - 1 :], np.convolve(y, np.ones(window) / window, "valid"), label=key)
     left.set(xlabel="images seen", title="loss")
-    left.legend()
+    if left.lines:  # a short run logs no step
+        left.legend()
     for key in _keys(log, training=False):
         points = [(line["seen"], line[key]) for line in log if key in line]
         right.plot(*np.array(points).T, marker=".", label=key)

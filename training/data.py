@@ -22,6 +22,8 @@ U8 = NDArray[np.uint8]
 Made = TypeVar("Made")
 KEEP_SIDE = 640
 """Images are kept with their longer side no longer than this."""
+_WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]], np.float32)
+"""An ignored box over the whole picture: nothing in it counts as right or wrong."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Batch:
 def read_source(source: Source, labels: Sequence[str]) -> list[Sample]:
     """The samples of a data set, or its part; ``labels`` are the classes' names. Raises DataError."""
     found = [s for s in _read(source, labels) if not s.image.name.startswith(source.leave_out)]
+    if not source.labelled:
+        found = [Sample(s.image, _WHOLE, np.zeros(1, np.int32), np.ones(1, bool)) for s in found]
     if source.part == "all":
         return found
     return [s for i, s in enumerate(found) if (i % 5 == 4) == (source.part == "held_out")]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from training.adapters import DataError
-from training.checkpoint import load_model
+from training.adapters import DataError, check_classes
+from training.checkpoint import load_checkpoint, load_model
+from training.data import read_source
 from training.settings import Augment, Schedule, Settings, Source
 
 
@@ -23,6 +25,7 @@ def settings_for(
     if kind == "yolo" and not (images / "images").is_dir():
         raise DataError(f"{images}: neither samples.jsonl nor a folder 'images' in it")
     whole = Source(kind=kind, path=images.resolve(), origin="own images", licence="the owner's")
+    _check(whole, labels or trained.labels)
     return Settings(
         name=name,
         version=version,
@@ -40,9 +43,40 @@ def settings_for(
             lr=2e-4 if labels in (None, trained.labels) else 6e-4,  # new score layers begin at nothing
             frozen_blocks=10,
             frozen_norms=True,
-            warmup=min(400, images_seen),
+            warmup=max(1, min(400, images_seen // 4)),
             decay=0.6,
             ema=0.995,
         ),
         start_from=weights.resolve(),
     )
+
+
+def fresh_run(folder: Path, settings: Settings) -> Path:
+    """``folder``, empty but where an interrupted run of the same settings lies in it, which is to go on.
+
+    A finished one would not learn from pictures that were added since: it starts anew. Raises ValueError where that would
+    remove the weights to begin with.
+    """
+    last = folder / "last.pt"
+    if last.exists():
+        state = load_checkpoint(last)
+        same = Settings.model_validate_json(state["settings"]) == settings
+        if not same or state["seen"] >= settings.schedule.images:
+            if settings.start_from is not None and settings.start_from.is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"{settings.start_from}: lies in the folder of this run, which begins anew: copy it, or give another name"
+                )
+            shutil.rmtree(folder)
+    return folder
+
+
+def _check(whole: Source, labels: tuple[str, ...]) -> None:
+    """Raises DataError where there would be nothing to learn from or nothing to measure on."""
+    found = list(check_classes(read_source(whole, labels), len(labels)))
+    held_out = read_source(whole.model_copy(update={"part": "held_out"}), labels)
+    if not any(len(sample.boxes) for sample in held_out):
+        objects = sum(len(sample.boxes) for sample in found)
+        raise DataError(
+            f"{whole.path}: {len(found)} images with {objects} labelled objects; every fifth image is held out for measuring, and "
+            "among these there must be objects: add images, or look whether labels/ has a .txt for each"
+        )

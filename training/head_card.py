@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from training.attributes import SMALL, UNSURE, Verdict, spread
+from training.card import History
 from training.heads import ABOVE, HEAD_SHARE, SIDE
-from training.settings import Settings
+from training.latency import Timing
+from training.settings import Heads, Settings, Source
 
 _LIMITS = """\
 ## Limits
@@ -47,21 +49,23 @@ video are alike: the interval of one man's says nothing of other people.
 _SPEED = """\
 ## Speed
 
-One thread, one crop, this machine; `reference` is YOLOX-nano's architecture on a picture of 416 px in the same run.
+On the machine that exported it, one crop. `against reference`: by the time that YOLOX-nano's architecture takes for a picture of 416 px
+in ONNX Runtime with as many threads, in turns in the same run.
 
-| file | ms | against reference |
-|---|---|---|
+| file | runtime | threads | ms | against reference |
+|---|---|---|---|---|
 """
 
 
 def head_card(
     settings: Settings,
     measured: Mapping[str, Mapping[str, Verdict]],
-    latency: Mapping[str, float],
+    timings: Sequence[Timing] = (),
     curves: Sequence[str] = (),
+    *,
+    history: History | None = None,
 ) -> str:
     """Markdown. Every figure in it comes from the run."""
-    sources = dict.fromkeys((s.origin or s.path.name, s.licence or "not stated") for s in settings.train)
     parts = [
         _HEAD.format(
             name=settings.name,
@@ -71,20 +75,47 @@ def head_card(
             blocks=len(settings.network.hidden or ()),
         ),
         _GEOMETRY,
-        "## Data\n\n| trained on | licence |\n|---|---|\n"
-        + "".join(f"| {o} | {licence} |\n" for o, licence in sources),
+        _data(settings, history),
         _table(measured),
         _small_table(measured),
         _integers(measured),
     ]
-    if latency:
-        reference = latency.get("reference", 0.0)
-        rows = "".join(
-            f"| {name} | {ms:.2f} | {f'{ms / reference:.3f}' if reference else ''} |\n" for name, ms in latency.items()
-        )
-        parts.append(_SPEED + rows)
+    if timings:
+        parts.append(_SPEED + "".join(map(_speed, timings)))
     parts += [f"![{name}]({name})\n" for name in curves]
     return "\n".join([part for part in parts if part] + [_LIMITS + settings.notes])
+
+
+def _data(settings: Settings, history: History | None) -> str:
+    counts = history.images if history and len(history.images) == len(settings.train) else ("",) * len(settings.train)
+    rows = "".join(
+        f"| {source.origin or source.path.name}: {_heads(source)} | {count} | {source.licence or 'not stated'} |\n"
+        for source, count in zip(settings.train, counts, strict=True)
+    )
+    how = f"{settings.schedule.images} crops planned, in batches of {settings.schedule.batch}; seed {settings.seed}."
+    if history and history.seen is not None and history.seconds is not None:
+        how += (
+            f" These weights are from after {history.seen}, {history.seconds / 60:.0f} minutes of computing on a CPU."
+        )
+    return (
+        "## Ingredients\n\nNo training picture is in the model or beside it. Beside the trunk's weights (Apache-2.0):\n\n"
+        f"| trained on | images | licence |\n|---|---|---|\n{rows}\n{how}\n"
+    )
+
+
+def _heads(source: Source) -> str:
+    heads = source.heads or Heads()
+    kind = (
+        "of found persons"
+        if heads.found_persons
+        else f"of labelled {heads.boxes}s".replace("of labelled heads", "as labelled")
+    )
+    told = sorted({name for attributes in (*heads.attributes.values(), heads.without) for name in attributes})
+    return f"heads {kind}{', in grey' if heads.grey else ''} ({', '.join(told)})"
+
+
+def _speed(timing: Timing) -> str:
+    return f"| {timing.file} | {timing.runtime} | {timing.threads} | {timing.ms:.2f} | {timing.ratio:.3f} |\n"
 
 
 def _table(measured: Mapping[str, Mapping[str, Verdict]]) -> str:

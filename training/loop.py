@@ -101,7 +101,12 @@ def _optimizer(model: Network, settings: Settings) -> torch.optim.Optimizer:
 
 
 def start(settings: Settings, folder: Path) -> Run:
-    """A run from Google's trunk or a checkpoint, or, where ``folder`` holds one, that run where it stopped."""
+    """A run from Google's trunk or a checkpoint, or, where ``folder`` holds one, that run where it stopped. Raises ValueError."""
+    mute = [source.title for source in settings.train if not source.labelled]
+    if mute and settings.teacher is None:
+        raise ValueError(
+            f"{', '.join(mute)}: without labels only a teacher can say what is there; use distil --teacher"
+        )
     torch.manual_seed(settings.seed)
     model, task = build(settings), task_of(settings)
     last = folder / "last.pt"

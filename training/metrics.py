@@ -14,6 +14,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 RECALLS = np.linspace(0.0, 1.0, 101)
 MAX_DETECTIONS = 100
+PRECISIONS = (0.5, 0.9)
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,17 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Point:
+    """Where one can work: with detections from ``score`` on, ``recall`` of the objects are found (IoU 0.5) and at least
+    ``precision`` of what is found is right. The lowest such score; recall 0 and score 1 where there is none.
+    """
+
+    precision: float
+    recall: float
+    score: float
+
+
+@dataclass(frozen=True)
 class Scores:
     """Fractions of 1; -1 where there is nothing to count (COCO's convention). ``interval`` is that of ``ap50``, 95 %."""
 
@@ -47,9 +59,12 @@ class Scores:
     ap_medium: float
     ap_large: float
     recall: float
+    """COCO's average recall: the share found with any score among 100 detections, mean over IoU 0.5 to 0.95."""
     interval: tuple[float, float]
     curve: list[float] = field(default_factory=list)
-    """Precision at IoU 0.5 for the recalls 0, 0.01, …, 1."""
+    """The best precision (IoU 0.5) at this recall or a higher one, for the recalls 0, 0.01, …, 1; mean over the labels."""
+    points: tuple[Point, ...] = ()
+    """For each of ``PRECISIONS``, all labels together: they share one score threshold in use."""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -83,6 +98,22 @@ def average_precision(images: Sequence[Matches]) -> tuple[float, F64]:
     places = np.searchsorted(recall, RECALLS, side="left")
     curve = np.append(precision, 0.0)[np.minimum(places, len(precision))]
     return float(curve.mean()), curve
+
+
+def working_point(images: Sequence[Matches], precision: float) -> Point:
+    """The lowest score from which on at least ``precision`` of the detections are right."""
+    objects = sum(m.objects for m in images)
+    scores = np.concatenate([m.scores for m in images]) if images else np.zeros(0)
+    if not objects or not len(scores):
+        return Point(precision, 0.0, 1.0)
+    order = np.argsort(-scores, kind="mergesort")
+    scores, right = scores[order], np.cumsum(np.concatenate([m.hit for m in images])[order])
+    # Equal scores come together: a threshold cannot part them.
+    last = np.append(scores[1:] < scores[:-1], True)
+    good = np.flatnonzero((right >= precision * np.arange(1, len(right) + 1)) & last)
+    if not len(good):
+        return Point(precision, 0.0, 1.0)
+    return Point(precision, round(float(right[good[-1]] / objects), 4), round(float(scores[good[-1]]), 4))
 
 
 def bootstrap(
@@ -135,6 +166,7 @@ def evaluate(truth: Sequence[Truth], found: Sequence[Found], labels: Sequence[st
         recall=stats[8],
         interval=bootstrap(matches, rounds) if rounds else (-1.0, -1.0),
         curve=[round(float(v), 4) for v in np.mean(curves, axis=0)] if curves else [],
+        points=tuple(working_point([m for images in matches for m in images], p) for p in PRECISIONS),
     )
 
 

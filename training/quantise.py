@@ -189,3 +189,8 @@ def report_table(losses: Sequence[Loss]) -> str:
         f"| {x.name} | {x.low:.3g} | {x.high:.3g} | {x.scale:.3g} | {x.zero_point} | {x.sqnr_db} | {x.own_db} | {x.kernel_spread} |\n"
         for x in losses
     )
+
+
+def worst(losses: Sequence[Loss], count: int = 5) -> str:
+    """The maps that integers cost most, in words."""
+    return ", ".join(f"{x.name} ({x.sqnr_db} dB)" for x in sorted(losses, key=lambda x: x.sqnr_db)[:count])

@@ -5,6 +5,7 @@ decoupled heads of 64 channels, 80 classes. Output (B,85,3549) at 416, as its pu
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -94,12 +95,14 @@ def export_reference(path: Path, size: int = 416) -> None:
     """Write it as ONNX with batch 1."""
     torch.manual_seed(0)
     model = YoloxNano().eval()
-    torch.onnx.export(
-        model,
-        (torch.zeros(1, 3, size, size),),
-        path,
-        input_names=["images"],
-        output_names=["output"],
-        opset_version=13,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter needs a further package
+        torch.onnx.export(
+            model,
+            (torch.zeros(1, 3, size, size),),
+            path,
+            input_names=["images"],
+            output_names=["output"],
+            opset_version=13,
+            dynamo=False,
+        )

@@ -62,6 +62,7 @@ class Source(_Strict):
     categories: dict[str, int] = Field(default_factory=dict, description="coco: its names to our classes")
     part: Literal["all", "train", "held_out"] = Field("all", description="every fifth image is held out of train")
     weight: Positive = 1.0
+    labelled: bool = Field(True, description="false: its labels say nothing of our classes, only a teacher does")
     licence: str = Field("", description="for the model card")
     origin: str = Field("", description="for the model card")
     name: str = Field("", description="for tables; those of one name are measured together by a classifier")

@@ -37,7 +37,7 @@ def add(verbs: Any) -> None:
         metavar="URI",
         help="in place of the first camera's; a file is looped for as long as it takes",
     )
-    parser.add_argument("--model", metavar="NAME[@VERSION]", help="default: the configured one")
+    parser.add_argument("--model", metavar="NAME[@VERSION]|auto", help="default: the configured one")
     parser.add_argument("--backend", choices=backends, help="default: the configured one")
     parser.add_argument("--streams", type=_streams, default=1, metavar="N", help="the same source N times")
     length = parser.add_mutually_exclusive_group()
@@ -89,22 +89,21 @@ def _measure(args: argparse.Namespace) -> BenchResult:
 def _config(args: argparse.Namespace) -> Config:
     """The file's, or with ``--source`` and no file anywhere the defaults; the command line wins."""
     if args.source is not None and args.config == default_config() and not args.config.exists():
-        config = _default(args.source, args.model)
+        config = _default(args.source, args.model, args.backend)
     else:
         config = config_file.load(args.config)
     return config.overridden(source=args.source, model=args.model, backend=args.backend)
 
 
-def _default(source: str, model: str | None) -> Config:
+def _default(source: str, model: str | None, backend: str | None) -> Config:
     """Without a file: the use case there is, where the model sees people."""
-    from edge_agent.detect.manifest import find_detector
+    from edge_agent.detect.default_model import take_model
 
-    models = Path("models").absolute()
-    config = Config(
-        cameras=[CameraConfig(id="bench", source=source)], models_dir=models, state_dir=Path(".state").absolute()
-    )
+    cameras, models = [CameraConfig(id="bench", source=source)], Path("models").absolute()
+    config = Config(cameras=cameras, models_dir=models, state_dir=Path(".state").absolute())
+    config = config.overridden(model=model, backend=backend)
     distancing = SocialDistancingConfig()
-    if distancing.label not in find_detector(model or config.model, models).manifest.labels:
+    if distancing.label not in take_model(config.model, models, config.detect).model.manifest.labels:
         return config
     return config.model_copy(update={"use_cases": UseCasesConfig(social_distancing=distancing)})
 

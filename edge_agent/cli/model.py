@@ -1,4 +1,4 @@
-"""``model list``, ``show`` and ``import``."""
+"""``model list``, ``show`` and ``import``; the other verbs of ``model`` have modules of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.cli import model_checks
+from edge_agent.cli import model_checks, model_pull
 from edge_agent.cli.common import out
 from edge_agent.cli.model_common import MODEL, model_verb, models_dir, show_on_screen
 from edge_agent.errors import UsageError
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 def add(verbs: Any) -> None:
     """Add ``model`` and its own verbs."""
-    parser = verbs.add_parser("model", help="list, import, verify, compile and compare models")
+    parser = verbs.add_parser("model", help="list, fetch, import, verify, compile and compare models")
     own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_list(own)
     _add_import(own)
+    model_pull.add(own)
     model_checks.add(own)
 
 
 def _add_list(verbs: Any) -> None:
     model_verb(verbs, "list", _list, "list the models that are here", "")
-    parser = model_verb(verbs, "show", _show, "show everything a model's manifest says", "person-pilot")
+    parser = model_verb(verbs, "show", _show, "show everything a model's manifest says", "person-n")
     parser.add_argument("model", metavar=MODEL)
 
 

@@ -16,12 +16,12 @@ from edge_agent.errors import ModelError, UsageError
 
 def add(verbs: Any) -> None:
     """Add the verbs."""
-    about = "check hashes and run each file that this box can run"
-    parser = model_verb(verbs, "verify", _verify, about, "person-pilot")
+    about = "check hashes, run each file that this box can run, and judge it by the model's golden pictures"
+    parser = model_verb(verbs, "verify", _verify, about, "person-n")
     parser.add_argument("model", nargs="?", metavar=MODEL, help="default: all")
     parser.add_argument("--image", type=Path, help="picture to run on; default: a drawing of four people")
     about = "make the file for a device from a model's ONNX or TFLite file"
-    parser = model_verb(verbs, "compile", _compile, about, "person-pilot --target openvino")
+    parser = model_verb(verbs, "compile", _compile, about, "person-n --target openvino")
     parser.add_argument("model", metavar=MODEL)
     parser.add_argument("--target", required=True, choices=["tensorrt", "coral", "openvino"])
     parser.add_argument(
@@ -33,7 +33,7 @@ def add(verbs: Any) -> None:
 
 def _add_parity(verbs: Any) -> None:
     about = "compare two models, or one model on two backends, picture by picture"
-    example = "person-pilot person-pilot --backend-b openvino --images pictures/"
+    example = "person-n person-n --backend-b openvino --images pictures/"
     parser = model_verb(verbs, "parity", _parity, about, example)
     parser.add_argument("a", metavar="A", help=MODEL)
     parser.add_argument("b", metavar="B", help=MODEL)

@@ -21,7 +21,7 @@ def add(verbs: Any) -> None:
     parser.add_argument("file", type=Path, metavar="FILE.jsonl")
     parser.add_argument(
         "--model",
-        metavar="NAME[@VERSION]",
+        metavar="NAME[@VERSION]|auto",
         help="see that the use cases know its labels; default: the record's are taken",
     )
     parser.add_argument("--record", type=Path, metavar="OUT.jsonl", help="write tracks and pairs anew")
@@ -29,11 +29,11 @@ def add(verbs: Any) -> None:
 
 def _replay(args: argparse.Namespace) -> int:
     from edge_agent.chains import check_labels
-    from edge_agent.detect.manifest import find_detector
+    from edge_agent.detect.default_model import take_model
     from edge_agent.run_display import run_replay
 
     config: Config = config_file.load(args.config)
     if args.model is not None:
-        check_labels(config, find_detector(args.model, config.models_dir).manifest)
+        check_labels(config, take_model(args.model, config.models_dir, config.detect).model.manifest)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     return run_replay(args.file, config, record=args.record, as_json=args.json)

@@ -15,7 +15,9 @@ def add(verbs: Any) -> None:
     """Add ``run``."""
     parser = add_verb(verbs, "run", _run, "run the agent", "run --source video.mp4 --record out.jsonl --no-mqtt")
     parser.add_argument("--source", type=named, metavar="URI", help="replaces the source of the first camera")
-    parser.add_argument("--model", metavar="NAME[@VERSION]", help="use this model for this run")
+    parser.add_argument(
+        "--model", metavar="NAME[@VERSION]|auto", help="for this run; auto: the one that is right for this box"
+    )
     parser.add_argument(
         "--realtime", action="store_true", help="read a file at its own pace, dropping what comes too late"
     )

@@ -16,10 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from edge_agent.errors import ModelError
 
 MAX_MANIFEST_BYTES = 256 * 1024
+AUTO = "auto"
+"""As a reference to a model: the one that is right for the box. No model is called so."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Channels = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
+Coordinate = Annotated[float, Field(ge=0, le=65_536)]
 Layout = Literal["NCHW", "NHWC"]
 DType = Literal["float32", "float16", "uint8", "int8"]
 OutputNames = Annotated[tuple[str, ...], Field(min_length=1, max_length=16)]
@@ -123,6 +126,42 @@ class ModelFile(_Strict):
     decode: DecodeSpec | None = None
 
 
+class GoldenObject(_Strict):
+    """Something to be found in a golden picture: ``box`` xyxy in its pixels."""
+
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+    label: str
+
+    @model_validator(mode="after")
+    def _has_area(self) -> GoldenObject:
+        if self.box[2] <= self.box[0] or self.box[3] <= self.box[1]:
+            raise ValueError(f"box {list(self.box)} has no area: give [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
+        return self
+
+
+class GoldenImage(_Strict):
+    """A picture whose content is known. Without objects it shows what must not be found."""
+
+    path: FileName = Field(description="in the manifest's own folder")
+    sha256: Sha256
+    objects: tuple[GoldenObject, ...] = Field((), max_length=200)
+
+
+class Golden(_Strict):
+    """Pictures by which every box can tell that this model still sees on its accelerator; see ``model verify``."""
+
+    min_ap50: float = Field(gt=0, le=1, description="average precision at IoU 0.5 that every file must reach on them")
+    images: tuple[GoldenImage, ...] = Field(min_length=1, max_length=16)
+
+    @model_validator(mode="after")
+    def _something_to_find(self) -> Golden:
+        if not any(image.objects for image in self.images):
+            raise ValueError("none of the images has an object: average precision would not be defined")
+        if len({image.path for image in self.images}) < len(self.images):
+            raise ValueError("an image is listed twice")
+        return self
+
+
 class Manifest(_Strict):
     """A model version."""
 
@@ -139,6 +178,7 @@ class Manifest(_Strict):
     decode: DecodeSpec = DecodeSpec()
     files: tuple[ModelFile, ...] = Field(min_length=1, max_length=64)
     description: str = ""
+    golden: Golden | None = None
     crop: CropSpec | None = Field(None, description="classifier: what it is shown")
 
     @property
@@ -147,15 +187,24 @@ class Manifest(_Strict):
         return self.family == CLASSIFIER
 
     @model_validator(mode="after")
+    def _golden_labels(self) -> Manifest:
+        for image in self.golden.images if self.golden else ():
+            for found in image.objects:
+                if found.label not in self.labels:
+                    raise ValueError(f"golden image {image.path}: label {found.label!r} is none of `labels`")
+        return self
+
+    @model_validator(mode="after")
     def _fits_its_family(self) -> Manifest:
         if self.is_classifier != (self.crop is not None):
             raise ValueError("`crop` is for family classifier, which needs it")
-        if self.is_classifier and any(len(outputs) != 1 for outputs in (self.outputs, *self._own_outputs())):
+        if not self.is_classifier:
+            return self
+        if any(len(outputs) != 1 for outputs in (self.outputs, *(f.outputs for f in self.files if f.outputs))):
             raise ValueError("a classifier has one output: a score for each label")
+        if self.golden is not None:
+            raise ValueError("`golden` is for detectors: its pictures say which objects are to be found")
         return self
-
-    def _own_outputs(self) -> Iterator[OutputNames]:
-        return (file.outputs for file in self.files if file.outputs is not None)
 
 
 ONNX_READERS = frozenset({"onnxruntime", "openvino", "tensorrt"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from edge_agent.errors import HardwareError, InferenceError, ModelError, UsageEr
 
 if TYPE_CHECKING:
     from edge_agent.detect.backends import LoadRequest
+    from edge_agent.types import Detections
 
 REPEAT = 9
 REPEAT_S = 1.0
@@ -48,6 +50,8 @@ class TrialResult:
     inference_ms: float
     seen: tuple[Seen, ...] | None
     """What was found, best score first; None where no picture was given, and for a classifier."""
+    golden: tuple[tuple[Seen, ...], ...] = ()
+    """What was found in each of the golden pictures."""
     scores: dict[str, float] | None = None
     """What a classifier says of the picture, by label."""
 
@@ -58,9 +62,10 @@ def trial(
     *,
     timeout_s: float = 120.0,
     image: Path | None = None,
+    golden: Sequence[Path] = (),
     memory_mb: int | None = None,
 ) -> TrialResult:
-    """Load ``request`` with ``backend`` in a child process, run it on ``image`` (or on grey), and say how it went.
+    """Load ``request`` with ``backend`` in a child process, run it on ``image`` (or on grey) and ``golden``, and say how it went.
 
     ``memory_mb`` limits the child's address space: for CPU backends only. Raises ModelError and HardwareError as the backend
     does, ModelError where the network loads and does not run, HardwareError where the child crashed (it names the signal),
@@ -71,6 +76,7 @@ def trial(
         "backend": backend,
         **request.to_json(),
         "image": None if image is None else str(image.absolute()),
+        "golden": [str(path.absolute()) for path in golden],
     }
     what = f"trial of {network.label} with {backend}"
     try:
@@ -85,13 +91,18 @@ def trial(
 def _result(reply: dict[str, Any]) -> TrialResult:
     """The child's JSON as values."""
     seen = reply["seen"]
+
+    def each(found: list[dict[str, Any]]) -> tuple[Seen, ...]:
+        return tuple(Seen(s["label"], s["score"], tuple(s["box"])) for s in found)
+
     return TrialResult(
         device=reply["device"],
         input=_facts(reply["input"]),
         outputs=tuple(_facts(o) for o in reply["outputs"]),
         load_s=reply["load_s"],
         inference_ms=reply["inference_ms"],
-        seen=None if seen is None else tuple(Seen(s["label"], s["score"], tuple(s["box"])) for s in seen),
+        seen=None if seen is None else each(seen),
+        golden=tuple(map(each, reply["golden"])),
         scores=reply["scores"],
     )
 
@@ -117,11 +128,17 @@ def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
     say("running it for the first time")
     scores: dict[str, float] | None = None
     seen: tuple[Seen, ...] | None = None
+    golden: tuple[tuple[Seen, ...], ...] = ()
     if isinstance(model, ModelClassifier):
         scores = dict(zip(model.labels, map(float, model.classify(picture)), strict=True))
     else:
         found = model.detect(Frame("trial", 0, 0.0, 0.0, picture))
-        seen = None if asked["image"] is None else _seen(found)
+        seen = None if asked["image"] is None else seen_of(found)
+        say("running it on the golden pictures")
+        golden = tuple(
+            seen_of(model.detect(Frame("trial", number, 0.0, 0.0, _golden(path))))
+            for number, path in enumerate(asked["golden"], 1)
+        )
     say("running it again")
     outputs, inference_ms = _time_inference(model, picture)
     wanted = model.backend.input
@@ -132,6 +149,7 @@ def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
         load_s=load_s,
         inference_ms=inference_ms,
         seen=seen,
+        golden=golden,
         scores=scores,
     )
     say("closing it")
@@ -139,7 +157,8 @@ def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
     return asdict(result)
 
 
-def _seen(found: Any) -> tuple[Seen, ...]:
+def seen_of(found: Detections) -> tuple[Seen, ...]:
+    """One by one."""
     return tuple(
         Seen(found.labels[c], float(s), (float(b[0]), float(b[1]), float(b[2]), float(b[3])))
         for b, s, c in zip(found.boxes, found.scores, found.classes, strict=True)
@@ -156,6 +175,13 @@ def _picture(path: str | None, size: tuple[int, int]) -> Any:
     if picture is None:
         raise UsageError(f"{path}: not a picture that OpenCV can read")
     return picture
+
+
+def _golden(path: str) -> Any:
+    try:
+        return _picture(path, (0, 0))
+    except UsageError as error:
+        raise ModelError(f"golden picture {error}") from error
 
 
 def _time_inference(model: Any, picture: Any) -> tuple[list[Any], float]:

@@ -11,7 +11,7 @@ from typing import Any
 from edge_agent.chains import check_labels
 from edge_agent.config import Config, DetectConfig
 from edge_agent.detect.backends import LoadRequest
-from edge_agent.detect.manifest import Model, Network, find_detector
+from edge_agent.detect.manifest import AUTO, Model, Network, find_detector, load_model
 from edge_agent.detect.trial import trial
 from edge_agent.doctor.box import Box, RunningAgent
 from edge_agent.doctor.finding import Check, Outcome, fail, ok, skip, warn
@@ -20,6 +20,7 @@ from edge_agent.errors import ConfigError, EdgeAgentError, HardwareError, ModelE
 
 AREA = "model"
 _TRIAL_S = 12.0
+_BROKEN = "a driver's package is broken: see the accelerators; until it is mended name the model"
 _NO_CONFIG = "no configuration that names one"
 
 
@@ -34,7 +35,15 @@ def checks(_: Box) -> list[Check]:
 
 
 def _model(config: Config) -> Model:
-    return find_detector(config.model, config.models_dir)
+    """The model that the agent would take. Raises HardwareError, ModelError."""
+    if config.model != AUTO:
+        return find_detector(config.model, config.models_dir)
+    return load_model(Path(ask("model", **_question(config))["folder"]))
+
+
+def _question(config: Config) -> dict[str, Any]:
+    detect = config.detect.model_dump(mode="json")
+    return {"reference": config.model, "models_dir": str(config.models_dir.absolute()), "config": detect}
 
 
 def manifest(box: Box) -> Outcome:
@@ -46,11 +55,16 @@ def manifest(box: Box) -> Outcome:
         check_labels(box.config, found)
     except ModelError as error:
         return fail(str(error), "correct `model` or `models_dir`, or import the model: edge-agent model import")
+    except HardwareError as error:
+        return fail(f"which model `auto` means cannot be told: {error}", _BROKEN)
     except ConfigError as error:
         return fail(str(error), "name a label of the model")
     names = ", ".join(found.labels[:3]) + (" …" if len(found.labels) > 3 else "")
     files = ", ".join(sorted({file.backend for file in found.files}))
-    return ok(f"{found.name}@{found.version}, {found.family}, {len(found.labels)} label(s): {names}; for {files}")
+    chosen = " (model: auto)" if box.config.model == AUTO else ""
+    return ok(
+        f"{found.name}@{found.version}{chosen}, {found.family}, {len(found.labels)} label(s): {names}; for {files}"
+    )
 
 
 def hashes(box: Box) -> Outcome:
@@ -64,6 +78,8 @@ def hashes(box: Box) -> Outcome:
                 pass
     except ModelError as error:
         return fail(str(error), "copy the model's folder again, or install it anew")
+    except HardwareError:
+        return skip("which model cannot be told, see above")
     return ok(f"{len(model.manifest.files)} file(s) as the manifest says")
 
 
@@ -74,12 +90,12 @@ def backend(box: Box) -> Outcome:
     if box.agent is not None and box.agent.part("model", "active"):
         return _at_work(box.agent)
     try:
-        choice = _choose(box.config, _model(box.config))
+        choice = _choose(box.config)
     except ModelError as error:
         return fail(str(error), "see `manifest and labels`; or correct detect.backend")
     except HardwareError as error:
         return fail(str(error), "install what it names, or correct detect.backend")
-    return ok(choice["name"] + _others(choice["reasons"]))
+    return ok(f"{choice['name']}, {_network(choice).file.precision}" + _others(choice["reasons"]))
 
 
 def _at_work(agent: RunningAgent) -> Outcome:
@@ -104,11 +120,10 @@ def inference(box: Box) -> Outcome:
     if box.agent is not None:
         return _from_agent(box.agent)
     try:
-        model = _model(box.config)
-        choice = _choose(box.config, model)
+        choice = _choose(box.config)
+        return _try(_network(choice), choice)
     except HardwareError:
         return skip("no backend or no model, see above")
-    return _try(model, choice)
 
 
 def _from_agent(agent: RunningAgent) -> Outcome:
@@ -121,18 +136,22 @@ def _from_agent(agent: RunningAgent) -> Outcome:
     return warn(f"{text}; {failed} frames failed", "see its log") if failed else ok(text)
 
 
-def _choose(config: Config, model: Model) -> dict[str, Any]:
+def _choose(config: Config) -> dict[str, Any]:
     """What the agent would take, asked in a child process. Raises HardwareError, ModelError."""
-    return ask("choice", folder=str(model.folder), config=config.detect.model_dump(mode="json"))
+    return ask("choice", **_question(config))
 
 
-def _try(model: Model, choice: dict[str, Any]) -> Outcome:
+def _network(choice: Mapping[str, Any]) -> Network:
+    model = load_model(Path(choice["folder"]))
+    return Network(model.manifest, model.manifest.files[choice["file"]], model.folder)
+
+
+def _try(network: Network, choice: dict[str, Any]) -> Outcome:
     backend = choice["backend"]
     if backend == "tensorrt":
         return skip(
             "its engine is built at the first start, which takes minutes: edge-agent model compile --target tensorrt"
         )
-    network = Network(model.manifest, model.manifest.files[choice["file"]], model.folder)
     try:
         with tempfile.TemporaryDirectory() as cache:
             request = LoadRequest(network, DetectConfig.model_validate(choice["config"]), Path(cache))

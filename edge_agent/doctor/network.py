@@ -8,30 +8,38 @@ import secrets
 import socket
 import ssl
 import time
+from functools import partial
 
-from edge_agent.config import Config, HttpConfig, MqttConfig
+from edge_agent.config import Config, HttpConfig
+from edge_agent.config_base import TlsConfig
+from edge_agent.config_mqtt import Address, MqttConfig
 from edge_agent.doctor.box import Box
 from edge_agent.doctor.finding import Check, Outcome, fail, ok, skip, warn
-from edge_agent.errors import ConfigError, SinkError, SinkUnavailable
+from edge_agent.errors import ConfigError, SinkUnavailable
 from edge_agent.health.rest import RestServer
-from edge_agent.sinks.mqtt_connection import ClosedUnanswered, Connection, Refused, Will
+from edge_agent.sinks.mqtt_connection import ClosedUnanswered, Refused
+from edge_agent.sinks.mqtt_visit import acknowledged, visit
+from edge_agent.tls import SOON_S, explain, make_context, warnings
 
 AREA = "network"
 _TCP_S = 4.0
 _ACK_S = 4.0
 _NO_CONFIG = "no configuration that names one"
 _OFF = "mqtt.enabled is false"
+_TLS_FIX = "see docs/broker.md; openssl s_client shows what the broker sends"
 
 
-def checks(_: Box) -> list[Check]:
-    """Of this area."""
-    return [
-        Check(AREA, "interfaces", interfaces),
-        Check(AREA, "broker reachable", reachable),
-        Check(AREA, "broker TLS", tls),
-        Check(AREA, "broker login", login, timeout_s=14.0),
-        Check(AREA, "REST port", rest_port),
-    ]
+def checks(box: Box) -> list[Check]:
+    """Of this area; of each broker where there are several."""
+    found = [Check(AREA, "interfaces", interfaces)]
+    for number in range(1 if box.config is None else len(box.config.mqtt.addresses)):
+        name = f"broker {number + 1}" if number else "broker"
+        found += [
+            Check(AREA, f"{name} reachable", partial(reachable, number=number)),
+            Check(AREA, f"{name} TLS", partial(tls, number=number)),
+            Check(AREA, f"{name} login", partial(login, number=number), timeout_s=14.0),
+        ]
+    return [*found, Check(AREA, "REST port", rest_port)]
 
 
 def interfaces(box: Box) -> Outcome:
@@ -59,54 +67,81 @@ def _mqtt(box: Box) -> MqttConfig | Outcome:
     return box.config.mqtt if box.config.mqtt.enabled else skip(_OFF)
 
 
-def reachable(box: Box) -> Outcome:
-    """Name and TCP port."""
+def reachable(box: Box, number: int = 0) -> Outcome:
+    """Name and TCP port of a broker."""
     mqtt = _mqtt(box)
     if isinstance(mqtt, Outcome):
         return mqtt
-    where = f"{mqtt.host}:{mqtt.port}"
+    address = mqtt.addresses[number]
     began = time.monotonic()
     try:
-        with socket.create_connection((mqtt.host, mqtt.port), timeout=_TCP_S) as sock:
+        with socket.create_connection(address, timeout=_TCP_S) as sock:
             took, peer = 1000 * (time.monotonic() - began), sock.getpeername()[0]
     except socket.gaierror as error:
         return fail(
-            f"{where}: the name cannot be resolved ({error.strerror})", "correct mqtt.host, or the box's name server"
+            f"{address}: the name cannot be resolved ({error.strerror})", "correct mqtt.host, or the box's name server"
         )
     except ConnectionRefusedError:
-        return fail(f"{where}: refused, nothing listens there", "start the broker, or correct mqtt.port")
+        return fail(f"{address}: refused, nothing listens there", "start the broker, or correct mqtt.port")
     except TimeoutError:
-        return fail(f"{where}: no answer within {_TCP_S:g} s", "a firewall between, or the broker is off")
+        return fail(f"{address}: no answer within {_TCP_S:g} s", "a firewall between, or the broker is off")
     except OSError as error:
-        return fail(f"{where}: {error.strerror or error}", "see `interfaces`; is there a route to it?")
-    return ok(f"{where} ({peer}), connected in {took:.0f} ms")
+        return fail(f"{address}: {error.strerror or error}", "see `interfaces`; is there a route to it?")
+    return ok(f"{address} ({peer}), connected in {took:.0f} ms")
 
 
-def tls(box: Box) -> Outcome:
-    """Whether the port speaks TLS, which this version's MQTT client does not."""
+def tls(box: Box, number: int = 0) -> Outcome:
+    """Whether what is configured and what the port speaks fit; certificates and their dates."""
     mqtt = _mqtt(box)
     if isinstance(mqtt, Outcome):
         return mqtt
+    address = mqtt.addresses[number]
     try:
-        version = _tls_version(mqtt)
+        return _plain(address) if mqtt.tls is None else _encrypted(mqtt.tls, address)
     except OSError:
         return skip("not reachable")
-    if version:
-        fix = "let it listen without TLS on the inner network, or put a local broker with a TLS bridge between"
-        return fail(f"{mqtt.host}:{mqtt.port} speaks {version}; this version of edge-agent connects without TLS", fix)
-    if _local(mqtt.host):
+
+
+def _plain(address: Address) -> Outcome:
+    if version := _tls_version(address):
+        fix = "add a line `tls:` to the section mqtt, and below it what docs/broker.md says"
+        return fail(f"{address} speaks {version}, and the configuration has no mqtt.tls", fix)
+    if _local(address.host):
         return ok("none, and the broker is on this box")
-    return warn("none: events and the password cross the network in the clear", "use a network of its own, or a VPN")
+    return warn("none: events and the password cross the network in the clear", "mqtt.tls: docs/broker.md; or a VPN")
 
 
-def _tls_version(mqtt: MqttConfig) -> str:
+def _encrypted(config: TlsConfig, address: Address) -> Outcome:
+    try:
+        context = make_context(config, "mqtt.tls")
+    except ConfigError as error:
+        return fail("; ".join(error.problems), _TLS_FIX)
+    dates = "; ".join(f"mqtt.tls.{key}: {text}" for key, text in warnings(config, time.time()))
+    with socket.create_connection(address, timeout=_TCP_S) as sock:
+        try:
+            with context.wrap_socket(sock, server_hostname=address.host) as secure:
+                version, certificate = secure.version(), secure.getpeercert() or {}
+        except OSError as error:
+            return fail("; ".join(filter(None, [f"{address}: {explain(error)}", dates])), _TLS_FIX)
+    left_days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86400
+    text = f"{version}, the broker's certificate is valid for {left_days:.0f} more days"
+    if dates:
+        return (fail if "expired" in dates else warn)(
+            f"{text}; {dates}", "renew it; the agent reads it at each connection"
+        )
+    if left_days < SOON_S / 86400:
+        return warn(text, "renew it at the broker")
+    return ok(f"{text}{', ours is sent where it asks' if config.cert_file else ''}")
+
+
+def _tls_version(address: Address) -> str:
     """The TLS version the port speaks, "" where it speaks none. Raises OSError where it cannot be reached."""
     # Nothing is sent over it, so that whom we talk to need not be proven.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection((mqtt.host, mqtt.port), timeout=_TCP_S) as sock:
+    with socket.create_connection(address, timeout=_TCP_S) as sock:
         try:
-            with context.wrap_socket(sock, server_hostname=mqtt.host) as secure:
+            with context.wrap_socket(sock, server_hostname=address.host) as secure:
                 return secure.version() or "TLS"
         except ssl.SSLError as error:
             # An alert is an answer in TLS: it wants a certificate of ours, or another version.
@@ -122,71 +157,48 @@ def _local(host: str) -> bool:
         return False
 
 
-def login(box: Box) -> Outcome:
+def login(box: Box, number: int = 0) -> Outcome:
     """CONNECT with the agent's credentials, under a name of its own so that a running agent keeps its session; one PUBLISH."""
     mqtt = _mqtt(box)
     if isinstance(mqtt, Outcome):
         return mqtt
     assert box.config is not None
     who = f"user {mqtt.username}" if mqtt.username else "no user name"
+    # Where a name was given the broker may let in no other; it is free while no agent runs.
+    name = mqtt.client_id if mqtt.client_id and box.agent is None else f"edge-agent-doctor-{secrets.token_hex(6)}"
     try:
-        return _greet(box.config, who)
+        return _greet(box.config, mqtt.addresses[number], name, who)
     except Refused as error:
         fix = (
             "correct mqtt.username and mqtt.password_file (or EDGE_AGENT_MQTT_PASSWORD), and the broker's list of users"
         )
         return fail(f"{who}: {error}", fix)
     except ClosedUnanswered as error:
-        return fail(f"{who}: {error}", "is it an MQTT broker, and without TLS? See `broker TLS` and its log")
+        fix = "is it an MQTT broker, does it want TLS (`broker TLS`), a certificate of ours, a certain client_id? See its log"
+        return fail(f"{who}: {error}", fix)
     except SinkUnavailable as error:
-        if "cannot connect" in str(error):
+        if "cannot connect" in str(error) and mqtt.tls is None and mqtt.websocket_path is None:
             return skip("not reachable")
-        return fail(f"{who}: {error}", "see the broker's log")
+        return fail(f"{who}: {error}", "see `broker TLS`, docs/broker.md, and the broker's log")
 
 
-def _greet(config: Config, who: str) -> Outcome:
+def _greet(config: Config, address: Address, name: str, who: str) -> Outcome:
     topic = f"edge/v1/{config.site}/{config.device}/doctor"
-    # An empty retained will leaves nothing behind should we be killed.
-    name = f"edge-agent-doctor-{secrets.token_hex(6)}"
-    connection = None
-    for version in ("5.0", "3.1.1"):
-        connection = Connection(config.mqtt, name, version, Will(topic, b""), lambda: None)
-        try:
-            connection.open(lambda: False)
-            break
-        except (ClosedUnanswered, Refused) as error:
-            connection.close()
-            if version == "3.1.1" or (isinstance(error, Refused) and error.code != 132):
-                raise
-        except SinkError:
-            connection.close()
-            raise
-    assert connection is not None
+    connection = visit(config.mqtt, address, name, lambda: False)
     try:
-        mid = connection.publish(topic, b"{}", "application/json", retain=False)
-        code, reason = _acknowledged(connection, mid)
+        answer = acknowledged(connection, connection.publish(topic, b"{}", "application/json", retain=False), _ACK_S)
     finally:
         connection.close()
     text = f"{who}: MQTT {connection.version}"
-    if code is None:
+    if answer is None:
         return warn(f"{text}; a message was not acknowledged within {_ACK_S:g} s", "see the broker's log")
-    if code >= 128:
+    code, reason = answer
+    if code >= 0x80:
         return fail(
             f"{text}; may not publish {topic}: {reason}",
             f"allow this user to write edge/v1/{config.site}/{config.device}/#",
         )
     return ok(f"{text}, may publish below edge/v1/{config.site}/{config.device}/")
-
-
-def _acknowledged(connection: Connection, mid: int) -> tuple[int | None, str]:
-    until = time.monotonic() + _ACK_S
-    while time.monotonic() < until:
-        connection.check()
-        for acknowledged, code, reason in connection.acks():
-            if acknowledged == mid:
-                return code, reason
-        time.sleep(0.02)
-    return None, ""
 
 
 def rest_port(box: Box) -> Outcome:

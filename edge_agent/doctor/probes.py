@@ -13,7 +13,7 @@ from typing import Any
 
 from edge_agent.config import CameraConfig, DetectConfig
 from edge_agent.detect.child import Say, run_child, serve
-from edge_agent.detect.manifest import load_model
+from edge_agent.detect.default_model import take_model
 from edge_agent.errors import HardwareError, SourceError, SourceLost
 
 PROBE_S = 10.0
@@ -71,13 +71,21 @@ def backend(_: Say, name: str, config: dict[str, Any]) -> dict[str, Any]:
     return {"reason": module.available(DetectConfig.model_validate(config))}
 
 
-def choice(_: Say, folder: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What the agent would run a model on."""
+def model(_: Say, reference: str, models_dir: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Which model the agent would take, and why."""
+    taken = take_model(reference, Path(models_dir), DetectConfig.model_validate(config))
+    return {"folder": str(taken.model.folder), "why": taken.why}
+
+
+def choice(_: Say, reference: str, models_dir: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What the agent would run its model on."""
     from edge_agent.detect.backends.choice import choose
 
-    model = load_model(Path(folder))
-    chosen = choose(model, DetectConfig.model_validate(config))
+    detect = DetectConfig.model_validate(config)
+    model = take_model(reference, Path(models_dir), detect).model
+    chosen = choose(model, detect)
     return {
+        "folder": str(model.folder),
         "name": chosen.name,
         "backend": chosen.backend,
         "file": model.manifest.files.index(chosen.network.file),
@@ -150,7 +158,7 @@ def camera(say: Say, config: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 PROBES: dict[str, Callable[..., dict[str, Any]]] = {
-    probe.__name__: probe for probe in (opencv, package, backend, choice, onnxruntime, openvino, library, camera)
+    probe.__name__: probe for probe in (opencv, package, backend, model, choice, onnxruntime, openvino, library, camera)
 }
 
 

@@ -58,7 +58,9 @@ def secrets(box: Box) -> Outcome:
     """Whether others may read the files that hold them, or the configuration where an address holds a password."""
     if box.config is None or box.config_path is None:
         return skip("no configuration")
-    files = [file for file in (box.config.mqtt.password_file, box.config.http.token_file) if file is not None]
+    mqtt = box.config.mqtt
+    key = None if mqtt.tls is None else mqtt.tls.key_file or mqtt.tls.cert_file
+    files = [file for file in (mqtt.password_file, key, box.config.http.token_file) if file is not None]
     if any(re.search(r"//[^/\s${}]+:[^/\s${}]+@", line) for line in _lines(box)):
         files.append(box.config_path)
     if not files:

@@ -197,7 +197,7 @@ def _judge(path: Path, config: Config) -> Outcome:
     size, age = size_on_disk(path) / _MB, _oldest_s(born, meta)
     text = f"{waiting} waiting, oldest {_told(age)}, {letters} refused, {size:.1f} of {config.outbox.max_mb:g} MB"
     if letters:
-        return warn(text, "the broker refused messages: its access rules, see `outbox` in docs/troubleshoot.md")
+        return warn(text, "the broker refused messages: its access rules; `edge-agent outbox stat` and docs/outbox.md")
     if size > 0.8 * config.outbox.max_mb or age > 0.8 * 86400 * config.outbox.max_age_days:
         return warn(
             f"{text}: soon the least important and oldest are dropped", "bring the broker back; see `broker` below"

@@ -69,6 +69,8 @@ def _content(status: AgentStatus) -> dict[str, Any]:
             depth=outbox.waiting % _TOP,
             oldest_age_s=_whole(outbox.oldest_age_s),
             dropped=outbox.dropped % _TOP,
+            refused=outbox.refused % _TOP or None,
+            dropping=True if outbox.dropping else None,
             state=None if outbox.state == "ok" else outbox.state,
         ),
         "model": _known(name=model.name[:63], version=model.version[:63], sha256=model.sha256[:64])

@@ -124,6 +124,9 @@ def _outbox(out: Writer, outbox: OutboxStatus) -> None:
     out.family("edge_agent_outbox_bytes", "gauge", "Size on disk.", [({}, outbox.bytes)])
     out.family("edge_agent_outbox_accepted_total", "counter", "Messages taken in.", [({}, outbox.accepted)])
     out.family("edge_agent_outbox_dropped_total", "counter", "Messages given up.", [({}, outbox.dropped)])
+    out.family("edge_agent_outbox_refused_total", "counter", "Messages a sink will never take.", [({}, outbox.refused)])
+    sinks: list[Sample] = [({"sink": name}, count) for name, count in outbox.waits_for.items()]
+    out.family("edge_agent_outbox_sink_messages", "gauge", "Messages waiting for a sink.", sinks)
 
 
 def _host(out: Writer, host: HostStatus) -> None:

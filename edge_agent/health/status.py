@@ -65,6 +65,12 @@ class OutboxStatus:
     dropped: int = 0
     state: Literal["ok", "failing"] = "ok"
     reason: str = ""
+    refused: int = 0
+    """Messages that a sink will never take."""
+    dropping: tuple[str, ...] = ()
+    """The sinks for which something had to be dropped within the last minute."""
+    waits_for: Mapping[str, int] = field(default_factory=dict)
+    """Messages by sink."""
 
     @property
     def waiting(self) -> int:
@@ -87,7 +93,8 @@ class MqttStatus:
 class ModelStatus:
     """The model at work; ``active`` False while none is loaded.
 
-    ``error`` says why none is, or why something lesser than was meant runs it. ``not_taken`` says, for each other way to run
+    ``precision`` is that of the file at work; ``why`` says why it is this model, "" where it was named. ``error`` says why
+    none is, or why something lesser than was meant runs it. ``not_taken`` says, for each other way to run
     it on a box like this, why it was not taken.
     """
 
@@ -95,7 +102,9 @@ class ModelStatus:
     version: str = ""
     sha256: str = ""
     backend: str = ""
+    precision: str = ""
     active: bool = False
+    why: str = ""
     error: str = ""
     not_taken: Mapping[str, str] = field(default_factory=dict)
 
@@ -219,7 +228,13 @@ def _model(model: ModelStatus, safe_mode: str) -> Part:
 
 
 def _outbox(outbox: OutboxStatus) -> Part:
-    return Part("ok") if outbox.state == "ok" else Part("degraded", outbox.reason or outbox.state)
+    if outbox.state != "ok":
+        return Part("degraded", outbox.reason or outbox.state)
+    if outbox.dropping:
+        return Part(
+            "degraded", f"messages for {', '.join(outbox.dropping)} are dropped: a bound of the outbox is reached"
+        )
+    return Part("ok")
 
 
 def _mqtt(mqtt: MqttStatus) -> Part:

@@ -18,6 +18,7 @@ import yaml
 
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
+from edge_agent.detect.backends.choice import usable_files
 from edge_agent.detect.child import Progress, run_child
 from edge_agent.detect.manifest import Model, ModelFile, Network
 from edge_agent.errors import HardwareError, ModelError, UsageError
@@ -236,7 +237,9 @@ def _total(text: str, what: str, otherwise: int) -> int:
 
 
 def _tensorrt(request: CompileRequest) -> Compiled:
-    source = _source(request.model, "onnxruntime", "ONNX file")
+    # The very file that the agent will take: in int8 that is another one.
+    files = usable_files(request.model, request.config.model_copy(update={"backend": "tensorrt"}))
+    source = files[0] if files else _source(request.model, "onnxruntime", "ONNX file")
     built = ensure_engine(LoadRequest(source, request.config, request.cache), request.progress)
     with tempfile.TemporaryDirectory(prefix="edge-agent-compile-") as work:
         sight = look(source, "tensorrt", request.config, None, Path(work), request.cache)

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from edge_agent.detect.manifest import DecodeSpec, Model, Network
-from edge_agent.errors import UsageError
+from edge_agent.errors import ModelError, UsageError
+from edge_agent.model_tools.golden import read_image
 from edge_agent.model_tools.guess import Choices
 
 
@@ -28,11 +29,21 @@ def copy_files(base: Model, folder: Path) -> None:
     """All files of ``base`` beside the new one. Raises UsageError for a name that both have, ModelError for a damaged file."""
     for file in base.manifest.files:
         for name in (file.path, *(part.path for part in file.parts)):
-            if (folder / name).exists():
-                raise UsageError(f"both have a file {name}: rename the one that comes in")
-            shutil.copyfile(base.folder / name, folder / name)
+            _copy(base.folder, folder, name)
         with Network(base.manifest, file, folder).verified():
             pass
+    for image in base.manifest.golden.images if base.manifest.golden else ():
+        _copy(base.folder, folder, image.path)
+        read_image(folder, image)
+
+
+def _copy(source: Path, folder: Path, name: str) -> None:
+    if (folder / name).exists():
+        raise UsageError(f"both have a file {name}: rename the one that comes in")
+    try:
+        shutil.copyfile(source / name, folder / name)
+    except FileNotFoundError as error:
+        raise ModelError(f"{source / name}: {error.strerror}; the manifest names this file") from error
 
 
 def merged(base: Model, version: str, entry: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from edge_agent.detect.manifest import Manifest, Model
 from edge_agent.detect.trial import TrialResult
+from edge_agent.model_tools.catalogue import Entry
 from edge_agent.model_tools.guess import Reason
 from edge_agent.model_tools.importer import Imported
 from edge_agent.model_tools.parity import Report
@@ -79,6 +80,17 @@ def models_table(manifests: Sequence[Manifest]) -> Table:
         files = ", ".join(f"{f.backend} {f.precision}{' edgetpu' if f.device == 'edgetpu' else ''}" for f in m.files)
         size = f"{m.input.size[0]}x{m.input.size[1]}"
         table.add_row(f"{m.name}@{m.version}", m.family, size, escape(short(m.labels)), files, escape(m.licence))
+    return table
+
+
+def catalogue_table(catalogue: Sequence[Entry], here: Container[str]) -> Table:
+    """One line for each model that can be fetched; ``here`` are the names of those that were."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("name", "version", "input", "MB", "licence", "here", "note"):
+        table.add_column(title, overflow="fold", no_wrap=title != "note", justify="right" if title == "MB" else "left")
+    for e in catalogue:
+        size, megabytes = f"{e.size[0]}x{e.size[1]}", f"{e.file.size / 1e6:.1f}"
+        table.add_row(e.name, e.version, size, megabytes, e.licence, "yes" if e.name in here else "no", e.note)
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edge_agent.config import DetectConfig
@@ -18,9 +19,15 @@ TIMEOUT_S = 300.0
 
 
 def look(  # noqa: PLR0917
-    network: Network, backend: str, config: DetectConfig, image: Path | None, work: Path, cache: Path | None = None
+    network: Network,
+    backend: str,
+    config: DetectConfig,
+    image: Path | None,
+    work: Path,
+    cache: Path | None = None,
+    golden: Sequence[Path] = (),
 ) -> TrialResult:
-    """Load and run ``network`` in a child process on ``image``, or on the drawn sample, a classifier on a crop of it.
+    """Load and run ``network`` in a child process on ``image``, or on the drawn sample (a classifier on a crop of it), and on ``golden``.
 
     Raises as ``trial``.
 
@@ -34,7 +41,8 @@ def look(  # noqa: PLR0917
     if not cv2.imwrite(str(picture), read_picture(image) if image or crop is None else drawn_crop(crop)):
         raise HardwareError(f"{work}: the sample picture cannot be written")
     request = LoadRequest(network, config, cache or work)
-    return trial(backend, request, timeout_s=TIMEOUT_S, image=picture, memory_mb=_limit(network, backend, config))
+    limit = _limit(network, backend, config)
+    return trial(backend, request, timeout_s=TIMEOUT_S, image=picture, golden=golden, memory_mb=limit)
 
 
 def _limit(network: Network, backend: str, config: DetectConfig) -> int | None:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from edge_agent.detect.manifest import Manifest
+from edge_agent.detect.manifest import AUTO, Manifest
 from edge_agent.errors import HardwareError, ModelError, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -29,6 +29,8 @@ def free_place(models_dir: Path, name: str, version: str, *, replace: bool) -> P
     for option, text in (("--name", name), ("--version", version)):
         if not NAME.fullmatch(text):
             raise UsageError(f"{option} {text}: letters, digits, '.', '_' and '-' only, at most 64")
+    if name == AUTO:
+        raise UsageError(f"--name {name}: that is no model's name, it leaves the choice to the agent")
     target = models_dir / name / version
     if target.exists() and not replace:
         raise _taken(target)

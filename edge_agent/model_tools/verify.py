@@ -1,7 +1,8 @@
-"""``model verify``: every file's hash, and one run of each file that this box can run."""
+"""``model verify``: every file's hash, and a run of each file that this box can run: on a picture, and on the golden ones."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from edge_agent.detect.backends import BACKENDS
 from edge_agent.detect.manifest import Model, Network, load_model
 from edge_agent.detect.trial import TrialResult
 from edge_agent.errors import EdgeAgentError, HardwareError, ModelError, UsageError
+from edge_agent.model_tools.golden import GoldenResult, judge, unpack, usual_thresholds
 from edge_agent.model_tools.sight import look, warnings
 
 State = Literal["ok", "warn", "skip", "fail"]
@@ -21,7 +23,9 @@ State = Literal["ok", "warn", "skip", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One file: its hash, or its run on one backend. ``what`` says ``sha256`` or the backend."""
+    """One file: its hash, its run on one backend, or what it finds in the golden pictures. ``what`` says which of them:
+    ``sha256``, the backend, or ``golden``.
+    """
 
     model: str
     file: str
@@ -29,6 +33,7 @@ class Check:
     state: State
     text: str
     sight: TrialResult | None = None
+    golden: GoldenResult | None = None
 
 
 def everything(models_dir: Path) -> Iterator[Model | Check]:
@@ -46,6 +51,21 @@ def _read(path: Path) -> Model | Check:
 
 def verify(model: Model, config: DetectConfig, image: Path | None) -> Iterator[Check]:
     """The checks of one model, as they are made. Raises UsageError for a picture that is none; all else is a result."""
+    config = usual_thresholds(config)
+    golden = model.manifest.golden
+    with tempfile.TemporaryDirectory(prefix="edge-agent-golden-") as place:
+        pictures: list[Path] = []
+        if golden is not None:
+            label, what = f"{model.manifest.name}@{model.manifest.version}", "golden pictures"
+            try:
+                pictures = unpack(model.folder, golden, Path(place))
+                yield Check(label, what, "sha256", "ok", f"{len(pictures)} file(s) as the manifest says")
+            except ModelError as error:
+                yield Check(label, what, "sha256", "fail", str(error))
+        yield from _files(model, config, image, pictures)
+
+
+def _files(model: Model, config: DetectConfig, image: Path | None, pictures: list[Path]) -> Iterator[Check]:
     for file in model.manifest.files:
         network = Network(model.manifest, file, model.folder)
         try:
@@ -55,10 +75,17 @@ def verify(model: Model, config: DetectConfig, image: Path | None) -> Iterator[C
             yield Check(network.label, file.path, "sha256", "fail", str(error))
             continue
         yield Check(network.label, file.path, "sha256", "ok", f"{count} file(s) as the manifest says")
-        yield _run(network, config, image)
+        ran = _run(network, config, image, pictures)
+        if ran.sight is None or model.manifest.golden is None or not pictures:
+            yield ran
+        else:
+            yield dataclasses.replace(ran, sight=dataclasses.replace(ran.sight, golden=()))
+            result = judge(model.manifest.golden, network.labels, ran.sight.golden)
+            state: State = "ok" if result.passed else "fail"
+            yield Check(network.label, file.path, "golden", state, result.text, golden=result)
 
 
-def _run(network: Network, config: DetectConfig, image: Path | None) -> Check:
+def _run(network: Network, config: DetectConfig, image: Path | None, pictures: list[Path]) -> Check:
     backend = network.file.backend
 
     def check(state: State, text: str, sight: TrialResult | None = None) -> Check:
@@ -69,7 +96,7 @@ def _run(network: Network, config: DetectConfig, image: Path | None) -> Check:
         return check("skip", reason)
     with tempfile.TemporaryDirectory(prefix="edge-agent-verify-") as work:
         try:
-            sight = look(network, backend, config, image, Path(work))
+            sight = look(network, backend, config, image, Path(work), golden=pictures)
         except UsageError:  # of the picture, which is the user's: nothing is wrong with the model
             raise
         except (ModelError, HardwareError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edge_agent.errors import OutboxCorrupt
 from edge_agent.outbox.messages import Priority
@@ -36,8 +36,8 @@ class Inbox:
         self._overflow = dict.fromkeys(Priority, 0)
         self._given = dict.fromkeys(Priority, 0)
         self._settled = dict.fromkeys(Priority, 0)
-        self._done: dict[int, None] = {}
-        self._refused: dict[int, Refusal] = {}
+        self._done: dict[str, dict[int, None]] = {}
+        self._refused: dict[tuple[str, int], Refusal] = {}
         self._damage: OutboxCorrupt | None = None
         self.stop_at: float | None = None
         """Monotonic time at which the writer must end; None while it need not."""
@@ -70,17 +70,17 @@ class Inbox:
         self._settled[worst] += 1
         self._size -= 1
 
-    def acknowledge(self, rows: Sequence[int]) -> None:
-        """These rows were delivered."""
+    def acknowledge(self, sink: str, rows: Sequence[int]) -> None:
+        """These rows were delivered to a sink."""
         with self._condition:
-            self._done.update(dict.fromkeys(rows))
-            if self._sleeping or len(self._done) >= BATCH:
+            self._done.setdefault(sink, {}).update(dict.fromkeys(rows))
+            if self._sleeping or self._acknowledged() >= BATCH:
                 self._condition.notify_all()
 
     def refuse(self, refusal: Refusal) -> None:
         """This row will never be taken."""
         with self._condition:
-            self._refused[refusal.row] = refusal
+            self._refused[refusal.sink, refusal.row] = refusal
             self._condition.notify_all()
 
     def report_damage(self, error: OutboxCorrupt) -> None:
@@ -95,10 +95,10 @@ class Inbox:
             self.stop_at = time.monotonic() + deadline_s
             self._condition.notify_all()
 
-    def gone(self) -> set[int]:
-        """Rows that came to an end but may still be in the database."""
+    def gone(self, sink: str) -> set[int]:
+        """Rows that came to an end at a sink but may still wait for it in the database."""
         with self._condition:
-            return self._done.keys() | self._refused.keys()
+            return self._done.get(sink, {}).keys() | {row for name, row in self._refused if name == sink}
 
     def wait_settled(self, timeout_s: float) -> bool:
         """Until everything that was put before this call is settled."""
@@ -128,11 +128,14 @@ class Inbox:
 
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._size or self._done or self._refused or self._damage or self.stop_at is not None)
+        return bool(self._size or any(self._done.values()) or self._refused or self._damage or self.stop_at is not None)
 
     def _urgent(self) -> bool:
-        full = max(self._size, len(self._done)) >= BATCH
+        full = max(self._size, self._acknowledged()) >= BATCH
         return bool(full or self._flushing or self._damage or self.stop_at is not None)
+
+    def _acknowledged(self) -> int:
+        return max(map(len, self._done.values()), default=0)
 
     def pause(self, seconds: float) -> None:
         """Wait before another try; a shorter time once the writer is to stop."""
@@ -164,18 +167,20 @@ class Inbox:
             damage, self._damage = self._damage, None
             return damage
 
-    def ended(self) -> tuple[list[int], list[Refusal]]:
-        """Up to a few batches of rows to delete and to bury; they stay in ``gone`` until ``forget``."""
+    def ended(self) -> tuple[dict[str, list[int]], list[Refusal]]:
+        """Up to a few batches of rows, by sink, to delete and to bury; they stay in ``gone`` until ``forget``."""
         with self._condition:
-            return list(self._done)[: 4 * BATCH], list(self._refused.values())[:BATCH]
+            done = {sink: list(rows)[: 4 * BATCH] for sink, rows in self._done.items() if rows}
+            return done, list(self._refused.values())[:BATCH]
 
-    def forget(self, done: Sequence[int], refused: Sequence[Refusal]) -> None:
+    def forget(self, done: Mapping[str, Sequence[int]], refused: Sequence[Refusal]) -> None:
         """These are out of the database."""
         with self._condition:
-            for row in done:
-                del self._done[row]
+            for sink, rows in done.items():
+                for row in rows:
+                    del self._done[sink][row]
             for refusal in refused:
-                del self._refused[refusal.row]
+                del self._refused[refusal.sink, refusal.row]
 
     def settle(self, items: Sequence[Output]) -> None:
         """These messages came to an end: committed, or given up."""

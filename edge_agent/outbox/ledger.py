@@ -7,20 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_agent.outbox.messages import Priority, sequence_text
+from edge_agent.outbox.ranges import Range, cover
 
 MAX_RANGES = 200
 """As many go into one report; when there are more, reports are made at once."""
+EVERY_SINK = "all"
+"""In place of a sink's name: lost before it was stored, so for all of them."""
 
 
 @dataclass(slots=True)
 class Losses:
-    """Messages lost since the last report: counts by priority and by reason, sequence ranges (first, last) of the events."""
+    """What one sink lost since the last report: counts by priority and by reason, sequence ranges of the events."""
 
     counts: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
-    ranges: list[list[int]] = field(default_factory=list)
+    ranges: list[Range] = field(default_factory=list)
     total: dict[str, int] = field(default_factory=lambda: {p.plural: 0 for p in Priority})
     """Since the process began, by priority."""
+    last_reason: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.reasons)
@@ -35,32 +39,15 @@ class Losses:
         self.counts[priority.plural] = self.counts.get(priority.plural, 0) + count
         self.reasons[reason] = self.reasons.get(reason, 0) + count
         self.total[priority.plural] += count
-        self.cover((n, n) for n in sequences)
-
-    def cover(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Add sequence ranges, joining those that touch or overlap."""
-        for first, last in ranges:
-            if self.ranges and self.ranges[-1][0] <= first <= self.ranges[-1][1] + 1:  # the usual case: in order
-                self.ranges[-1][1] = max(last, self.ranges[-1][1])
-            else:
-                self.ranges.append([first, last])
-                self._join()
-
-    def _join(self) -> None:
-        joined: list[list[int]] = []
-        for first, last in sorted(self.ranges):
-            if joined and first <= joined[-1][1] + 1:
-                joined[-1][1] = max(joined[-1][1], last)
-            else:
-                joined.append([first, last])
-        self.ranges = joined
+        self.last_reason = reason
+        cover(self.ranges, ((n, n) for n in sequences))
 
     def data(self) -> dict[str, Any]:
         """All of it as JSON; ``restore`` takes it back."""
         return {
             **{p.plural: self.counts.get(p.plural, 0) for p in Priority},
             "reasons": dict(self.reasons),
-            "sequences": [[sequence_text(first), sequence_text(last)] for first, last in self.ranges],
+            "sequences": sequences_data(self.ranges),
         }
 
     def report(self) -> dict[str, Any]:
@@ -72,8 +59,13 @@ class Losses:
 
     def restore(self, data: dict[str, Any]) -> None:
         """Take up again what was stored, or a report that was itself lost before it was delivered."""
-        self.cover((int(first), int(last)) for first, last in data["sequences"])
+        cover(self.ranges, ((int(first), int(last)) for first, last in data["sequences"]))
         for priority in Priority:
             self.counts[priority.plural] = self.counts.get(priority.plural, 0) + int(data.get(priority.plural, 0))
         for reason, count in data["reasons"].items():
             self.reasons[reason] = self.reasons.get(reason, 0) + int(count)
+
+
+def sequences_data(ranges: Iterable[Range]) -> list[list[str]]:
+    """Ranges as events tell them."""
+    return [[sequence_text(first), sequence_text(last)] for first, last in ranges]

@@ -9,21 +9,23 @@ from typing import Any
 
 from edge_agent.config import OutboxConfig
 from edge_agent.outbox.inbox import Inbox
-from edge_agent.outbox.messages import Priority, Row
+from edge_agent.outbox.limits import Limits
+from edge_agent.outbox.outlet import Outlet
 from edge_agent.outbox.reader import Reader
-from edge_agent.outbox.records import Refusal
+from edge_agent.outbox.schema import FIRST_SINK
 from edge_agent.outbox.stat import OutboxStat
 from edge_agent.outbox.writer import Writer
 from edge_agent.types import NewId, Output
 
 
 class Outbox:
-    """Accepts events and metrics, keeps them on disk, gives them to one pump in order.
+    """Accepts events and metrics, keeps them on disk until each of ``sinks`` had them, gives them to each in order.
 
     ``put`` may be called from any thread and never blocks; a message is *accepted* once it is committed, and only then
-    can ``read`` see it. A disk that is full, read-only or locked makes the state ``degraded``: the queue holds what comes,
-    up to its bound, and the writer tries again. Nothing but ``read`` raises. ``clock_ok`` tells whether UTC can be
-    trusted; it is called from the writer's thread and must be quick.
+    can an ``outlet`` read it. A disk that is full, read-only or locked makes the state ``degraded``: the queue holds what
+    comes, up to its bound, and the writer tries again. Nothing here raises but reading through an outlet. ``clock_ok``
+    tells whether UTC can be trusted; it is called from the writer's thread and must be quick. Nothing is kept for longer
+    than ``retention_days``. A sink that is not named any more is forgotten, and a new one begins with what is there.
     """
 
     def __init__(
@@ -36,14 +38,19 @@ class Outbox:
         boot_id: str,
         clock_ok: Callable[[], bool],
         new_id: NewId,
+        sinks: Sequence[str] = (FIRST_SINK,),
+        retention_days: float = 30.0,
         wall: Callable[[], float] = time.time,
         report_every_s: float = 60.0,
     ) -> None:
         self._inbox = Inbox(config.queue, config.commit_ms / 1000)
         self._reader = Reader(path, self._inbox.report_damage)
+        self._sinks = tuple(dict.fromkeys(sinks))
+        if not self._sinks:
+            raise ValueError("an outbox without a sink would keep nothing")
         self._writer = Writer(
             path,
-            config,
+            Limits.of(config, self._sinks, retention_days),
             self._inbox,
             self._reader,
             names={"site": site, "device": device, "boot_id": boot_id},
@@ -89,28 +96,8 @@ class Outbox:
         """Call with every CloudEvent once it is committed, in the writer's thread: be quick. Register before ``start``."""
         self._writer.followers.append(follower)
 
-    # The seam to the pump
-
-    @property
-    def version(self) -> int:
-        """Grows whenever messages were added."""
-        return self._writer.version
-
-    def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call after messages were added, in the writer's thread: be quick."""
-        self._writer.listeners.append(listener)
-
-    def read(self, priority: int, after_row: int, limit: int) -> list[Row]:
-        """The next messages of a priority after ``after_row`` (0: the oldest), without those acknowledged or refused.
-
-        Empty means that there are none. Raises OutboxError.
-        """
-        return self._reader.read(Priority(priority), after_row, limit, self._inbox.gone())
-
-    def acknowledge(self, rows: Sequence[int]) -> None:
-        """These were delivered and may go. Does not block."""
-        self._inbox.acknowledge(rows)
-
-    def refuse(self, row: int, code: int, reason: str) -> None:
-        """This one will never be taken: to the dead letters, and announced. Does not block."""
-        self._inbox.refuse(Refusal(row, code, reason))
+    def outlet(self, sink: str) -> Outlet:
+        """The seam to one of ``sinks``. Raises ValueError for another."""
+        if sink not in self._sinks:
+            raise ValueError(f"the outbox keeps nothing for {sink!r}; it does for {', '.join(self._sinks)}")
+        return Outlet(sink, self._inbox, self._reader, self._writer)

@@ -7,12 +7,13 @@ import json
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import OutboxCorrupt, OutboxError
 from edge_agent.outbox.messages import Priority, Row
+from edge_agent.outbox.positions import ABOVE, UNNOTED
 from edge_agent.outbox.records import span
 from edge_agent.outbox.schema import connect_reader, translated
 from edge_agent.types import rfc3339
@@ -31,7 +32,8 @@ class Reader:
         self._lock = threading.Lock()
         self._cx: sqlite3.Connection | None = None
         self._ring_lock = threading.Lock()
-        self._ring: deque[tuple[int, dict[str, Any]]] = deque(maxlen=RING)
+        self._ring: deque[tuple[int, float, dict[str, Any]]] = deque(maxlen=RING)
+        """Row, birth on the age clock, CloudEvent."""
 
     def close(self) -> None:
         """Let go of the file; the next read opens it again."""
@@ -47,21 +49,24 @@ class Reader:
                 cx.close()
             yield
 
-    def read(self, priority: Priority, after: int, limit: int, gone: Collection[int]) -> list[Row]:
-        """Up to ``limit`` rows after ``after``, without ``gone``; an empty list means that there is nothing. Raises OutboxError."""
-        first, last = span(priority)
-        after = max(after, first - 1)
+    def read(self, sink: str, priority: Priority, after: int, limit: int, gone: Collection[int]) -> list[Row]:
+        """Up to ``limit`` rows that wait for a sink, after ``after`` and without ``gone``; an empty list means that there is nothing.
+
+        Raises OutboxError.
+        """
+        first, end = span(priority)
+        values = {"sink": sink, "priority": int(priority), "after": max(after, first - 1), "end": end, "limit": limit}
         while found := self._query(
-            "SELECT row, sequence, topic, payload FROM message WHERE row>? AND row<? ORDER BY row LIMIT ?",
-            (after, last, limit),
+            f"SELECT row, sequence, topic, payload FROM message WHERE {ABOVE} AND row<:end AND {UNNOTED} ORDER BY row LIMIT :limit",
+            values,
         ):
             rows = [Row(*row) for row in found if row[0] not in gone]
             if rows:
                 return rows
-            after = found[-1][0]
+            values["after"] = found[-1][0]
         return []
 
-    def _query(self, query: str, values: tuple[Any, ...]) -> list[Any]:
+    def _query(self, query: str, values: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
         with self._lock:
             if self._cx is None:
                 self._cx = connect_reader(self._path)
@@ -75,20 +80,27 @@ class Reader:
                     self._on_damage(error)
                 raise
 
-    def remember(self, row: Row, doc: dict[str, Any]) -> None:
+    def remember(self, row: Row, born: float, doc: dict[str, Any]) -> None:
         """Keep a committed event for ``recent``."""
         with self._ring_lock:
-            self._ring.append((row.row, doc))
+            self._ring.append((row.row, born, doc))
+
+    def forget_older(self, before: float) -> None:
+        """Let go of the remembered events that were born earlier, on the age clock."""
+        with self._ring_lock:
+            while self._ring and self._ring[0][1] < before:
+                self._ring.popleft()
 
     def load(self) -> None:
         """At start: remember the last of the events that wait."""
         first, last = span(Priority.EVENT)
         found = self._query(
-            "SELECT row, payload FROM message WHERE row>=? AND row<? ORDER BY row DESC LIMIT ?", (first, last, RING)
+            "SELECT row, born, payload FROM message WHERE row>=? AND row<? ORDER BY row DESC LIMIT ?",
+            (first, last, RING),
         )
         with self._ring_lock:
             self._ring.clear()
-            self._ring.extendleft((row, json.loads(payload)) for row, payload in found)
+            self._ring.extendleft((row, born, json.loads(payload)) for row, born, payload in found)
 
     def recent(self, since: float, limit: int) -> list[dict[str, Any]]:
         """The newest ``limit`` events with ``time`` at or after ``since``, in the order they were committed."""
@@ -98,8 +110,8 @@ class Reader:
             bound = "" if since < 0 else "9"
         with self._ring_lock:
             ring = list(self._ring)
-        found = [doc for _, doc in ring if doc["time"] >= bound][-limit:] if limit > 0 else []
-        if len(found) < limit and len(ring) == RING and ring[0][1]["time"] >= bound:
+        found = [doc for *_, doc in ring if doc["time"] >= bound][-limit:] if limit > 0 else []
+        if len(found) < limit and len(ring) == RING and ring[0][2]["time"] >= bound:
             with contextlib.suppress(OutboxError, ValueError):
                 found = self._older(ring[0][0], bound, limit - len(found)) + found
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from edge_agent.outbox.messages import ROW_BITS, Priority, Row
@@ -24,8 +23,9 @@ class Episode(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The other side will never take this row. ``code`` is the MQTT reason code."""
+    """``sink`` will never take this row. ``code`` is what its protocol calls the reason (MQTT: the reason code)."""
 
+    sink: str
     row: int
     code: int
     reason: str
@@ -36,20 +36,6 @@ class Committed(NamedTuple):
 
     row: Row
     doc: dict[str, Any] | None
-
-
-@dataclass(slots=True)
-class Counters:
-    """The running totals; stored in ``meta`` with every transaction, so that they can never disagree with the rows."""
-
-    number: int = 0
-    """Last row number given, over all priorities."""
-    sequence: int = 0
-    depth: dict[Priority, int] = field(default_factory=lambda: dict.fromkeys(Priority, 0))
-
-    def copy(self) -> Counters:
-        """For a transaction that may not come to be."""
-        return replace(self, depth=dict(self.depth))
 
 
 def span(priority: Priority) -> tuple[int, int]:

@@ -26,9 +26,14 @@ def identity(path: Path) -> tuple[int, int] | None:
     return stat.st_dev, stat.st_ino
 
 
+def aside(path: Path) -> Path:
+    """Where the database goes when it is damaged."""
+    return path.with_name(path.name + ".corrupt")
+
+
 def move_aside(path: Path) -> Path:
     """Rename the database and its log to ``<name>.corrupt``; an earlier one there is lost. Raises OutboxError."""
-    target = path.with_name(path.name + ".corrupt")
+    target = aside(path)
     with translated(f"move {path.name} aside"):
         for old in files(target):
             old.unlink(missing_ok=True)
@@ -36,6 +41,20 @@ def move_aside(path: Path) -> Path:
             if source.exists():
                 source.replace(destination)
     return target
+
+
+def expire_aside(path: Path, wall: float, retention_s: float) -> bool:
+    """Delete what was moved aside once its last write is longer ago than that; whether that was so. Raises OutboxError.
+
+    By the wall clock, right or wrong: too early costs nothing, as its messages were taken over.
+    """
+    with translated(f"delete {aside(path).name}"):
+        there = [file for file in files(aside(path)) if file.exists()]
+        if not there or wall - max(file.stat().st_mtime for file in there) <= retention_s:
+            return False
+        for file in there:
+            file.unlink(missing_ok=True)
+        return True
 
 
 def readable_rows(path: Path) -> Iterator[Row]:

@@ -13,7 +13,6 @@ PAGE = 4096
 BUSY_S = 1.0
 
 # One entry for each user_version step; an older file is brought up by the entries it lacks, in one transaction.
-# Low-water marks of further sinks will be such a step: a table (sink, priority, row), and a row goes when all are past it.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
@@ -23,7 +22,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE dead_letter (row INTEGER PRIMARY KEY, sequence INTEGER, refused TEXT NOT NULL, code INTEGER NOT NULL,
            reason TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL)""",
     ),
+    (  # several sinks: how far each is, and what it is done with beyond that; until then MQTT was the only one
+        """CREATE TABLE mark (sink TEXT NOT NULL, priority INTEGER NOT NULL, low INTEGER NOT NULL,
+           PRIMARY KEY (sink, priority)) WITHOUT ROWID""",
+        "CREATE TABLE beyond (sink TEXT NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (sink, row)) WITHOUT ROWID",
+        "ALTER TABLE dead_letter RENAME TO dead_letter_1",
+        """CREATE TABLE dead_letter (number INTEGER PRIMARY KEY, sink TEXT NOT NULL, row INTEGER NOT NULL, sequence INTEGER,
+           born REAL NOT NULL, refused TEXT NOT NULL, code INTEGER NOT NULL, reason TEXT NOT NULL, topic TEXT NOT NULL,
+           payload BLOB NOT NULL)""",
+        """INSERT INTO dead_letter (sink, row, sequence, born, refused, code, reason, topic, payload)
+           SELECT 'mqtt', row, sequence, coalesce((SELECT value FROM meta WHERE key='age'), 0.0), refused, code, reason, topic, payload
+           FROM dead_letter_1 ORDER BY refused""",
+        "DROP TABLE dead_letter_1",
+    ),
 )
+FIRST_SINK = "mqtt"
+"""Whose losses schema 1 holds: it had no names."""
 
 
 @contextmanager
@@ -53,6 +67,7 @@ def connect(path: Path, wal_pages: int) -> sqlite3.Connection:
             cx.execute(f"PRAGMA wal_autocheckpoint={wal_pages}").fetchone()
             cx.execute(f"PRAGMA journal_size_limit={wal_pages * PAGE}").fetchone()
             cx.execute("PRAGMA cache_size=-2000")
+            cx.execute("PRAGMA secure_delete=FAST").fetchone()  # wipes what goes where that costs no further write
             _migrate(cx)
         except BaseException:
             cx.close()
@@ -90,7 +105,11 @@ def connect_reader(path: Path) -> sqlite3.Connection:
             isolation_level=None,
             check_same_thread=False,
         )
-        cx.execute("PRAGMA cache_size=-1000")
+        try:
+            cx.execute("PRAGMA cache_size=-1000")
+        except BaseException:
+            cx.close()
+            raise
         return cx
 
 

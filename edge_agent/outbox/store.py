@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
+import logging
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import OutboxCorrupt, OutboxError
-from edge_agent.outbox import removal
+from edge_agent.outbox import positions
+from edge_agent.outbox.account import Account
+from edge_agent.outbox.books import Books, Held, SinkBook
 from edge_agent.outbox.clock import AgeClock
-from edge_agent.outbox.ledger import Losses
+from edge_agent.outbox.limits import Limits
 from edge_agent.outbox.messages import ROW_BITS, Draft, Priority, Row, sequence_text
-from edge_agent.outbox.records import DEAD, DROPS, Committed, Counters, Episode, Refusal, span
-from edge_agent.outbox.schema import PAGE, connect, pragma, size_on_disk, translated
+from edge_agent.outbox.ranges import Range, joined
+from edge_agent.outbox.records import Committed, Episode, Refusal, span
+from edge_agent.outbox.removal import Removal
+from edge_agent.outbox.schema import connect, pragma, size_on_disk, translated
 from edge_agent.outbox.sequence import BLOCK, SequenceRecord
 from edge_agent.types import Event
 
+log = logging.getLogger(__name__)
+
 _FREE_PAGES = 256  # a free megabyte is kept for the next backlog; rewriting the file for less wears flash out
+_RETIRE_S = 60.0
 
 
 class Store:
@@ -30,25 +37,16 @@ class Store:
     """
 
     def __init__(
-        self,
-        path: Path,
-        age: AgeClock,
-        make_report: Callable[[str, dict[str, Any]], Draft],
-        *,
-        max_bytes: int,
-        max_age_s: float,
+        self, path: Path, age: AgeClock, make_report: Callable[[str, dict[str, Any]], Draft], limits: Limits
     ) -> None:
-        self._path, self._age, self._make_report, self._max_age_s = path, age, make_report, max_age_s
-        self._wal_pages = max(16, min(1000, max_bytes // 8 // PAGE))
-        self._max_pages = max(24, max_bytes // PAGE - 2 * self._wal_pages)
-        self.max_transaction = max(PAGE, max_bytes // 32)
-        """Bytes of messages in one commit; SQLite's log holds all of them a second time."""
+        self._path, self._age, self._make_report, self.limits = path, age, make_report, limits
         self._record = SequenceRecord(path.with_name(path.name + ".sequence"))
         self._cx: sqlite3.Connection | None = None
-        self.counters = Counters()
-        self.losses = {DROPS: Losses(), DEAD: Losses()}
-        self.skipped: tuple[int, int] | None = None
-        """Sequence numbers jumped over at ``open`` because the database had been lost or was an old copy."""
+        self._met = False
+        self._next_retire = 0.0
+        self.books = Books()
+        self.skipped = False
+        """Whether ``open`` jumped over sequence numbers because the database had been lost or was an old copy."""
 
     @property
     def is_open(self) -> bool:
@@ -62,39 +60,64 @@ class Store:
         return self._cx
 
     def open(self) -> None:
-        """Connect and take up the counters; after a loss of the database go on above every number ever used."""
-        cx = connect(self._path, self._wal_pages)
+        """Connect and take up the books; after a loss of the database go on above every number ever used."""
+        cx = connect(self._path, self.limits.wal_pages)
         try:
             with translated("read the counters"):
                 meta: dict[str, Any] = dict(cx.execute("SELECT key, value FROM meta"))
-            self.counters = self._take_up(meta)
+            books = self._take_up(meta)
+            with self._transaction(cx):
+                if self._enter(cx, books, new="sequence" not in meta):
+                    # Before the record is written: a record without counters means a lost database.
+                    self._save(cx, books)
         except BaseException:
             cx.close()
             raise
-        self._cx = cx
-        if "sequence" not in meta:  # before the record is written: a record without counters means a lost database
-            with self._transaction():
-                self._save(cx, self.counters)
+        self.books, self._cx, self._met = books, cx, True
 
-    def _take_up(self, meta: dict[str, Any]) -> Counters:
+    def _take_up(self, meta: Mapping[str, Any]) -> Books:
         try:
-            counters = Counters(
-                number=max(self.counters.number, int(meta.get("number", 0))),
-                sequence=max(self.counters.sequence, int(meta.get("sequence", 0))),
-                depth={p: int(meta.get(f"depth.{p.plural}", 0)) for p in Priority},
-            )
-            if not self.counters.number:  # the first time in this process
-                for kind, data in json.loads(meta.get("losses", "{}")).items():
-                    self.losses[kind].restore(data)
+            books = Books.taken_up(meta)
+            if self._met:  # what was lost is in memory, and what the disk says may be of an earlier commit
+                books.number = max(books.number, self.books.number)
+                books.sequence = max(books.sequence, self.books.sequence)
+                books.losses = self.books.losses
+            else:
                 self._age.resume(float(meta.get("age", 0.0)), meta.get("wall"))
-                self._check_sequence(counters, new="sequence" not in meta)
-        except (ValueError, TypeError, KeyError) as error:
+                self._check_sequence(books, new="sequence" not in meta)
+                for (kind, sink), lost in self.books.losses.items():  # before the first open
+                    books.lost(kind, sink).restore(lost.data())
+                    books.lost(kind, sink).total = dict(lost.total)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise OutboxCorrupt(f"read the counters: {error!r}") from error
-        return counters
+        return books
+
+    def _enter(self, cx: sqlite3.Connection, books: Books, *, new: bool) -> bool:
+        """Make the books those of the sinks that count now; whether that changed them."""
+        known, wanted = set(books.sinks), set(self.limits.sinks)
+        if known - wanted:
+            log.warning("outbox: no longer kept for %s, which is not in use", ", ".join(sorted(known - wanted)))
+            positions.remove_strangers(cx, self.limits.sinks)
+            books.sinks = {name: book for name, book in books.sinks.items() if name in wanted}
+            for priority in Priority:
+                query = "SELECT count(*) FROM message WHERE row>=? AND row<?"
+                books.depth[priority] = cx.execute(query, span(priority)).fetchone()[0]
+        for name in sorted(wanted - known):
+            held = {p: Held(*positions.count(cx, name, p)) for p in Priority}
+            books.sinks[name] = SinkBook(held, self._account(cx, name, books, new=new))
+        return new or known != wanted
+
+    def _account(self, cx: sqlite3.Connection, sink: str, books: Books, *, new: bool) -> Account:
+        if sink in self.books.sinks:  # of this process, whose database was lost
+            return self.books.sinks[sink].account
+        if new:
+            return Account()
+        oldest = next(positions.head(cx, sink, Priority.EVENT), None)
+        return Account(books.sequence + 1 if oldest is None else oldest.sequence or 1)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        cx = self._open_cx
+    def _transaction(self, cx: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
+        cx = cx or self._open_cx
         with translated("commit"):
             try:
                 cx.execute("BEGIN IMMEDIATE")
@@ -105,12 +128,12 @@ class Store:
                     cx.execute("ROLLBACK")
                 raise
 
-    def _check_sequence(self, counters: Counters, *, new: bool) -> None:
+    def _check_sequence(self, books: Books, *, new: bool) -> None:
         """A database that lags the record by more than it can is new, or an old copy: its numbers may have been used."""
         reserved = self._record.reserved
-        if reserved > counters.sequence + 2 * BLOCK or (reserved and new):
-            self.skipped = (counters.sequence + 1, reserved)
-            counters.sequence = reserved
+        if reserved > books.sequence + 2 * BLOCK or (reserved and new):
+            self.skipped = True
+            books.sequence = reserved
 
     def close(self) -> None:
         """Let go of the file; SQLite folds the log into the database."""
@@ -122,69 +145,92 @@ class Store:
     def commit(
         self,
         drafts: Sequence[Draft],
-        done: Collection[int] = (),
+        done: Mapping[str, Collection[int]] | None = None,
         refused: Sequence[Refusal] = (),
         *,
         clock_ok: bool,
         utc: float,
         tell: Collection[str] = (),
+        explained: Sequence[Range] = (),
     ) -> list[Committed]:
-        """One transaction: store ``drafts``, forget ``done``, bury ``refused``, keep the bounds, report losses.
+        """One transaction: store ``drafts``, forget ``done`` (by sink), bury ``refused``, keep the bounds, report losses.
 
-        Those of the kinds ``tell``, and of any kind where they would not fit in one report. All of it, or an exception.
+        Those of the kinds ``tell``, and of any kind where they would not fit in one report. One of the drafts tells what
+        became of the sequence numbers ``explained``. All of it, or an exception.
         """
         self._age.settle()
-        counters, losses = self.counters.copy(), copy.deepcopy(self.losses)
-        self._record.reserve(counters.sequence + len(drafts))
-        try:
-            with self._transaction() as cx:
-                stored = [self._insert(cx, draft, counters, clock_ok) for draft in drafts]
-                removal.forget(cx, done, counters)
-                removal.bury(cx, refused, counters, self.losses, utc)
-                removal.drop_old(cx, counters, self.losses, self._age.now() - self._max_age_s)
-                removal.drop_surplus(cx, counters, self.losses, self._max_pages)
-                reports = list(self._reports(tell))
-                self._record.reserve(counters.sequence + len(reports))
-                stored += [self._insert(cx, draft, counters, clock_ok) for draft in reports]
-                self._save(cx, counters)
-        except BaseException:
-            self.losses = losses
-            raise
-        self.counters = counters
+        books, now = self.books.copy(), self._age.now()
+        self._record.reserve(books.sequence + len(drafts))
+        with self._transaction() as cx:
+            stored = [self._insert(cx, draft, books, clock_ok) for draft in drafts]
+            removal = Removal(cx, books, self.limits)
+            for sink, rows in (done or {}).items():
+                removal.forget(sink, rows)
+            removal.bury(refused, utc)
+            removal.drop_old(now)
+            if now >= self._next_retire:
+                removal.retire_dead(now)
+            removal.drop_surplus()
+            for book in books.sinks.values():
+                book.account.lose(explained)
+            reports = list(self._reports(books, tell))
+            self._record.reserve(books.sequence + len(reports))
+            stored += [self._insert(cx, draft, books, clock_ok) for draft in reports]
+            self._save(cx, books)
+        self.books = books
+        if now >= self._next_retire:
+            self._next_retire = now + _RETIRE_S
         return stored
 
-    def _reports(self, tell: Collection[str]) -> Iterator[Draft]:
-        for kind, losses in self.losses.items():
+    def _reports(self, books: Books, tell: Collection[str]) -> Iterator[Draft]:
+        for (kind, sink), losses in books.losses.items():
             due = kind in tell
             while losses.crowded or (due and losses):
-                yield self._make_report(kind, losses.report())
+                yield self._make_report(kind, {"sink": sink, **losses.report()})
                 due = False
 
     def adopt(self, rows: Iterable[Row], episodes: Iterable[Episode]) -> None:
-        """Take in what was recovered from a damaged database, under the same row ids; what is there already is left as it is."""
-        counters = self.counters.copy()
-        with self._transaction() as cx:
+        """Take in what was recovered from a damaged database, under the same row ids; what is there already is left as it is.
+
+        All of it waits for every sink: what some had already is delivered to them again rather than lost to the others.
+        """
+        with self.edit() as (cx, books):
             for row in rows:
                 values = (row.row, row.sequence, self._age.now(), row.topic, row.payload)
-                new = cx.execute("INSERT OR IGNORE INTO message VALUES (?,?,?,?,?)", values).rowcount
-                counters.depth[row.priority] += new
-                counters.number = max(counters.number, row.row & (1 << ROW_BITS) - 1)
-                counters.sequence = max(counters.sequence, row.sequence or 0)
+                if cx.execute("INSERT OR IGNORE INTO message VALUES (?,?,?,?,?)", values).rowcount:
+                    books.take_in(row.priority, positions.cost(row))
+                books.number = max(books.number, row.row & (1 << ROW_BITS) - 1)
+                books.sequence = max(books.sequence, row.sequence or 0)
             cx.executemany("INSERT OR IGNORE INTO episode VALUES (?,?,?,?,?,?,?)", episodes)
-            self._save(cx, counters)
-        self.counters = counters
 
-    def _insert(self, cx: sqlite3.Connection, draft: Draft, counters: Counters, clock_ok: bool) -> Committed:
-        counters.number += 1
-        counters.depth[draft.priority] += 1
-        row_id, sequence = (draft.priority << ROW_BITS) + counters.number, None
+    @contextlib.contextmanager
+    def edit(self) -> Iterator[tuple[sqlite3.Connection, Books]]:
+        """One transaction that changes rows and the books together."""
+        books = self.books.copy()
+        with self._transaction() as cx:
+            yield cx, books
+            self._save(cx, books)
+        self.books = books
+
+    def unexplained(self) -> list[Range]:
+        """Sequence numbers that neither wait nor came to an end that a sink's account knows."""
+        with translated("read the sequence numbers"):
+            query = "SELECT sequence FROM message WHERE row>=? AND row<? AND sequence IS NOT NULL ORDER BY row"
+            here = joined((n, n) for (n,) in self._open_cx.execute(query, span(Priority.EVENT)))
+        books = self.books
+        return joined(r for book in books.sinks.values() for r in book.account.unexplained(books.sequence, here))
+
+    def _insert(self, cx: sqlite3.Connection, draft: Draft, books: Books, clock_ok: bool) -> Committed:
+        books.number += 1
+        row_id, sequence = (draft.priority << ROW_BITS) + books.number, None
         if draft.event is not None:
-            counters.sequence = sequence = counters.sequence + 1
+            books.sequence = sequence = books.sequence + 1
             self._note_episode(cx, draft.event, draft.doc)
         row = Row(row_id, sequence, draft.topic, draft.payload(sequence, clock_ok))
         cx.execute(
             "INSERT INTO message VALUES (?,?,?,?,?)", (row_id, sequence, self._age.now(), row.topic, row.payload)
         )
+        books.take_in(row.priority, positions.cost(row))
         if sequence is None:
             return Committed(row, None)
         return Committed(row, {**draft.doc, "sequence": sequence_text(sequence), "clockok": clock_ok})
@@ -208,35 +254,32 @@ class Store:
                 ),
             )
 
-    def _save(self, cx: sqlite3.Connection, counters: Counters) -> None:
+    def _save(self, cx: sqlite3.Connection, books: Books) -> None:
         age, wall = self._age.mark()
-        losses = {kind: losses.data() for kind, losses in self.losses.items() if losses}
-        values: dict[str, Any] = {"number": counters.number, "sequence": counters.sequence, "age": age, "wall": wall}
-        values |= {f"depth.{p.plural}": n for p, n in counters.depth.items()} | {"losses": json.dumps(losses)}
+        values = {**books.rows(), "age": age, "wall": wall}
         cx.executemany("INSERT OR REPLACE INTO meta VALUES (?,?)", values.items())
 
-    def shrink(self) -> None:
-        """Give free space back to the file system, a piece at each call."""
+    def shrink(self) -> bool:
+        """Give free space back to the file system, a piece at each call; whether there is more."""
         cx = self._open_cx
         with translated("shrink"):
             if pragma(cx, "freelist_count") <= _FREE_PAGES:
-                return
+                return False
             # One page comes free with each step of this statement, and ``execute`` makes only the first.
             cx.executescript(f"PRAGMA incremental_vacuum({8 * _FREE_PAGES})")
             if pragma(cx, "freelist_count") <= _FREE_PAGES:
                 cx.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                return False
+            return True
 
-    def oldest(self) -> float | None:
-        """The age clock at the birth of the oldest message; None when empty."""
+    def oldest(self) -> dict[str, float]:
+        """For each sink that something waits for: the age clock at the birth of the oldest."""
         with translated("read the oldest"):
-            born = [
-                self._open_cx.execute(
-                    "SELECT born FROM message WHERE row>=? AND row<? ORDER BY row LIMIT 1", span(p)
-                ).fetchone()
-                for p in Priority
-                if self.counters.depth[p] > 0
-            ]
-        return min((b[0] for b in born if b), default=None)
+            heads = {
+                sink: [next(positions.head(self._open_cx, sink, p), None) for p in Priority if book.held[p].rows > 0]
+                for sink, book in self.books.sinks.items()
+            }
+        return {sink: min(row.born for row in rows if row) for sink, rows in heads.items() if any(rows)}
 
     def size(self) -> int:
         """Bytes on disk."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -11,17 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_agent.config import OutboxConfig
 from edge_agent.errors import EdgeAgentError, OutboxCorrupt, OutboxError
 from edge_agent.outbox.clock import AgeClock
 from edge_agent.outbox.inbox import Inbox, priority_of
-from edge_agent.outbox.messages import Draft, Priority, draft, sequence_text
+from edge_agent.outbox.ledger import EVERY_SINK
+from edge_agent.outbox.limits import Limits
+from edge_agent.outbox.messages import Draft, Priority, draft
+from edge_agent.outbox.ranges import Range
 from edge_agent.outbox.reader import Reader
-from edge_agent.outbox.records import DEAD, DROPS, Committed, Episode
-from edge_agent.outbox.recover import identity, move_aside, readable_episodes, readable_rows
-from edge_agent.outbox.stat import OutboxStat
+from edge_agent.outbox.records import DEAD, DROPS, Committed
+from edge_agent.outbox.recover import expire_aside, identity, move_aside, readable_episodes, readable_rows
+from edge_agent.outbox.stat import OutboxStat, SinkStat
 from edge_agent.outbox.store import Store
-from edge_agent.types import DEVICE, Event, NewId, Output
+from edge_agent.outbox.telling import LossLog, Teller
+from edge_agent.types import DEVICE, NewId, Output
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ class Writer:
     def __init__(
         self,
         path: Path,
-        config: OutboxConfig,
+        limits: Limits,
         inbox: Inbox,
         reader: Reader,
         *,
@@ -46,15 +48,15 @@ class Writer:
         wall: Callable[[], float],
         report_every_s: float,
     ) -> None:
-        self._path, self._inbox, self._reader, self._names = path, inbox, reader, names
-        self._clock_ok, self._new_id, self._wall, self._report_every_s = clock_ok, new_id, wall, report_every_s
+        self._path, self._limits, self._inbox, self._reader, self._names = path, limits, inbox, reader, names
+        self._clock_ok, self._wall, self._report_every_s = clock_ok, wall, report_every_s
         self.age = AgeClock(clock_ok, wall)
-        self._store = Store(
-            path, self.age, self._report, max_bytes=int(config.max_mb * 2**20), max_age_s=config.max_age_days * 86400
-        )
+        self._teller = Teller(names, new_id, wall)
+        self._store = Store(path, self.age, self._teller.report, limits)
+        self._loss_log = LossLog()
         self._batch: list[tuple[Output, Draft]] = []
         self._accepted = {p.plural: 0 for p in Priority}
-        self._oldest: float | None = None
+        self._oldest: dict[str, float] = {}
         self._begun = False
         self._failure: Exception | None = None
         self._rescue: tuple[Path, str] | None = None
@@ -69,18 +71,29 @@ class Writer:
 
     def stat(self) -> OutboxStat:
         """From any thread: reads what the writer last left."""
-        counters, oldest, failure = self._store.counters, self._oldest, self._failure
+        books, oldest, failure, now = self._store.books, self._oldest, self._failure, self.age.now()
+        ages = {sink: max(0.0, now - born) for sink, born in oldest.items()}
+        losing = self._loss_log.losing(DROPS)
         return OutboxStat(
             state="degraded" if failure else "ok",
             reason=str(failure) if failure else "",
-            depth={p.plural: n for p, n in counters.depth.items()},
+            depth={p.plural: n for p, n in books.depth.items()},
             queued=len(self._inbox) + len(self._batch),
             bytes=self._store.size(),
-            oldest_age_s=None if oldest is None else max(0.0, self.age.now() - oldest),
+            oldest_age_s=max(ages.values(), default=None),
             accepted=dict(self._accepted),
-            dropped=dict(self._store.losses[DROPS].total),
-            refused=dict(self._store.losses[DEAD].total),
-            sequence=counters.sequence,
+            dropped=books.totals(DROPS),
+            refused=books.totals(DEAD),
+            sequence=books.sequence,
+            sinks={
+                name: SinkStat(
+                    depth={p.plural: held.rows for p, held in book.held.items()},
+                    bytes=book.bytes,
+                    oldest_age_s=ages.get(name),
+                    dropping=name in losing or EVERY_SINK in losing,
+                )
+                for name, book in books.sinks.items()
+            },
         )
 
     def _run(self) -> None:
@@ -163,11 +176,21 @@ class Writer:
         if not self._batch:
             self._batch = self._drafts(self._inbox.take())
         now = time.monotonic()
-        if self._batch or any(self._inbox.ended()) or self._reports_due(now) or now >= self._next_age_check:
-            self._next_age_check = now + _AGE_CHECK_S
+        look = now >= self._next_age_check
+        if self._batch or any(self._inbox.ended()) or self._reports_due(now) or look:
             self._commit(self._share(), give_back=True)
+            if look:  # after the commit, which may have learned how long the box was off
+                self._next_age_check = now + _AGE_CHECK_S
+                self._expire()
         else:
             self._store.shrink()
+        self._loss_log.look(self._store.books.losses, now)
+
+    def _expire(self) -> None:
+        """What is kept beside the database: its own rows go with the commit."""
+        self._reader.forget_older(self.age.now() - self._limits.retention_s)
+        if expire_aside(self._path, self._wall(), self._limits.retention_s):
+            log.warning("outbox: the damaged database kept aside is deleted: privacy.retention_days")
 
     def _share(self) -> list[Draft]:
         """What goes into one transaction: all that is in hand, unless the log of it would be large against the budget."""
@@ -175,47 +198,28 @@ class Writer:
         size = 0
         for _, made in self._batch:
             size += len(made.head)
-            if share and size > self._store.max_transaction:
+            if share and size > self._limits.max_transaction:
                 break
             share.append(made)
         return share
 
     def _begin(self) -> None:
         """End what a crash left open, say what was lost: in one transaction, before anything new."""
-        utc = self._wall()
-        events = [self._end(episode) for episode in self._store.episodes()]
+        drafts = [self._teller.end(episode) for episode in self._store.episodes()]
+        if drafts:
+            log.warning("outbox: %d episodes left open by a crash are ended", len(drafts))
+        lost: list[Range] = []
         if self._store.skipped:
-            told = {
-                "reason": "the database was lost or replaced",
-                "before_sequence": sequence_text(self._store.skipped[1] + 1),
-            }
-            events.append(self._device_event("outbox_recreated", told, utc))
+            lost = self._store.unexplained()
+            # First: the number it names is its own.
+            drafts.insert(
+                0, self._teller.recreated("the database was lost or replaced", self._store.books.sequence, lost)
+            )
         with contextlib.suppress(ValueError):
             self._reader.load()
-        if (left_open := sum(event.camera != DEVICE for event in events)) > 0:
-            log.warning("outbox: %d episodes left open by a crash are ended", left_open)
-        if events:
-            self._commit([draft(event, **self._names) for event in events])
-        self._begun, self._store.skipped = True, None
-
-    def _end(self, left: Episode) -> Event:
-        """Ended at the last time it is known to have been open."""
-        data = json.loads(left.data)
-        known = data.get("duration_s")
-        duration = max(left.updated - left.started, float(known) if isinstance(known, int | float) else 0.0)
-        data |= {"duration_s": round(duration, 3), "reason": "agent_restart"}
-        utc = max(left.updated, left.started + duration)
-        return Event(
-            self._new_id(self._wall()), left.camera, left.use_case, left.what, "ended", left.episode, utc, data
-        )
-
-    def _device_event(self, what: str, data: dict[str, Any], utc: float) -> Event:
-        new_id = self._new_id(utc)
-        return Event(new_id, DEVICE, "device", what, None, new_id, utc, data)
-
-    def _report(self, kind: str, data: dict[str, Any]) -> Draft:
-        log.warning("outbox: %s: %s", kind.replace("_", " "), data["reasons"])
-        return draft(self._device_event(kind, data, self._wall()), **self._names)
+        if drafts:
+            self._commit(drafts, explained=lost)
+        self._begun, self._store.skipped = True, False
 
     def _drafts(self, items: list[Output]) -> list[tuple[Output, Draft]]:
         made = [(item, self._draft(item)) for item in items]
@@ -226,20 +230,21 @@ class Writer:
             return draft(item, **self._names)
         except OutboxError as error:
             log.error("outbox: dropped: %s", error)
-            self._store.losses[DROPS].add(priority_of(item), "invalid")
+            self._store.books.lost(DROPS, EVERY_SINK).add(priority_of(item), "invalid")
             self._inbox.settle([item])
             return None
 
     def _count_overflow(self) -> None:
         for priority, count in self._inbox.take_overflow().items():
-            self._store.losses[DROPS].add(priority, "queue", count)
+            self._store.books.lost(DROPS, EVERY_SINK).add(priority, "queue", count)
 
-    def _reports_due(self, now: float) -> list[str]:
-        return [kind for kind, at in self._next_report.items() if now >= at and self._store.losses[kind]]
+    def _reports_due(self, now: float) -> bool:
+        losses = self._store.books.losses
+        return any(lost and now >= self._next_report[kind] for (kind, _), lost in losses.items())
 
-    def _commit(self, drafts: list[Draft], *, give_back: bool = False) -> None:
+    def _commit(self, drafts: list[Draft], *, give_back: bool = False, explained: list[Range] | None = None) -> None:
         now = time.monotonic()
-        done, refused = self._inbox.ended() if give_back else ([], [])
+        done, refused = self._inbox.ended() if give_back else ({}, [])
         stored = self._store.commit(
             drafts,
             done,
@@ -247,6 +252,7 @@ class Writer:
             clock_ok=self._clock_ok(),
             utc=self._wall(),
             tell=[kind for kind, at in self._next_report.items() if now >= at] if self._begun else [],
+            explained=explained or [],
         )
         settled: list[tuple[Output, Draft]] = []
         if give_back:  # at once: whatever fails from here on must not store them twice
@@ -264,7 +270,7 @@ class Writer:
             what = row.topic.rpartition("/")[2]
             if what in self._next_report and row.topic == f"events/{DEVICE}/{what}":
                 self._next_report[what] = now + self._report_every_s
-            self._reader.remember(row, doc)
+            self._reader.remember(row, self.age.now(), doc)
             for follower in self.followers:
                 _call(follower, doc)
         if stored:
@@ -285,15 +291,10 @@ class Writer:
 
     def _take_over(self, moved: Path, reason: str) -> None:
         self._store.adopt(readable_rows(moved), readable_episodes(moved))
-        self._store.skipped = None
-        taken = sum(self._store.counters.depth.values())
-        told = {
-            "reason": reason,
-            "moved_to": moved.name,
-            "recovered": taken,
-            "before_sequence": sequence_text(self._store.counters.sequence + 1),
-        }
-        self._commit([draft(self._device_event("outbox_recreated", told, self._wall()), **self._names)])
+        self._store.skipped = False
+        taken, lost = sum(self._store.books.depth.values()), self._store.unexplained()
+        told = {"moved_to": moved.name, "recovered": taken}
+        self._commit([self._teller.recreated(reason, self._store.books.sequence, lost, **told)], explained=lost)
         self._rescue = None
         log.warning("outbox: %d messages recovered from %s", taken, moved.name)
 

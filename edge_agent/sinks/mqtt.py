@@ -5,47 +5,44 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from edge_agent.config import MqttConfig
+from edge_agent.config_mqtt import Address, MqttConfig
 from edge_agent.errors import OutboxError, SinkRejected, SinkUnavailable
-from edge_agent.sinks.mqtt_connection import (
-    JSON_TYPE,
-    NOT_AUTHORISED,
+from edge_agent.sinks.mqtt_brokers import Brokers
+from edge_agent.sinks.mqtt_connection import JSON_TYPE, Connection, HungUp, Refused, Version, Will, too_new
+from edge_agent.sinks.mqtt_farewell import Farewell
+from edge_agent.sinks.mqtt_identity import Identity
+from edge_agent.sinks.mqtt_outcome import (
     PACKET_TOO_LARGE,
-    PAYLOAD_INVALID,
     SESSION_TAKEN_OVER,
-    TOPIC_INVALID,
-    UNSUPPORTED_VERSION,
-    ClosedUnanswered,
-    Connection,
-    Refused,
-    Version,
-    Will,
+    Outcome,
+    may_be_about_a_message,
+    outcome,
 )
 from edge_agent.sinks.mqtt_state import MqttState
+from edge_agent.sinks.mqtt_suspects import Suspects
 from edge_agent.sinks.pump import Pump
 from edge_agent.sinks.store import Row, Store
-from edge_agent.types import DEVICE, Event, rfc3339, uuid7_factory
+from edge_agent.types import Event
 
 log = logging.getLogger(__name__)
 
-_NEVER_TAKEN = {NOT_AUTHORISED, TOPIC_INVALID, PACKET_TOO_LARGE, PAYLOAD_INVALID}
 _ACK_S = 60.0
 _STABLE_S = 30.0
 _LOOK_S = 1.0
-_STATUS_BYTES = 1024
+_PROMPT_S = 10.0
+"""A broker that does not like a message hangs up within this time."""
 
 
 class MqttSink:
     """One thread connects, sends and settles; paho's thread does the network. Nothing here blocks a caller but ``stop``.
 
     A row is acknowledged to the store only on a PUBACK with a success code. Retransmission has one owner, the outbox: each
-    connection is a fresh client with a clean start, and when it ends, all that was under way is read from the store again.
+    connection is a fresh client, and when it ends, all that was under way is read from the store again.
     ``on_alarm`` gets an event about the box (``mqtt_session_taken_over``), from the sink's thread.
     """
 
@@ -60,13 +57,20 @@ class MqttSink:
         version: str,
         on_alarm: Callable[[Event], None],
     ) -> None:
-        self._config, self._store, self._on_alarm = config, store, on_alarm
-        self._boot_id, self._agent_version = boot_id, version
+        self._config, self._store = config, store
         self._root = f"edge/v1/{site}/{device}/"
-        self._client_id = f"edge-agent-{site}-{device}"
-        self._pump = Pump(store)
+        self._client_id = config.client_id or f"edge-agent-{site}-{device}"
+        self._identity = Identity(boot_id, version, self._client_id, on_alarm)
+        self._brokers = Brokers(config)
+        self._known: set[Address] = set()
+        """Brokers that we were connected to before: what they hold as our status is of this run."""
+        self._farewell = Farewell(
+            config, self._client_id, self._root + "status", lambda since: self._identity.status("offline", since)
+        )
+        self._pump, self._suspects = Pump(store), Suspects()
         self._flying: dict[int, Row | None] = {}
-        self._last_progress = 0.0
+        self._last_progress = self._last_sent = 0.0
+        self._answered = False
         self._direct: dict[str, tuple[bytes, bool]] = {}
         self._direct_lock = threading.Lock()
         self._wake = threading.Event()
@@ -78,7 +82,7 @@ class MqttSink:
         self._last_error = ""
         self._told: set[str] = set()
         """What was logged since the last connection: a broker that fails in two ways by turns is no news."""
-        self._rival, self._next_alarm = False, 0.0
+        self._rival = False
         self._connects = self._published = self._acked = self._refused = 0
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         store.subscribe(self._wake.set)
@@ -94,6 +98,7 @@ class MqttSink:
         self._stop_at = time.monotonic() + drain_s
         self._stopped.set()
         self._wake.set()
+        self._farewell.stop()
         if self._thread.ident is not None:
             self._thread.join(drain_s + grace_s)
             if self._thread.is_alive():  # a resolver that hangs may hold it: it is a daemon and left behind
@@ -121,6 +126,7 @@ class MqttSink:
             connected=self._connected,
             since=self._since,
             last_error=self._last_error,
+            address=str(self._brokers.current),
             protocol=self._protocol if self._connected else "",
             connects=self._connects,
             published=self._published,
@@ -131,7 +137,6 @@ class MqttSink:
     # The sink's thread
 
     def _run(self) -> None:
-        failures = 0
         while not self._stopped.is_set():
             began, acked, tried = time.monotonic(), self._acked, self._protocol
             self._rival = False
@@ -143,72 +148,72 @@ class MqttSink:
                 log.exception("mqtt: unexpected fault")
                 self._ended(error)
             if self._protocol != tried and tried == "5.0":
-                continue  # the older protocol at once
+                continue  # the older protocol at once, at the same broker
             useful = (self._acked > acked and not self._rival) or time.monotonic() - began > _STABLE_S
-            failures = 0 if useful else failures + 1
-            # Full jitter: after a common outage the devices must not come back in the same second.
-            self._stopped.wait(random.uniform(0.0, min(self._config.reconnect_max_s, 2.0 ** min(failures, 16))))
+            self._brokers.ended(useful=useful)
+            self._stopped.wait(self._brokers.pause())
 
     def _session(self) -> None:
+        will = Will(self._root + "status", self._identity.status("offline", time.time()))
         connection = Connection(
-            self._config,
-            self._client_id,
-            self._protocol,
-            Will(self._root + "status", self._status("offline", time.time())),
-            self._wake.set,
+            self._config, self._brokers.current, self._client_id, self._protocol, self._wake.set, will=will
         )
+        self._farewell.returning()
+        self._answered = politely = False
+        lost: SinkUnavailable | None = None
         try:
             connection.open(self._stopped.is_set)
             self._begin(connection)
-            self._serve(connection)
-        except (Refused, ClosedUnanswered) as error:
-            too_new = isinstance(error, ClosedUnanswered) or error.code == UNSUPPORTED_VERSION
-            self._protocol = "3.1.1" if too_new and self._protocol == "5.0" else "5.0"
+            politely = self._serve(connection)
+        except SinkUnavailable as error:
+            lost = error
+            self._protocol = "3.1.1" if too_new(error) and self._protocol == "5.0" else "5.0"
             if isinstance(error, Refused) and error.code == SESSION_TAKEN_OVER:
-                self._taken_over(str(error))
-            raise
-        except SinkUnavailable:
-            self._protocol = "5.0"
+                self._taken_over(self._identity.taken_over(str(error)))
             raise
         finally:
             with self._direct_lock:
                 if self._connected:
                     self._connected, self._since = False, time.time()
+                    self._known.add(connection.address)
                 self._direct.clear()
             with contextlib.suppress(SinkUnavailable):
                 self._settle(connection)
+            self._judge(lost)
             self._flying.clear()
             self._pump.rewind()
-            connection.close()
+            connection.close(politely=politely)
 
     def _begin(self, connection: Connection) -> None:
         since = time.time()
+        status = self._identity.status("online", since)
         connection.subscribe(self._root + "status")  # before our own is published: shows the one that is there
-        self._send(connection, None, "status", self._status("online", since), JSON_TYPE, retain=True)
+        self._send(connection, None, "status", status, JSON_TYPE, retain=True)
         self._connected, self._since, self._last_error = True, since, ""
         self._connects += 1
         self._told.clear()
-        log.info("mqtt: connected to %s:%d (MQTT %s)", self._config.host, self._config.port, connection.version)
+        self._farewell.elsewhere(self._brokers.others, status)
+        log.info("mqtt: connected to %s (MQTT %s)", connection.address, connection.version)
 
-    def _serve(self, connection: Connection) -> None:
-        window = min(self._config.in_flight, connection.receive_maximum)
+    def _serve(self, connection: Connection) -> bool:
+        """Until the stop; whether we could say ``offline``, so that the will is not needed."""
         while True:
             self._settle(connection)
             connection.check()
             self._look_for_rival(connection)
-            self._send_direct(connection)
-            waiting = self._send_rows(connection, window)
+            room = 1 if self._suspects.careful else connection.receive_maximum
+            self._send_direct(connection, room)
+            waiting = self._send_rows(connection, room)
             now = time.monotonic()
             if self._flying and now - self._last_progress > _ACK_S:
                 raise SinkUnavailable(f"no PUBACK for {_ACK_S:.0f} s")
             if self._stop_at is not None and (now >= self._stop_at or not (waiting or self._flying)):
-                self._goodbye(connection)
-                return
+                return self._goodbye(connection)
             self._wake.wait(_LOOK_S)
             self._wake.clear()
 
-    def _send_direct(self, connection: Connection) -> None:
-        while self._direct and len(self._flying) < connection.receive_maximum:
+    def _send_direct(self, connection: Connection, room: int) -> None:
+        while self._direct and len(self._flying) < room:
             with self._direct_lock:
                 topic = next(iter(self._direct))
                 payload, retain = self._direct.pop(topic)
@@ -217,8 +222,9 @@ class MqttSink:
             except SinkRejected as error:
                 self._last_error = f"{topic}: {error}"
 
-    def _send_rows(self, connection: Connection, window: int) -> bool:
+    def _send_rows(self, connection: Connection, room: int) -> bool:
         """Fill the window; whether there may be more to send."""
+        window = min(self._config.in_flight, room)
         try:
             while len(self._flying) < window:
                 row = self._pump.next()
@@ -230,7 +236,7 @@ class MqttSink:
                 except SinkRejected as error:
                     self._refuse(row, PACKET_TOO_LARGE, str(error))
                 if self._direct:
-                    self._send_direct(connection)
+                    self._send_direct(connection, room)
         except OutboxError as error:
             log.debug("mqtt: the outbox cannot be read now: %s", error)
         return True
@@ -239,8 +245,9 @@ class MqttSink:
         self, connection: Connection, row: Row | None, topic: str, payload: bytes, content: str, *, retain: bool
     ) -> None:
         mid = connection.publish(self._root + topic, payload, content, retain=retain)
+        self._last_sent = time.monotonic()
         if not self._flying:
-            self._last_progress = time.monotonic()
+            self._last_progress = self._last_sent
         self._flying[mid] = row
 
     def _settle(self, connection: Connection) -> None:
@@ -248,14 +255,15 @@ class MqttSink:
         done: list[int] = []
         trouble = ""
         for mid, code, reason in connection.acks():
-            self._last_progress = time.monotonic()
-            row = self._flying.pop(mid, None)
+            self._last_progress, self._answered = time.monotonic(), True
+            row, became = self._flying.pop(mid, None), outcome(code)
             if row is None:
-                if code >= 0x80:
+                if became is not Outcome.ACCEPTED:
                     self._last_error = f"heartbeat or status refused: {reason}"
-            elif code < 0x80:
+            elif became is Outcome.ACCEPTED:
                 done.append(row.row)
-            elif code in _NEVER_TAKEN:
+                self._suspects.settled(row.row)
+            elif became is Outcome.REJECTED:
                 self._refuse(row, code, reason)
             else:
                 trouble = reason
@@ -268,52 +276,54 @@ class MqttSink:
     def _refuse(self, row: Row, code: int, reason: str) -> None:
         self._refused += 1
         self._last_error = f"{row.topic} refused: {reason}"
+        self._suspects.settled(row.row)
         self._store.refuse(row.row, code, reason)
 
-    def _goodbye(self, connection: Connection) -> None:
-        """Retained ``offline`` by our own hand: after a clean DISCONNECT the broker forgets the will."""
-        self._send(connection, None, "status", self._status("offline", time.time()), JSON_TYPE, retain=True)
+    def _judge(self, lost: SinkUnavailable | None) -> None:
+        """Whether a message made the broker end the connection; one that did so often enough goes to the dead letters."""
+        if not isinstance(lost, HungUp | Refused) or not may_be_about_a_message(lost.code):
+            return
+        if self._rival or self._identity.rival or time.monotonic() - self._last_sent > _PROMPT_S:
+            return
+        rows = [row for row in self._flying.values() if row is not None]
+        proven = self._answered and len(self._flying) == 1
+        given_up = self._suspects.lost([row.row for row in rows], proven=proven)
+        for row in rows:
+            if row.row == given_up:
+                self._refuse(row, lost.code, "the broker hangs up on it")
+
+    def _goodbye(self, connection: Connection) -> bool:
+        """Retained ``offline`` by our own hand: after a clean DISCONNECT the broker forgets the will. False: there was no room."""
         until = time.monotonic() + 1.0
-        while self._flying and time.monotonic() < until:
+        if not self._wait_for_room(connection, connection.receive_maximum, until):
+            return False
+        self._send(connection, None, "status", self._identity.status("offline", time.time()), JSON_TYPE, retain=True)
+        self._wait_for_room(connection, 1, until)
+        return True
+
+    def _wait_for_room(self, connection: Connection, below: int, until: float) -> bool:
+        while len(self._flying) >= below and time.monotonic() < until:
             self._settle(connection)
             connection.check()
             self._wake.wait(0.02)
             self._wake.clear()
-
-    def _status(self, state: str, since: float) -> bytes:
-        doc = {"state": state, "boot_id": self._boot_id, "since": rfc3339(since), "version": self._agent_version}
-        return json.dumps(doc, separators=(",", ":")).encode()
+        return len(self._flying) < below
 
     def _ended(self, error: Exception) -> None:
         text = str(error)
+        if isinstance(error, HungUp) and not self._answered:  # as AWS IoT Core does where a policy forbids it
+            text += f" before it confirmed our status; may we write {self._root}status, retained, and read it?"
         if text not in self._told and len(self._told) < 10:
             self._told.add(text)
-            log.warning("mqtt: %s:%d: %s; the outbox keeps what comes", self._config.host, self._config.port, text)
+            log.warning("mqtt: %s: %s; the outbox keeps what comes", self._brokers.current, text)
         self._last_error = text
         self._since = self._since or time.time()
 
     def _look_for_rival(self, connection: Connection) -> None:
-        """Once we were connected, the retained status is ours, unless another box has our identity.
+        received = connection.received()
+        if connection.address in self._known:
+            self._taken_over(self._identity.look(received))
 
-        Not every broker says why it ended a connection that was taken over (mosquitto 2.0 does not), but this they all show.
-        """
-        for _, payload in connection.received():
-            try:
-                boot_id = json.loads(payload[:_STATUS_BYTES])["boot_id"]
-            except (ValueError, TypeError, KeyError, RecursionError):  # anybody may have written it
-                continue
-            if self._connects > 1 and boot_id != self._boot_id:
-                self._taken_over("another client published our status")
-
-    def _taken_over(self, reason: str) -> None:
-        """Another client uses our identity (a cloned card). Told once an hour; the pauses grow, so that the two do not race."""
-        self._rival = True
-        self._last_error = f"a second device uses the identity {self._client_id}: {reason}"
-        now = time.monotonic()
-        if now < self._next_alarm:
-            return
-        self._next_alarm = now + 3600.0
-        utc = time.time()
-        ident = uuid7_factory()(utc)
-        data = {"client_id": self._client_id, "reason": reason}
-        self._on_alarm(Event(ident, DEVICE, "device", "mqtt_session_taken_over", None, ident, utc, data))
+    def _taken_over(self, trouble: str) -> None:
+        if trouble:  # the pauses grow, so that the two do not race
+            self._rival, self._last_error = True, trouble

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import os
 import socket
+import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge_agent.config import MqttConfig, read_secret
+from edge_agent.config import read_secret
+from edge_agent.config_mqtt import Address, MqttConfig
 from edge_agent.errors import ConfigError, SinkError, SinkRejected, SinkUnavailable
-
-log = logging.getLogger(__name__)
+from edge_agent.sinks.mqtt_outcome import KEEP_ALIVE_TIMEOUT, UNSPECIFIED, UNSUPPORTED_VERSION
+from edge_agent.sinks.mqtt_properties import Contents, of_connect, of_will, packet_size
+from edge_agent.tls import TlsContext, explain, make_context, warnings
 
 Version = Literal["5.0", "3.1.1"]
 CONNECT_S = 10.0
 JSON_TYPE = "application/json"
 PASSWORD_VARIABLE = "EDGE_AGENT_MQTT_PASSWORD"  # noqa: S105 - its name, not the password
-UNSUPPORTED_VERSION = 132
-SESSION_TAKEN_OVER = 142
-NOT_AUTHORISED = 135
-TOPIC_INVALID = 144
-PACKET_TOO_LARGE = 149
-PAYLOAD_INVALID = 153
-_OVERHEAD = 64  # header, ids, properties of a PUBLISH beside topic and payload
+_REASON_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,59 +47,111 @@ class Refused(SinkUnavailable):
         self.code = code
 
 
+class HungUp(SinkUnavailable):
+    """The connection was there, and its other end is gone without a word."""
+
+    code = UNSPECIFIED
+
+
+class ClosedUnanswered(SinkUnavailable):
+    """The way some brokers refuse a protocol version."""
+
+
 class Connection:
     """Made, opened, used and closed by one thread; paho's own thread does the network and only appends to queues here.
 
-    ``wake`` is called from paho's thread whenever there is something to look at.
+    ``wake`` is called from paho's thread whenever there is something to look at. Without a ``will`` it is a visit: the
+    broker keeps nothing of it. Raises SinkUnavailable where password or certificates cannot be read.
     """
 
     def __init__(
-        self, config: MqttConfig, client_id: str, version: Version, will: Will, wake: Callable[[], None]
+        self,
+        config: MqttConfig,
+        address: Address,
+        client_id: str,
+        version: Version,
+        wake: Callable[[], None],
+        *,
+        will: Will | None = None,
     ) -> None:
-        self._config, self._wake, self.version = config, wake, version
+        self._config, self._wake, self.address, self.version = config, wake, address, version
         self.receive_maximum = 65535
         """Unacknowledged messages that the broker takes at once (MQTT 5 §3.2.2.3.3)."""
         self._max_packet = 268_435_455
+        self._alias_maximum = 0
+        self._aliases: dict[str, int] = {}
         self._acks: deque[tuple[int, int, str]] = deque()
         self._received: deque[tuple[str, bytes]] = deque(maxlen=100)
         self._answered = threading.Event()
         self._connected = False
         self._lost: SinkError | None = None
         self._down = threading.Event()
-        self._properties: dict[str, Properties] = {}
-        five = version == "5.0"
-        self._client = client = paho.Client(
+        self._contents = Contents(config)
+        self._tls = _tls_context(config)
+        self._five = version == "5.0"
+        # A session that is to outlive the connection is gone on with: else its will would be sent at each reconnect.
+        self._lasting = self._five and will is not None and config.session_expiry_s > 0
+        self._client = self._make_client(client_id, will)
+
+    def _make_client(self, client_id: str, will: Will | None) -> paho.Client:
+        client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id,
-            clean_session=None if five else True,
-            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            clean_session=None if self._five else True,
+            protocol=MQTTProtocolVersion.MQTTv5 if self._five else MQTTProtocolVersion.MQTTv311,
+            transport="websockets" if self._config.websocket_path else "tcp",
             reconnect_on_failure=False,
         )
         client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(65535)  # the window is ours; paho must never hold a message back
-        client.will_set(will.topic, will.payload, qos=1, retain=True, properties=self._content(JSON_TYPE, will=True))
-        secret = password(config)
-        if config.username is not None or secret is not None:
-            client.username_pw_set(config.username or "", secret)
+        if will is not None:
+            properties = of_will(self._config, JSON_TYPE) if self._five else None
+            client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
+        secret = password(self._config)
+        if self._config.username is not None or secret is not None:
+            client.username_pw_set(self._config.username or "", secret)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        if self._config.websocket_path:
+            client.ws_set_options(self._config.websocket_path)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         client.on_message = self._on_message
         client.on_socket_open = _no_delay
+        return client
 
     def open(self, stopping: Callable[[], bool]) -> None:
         """Connect and wait for CONNACK. Raises SinkUnavailable, Refused. May block as long as the resolver does."""
+        options: dict[str, Any] = {}
+        if self._five:
+            options["clean_start"] = not self._lasting
+            if self._lasting:
+                options["properties"] = of_connect(self._config)
         try:
-            # MQTT 5: clean start and, without the property, session expiry 0: the broker keeps nothing either.
-            self._client.connect(self._config.host, self._config.port, self._config.keepalive_s)
-        except (OSError, ValueError, paho.WebsocketConnectionError) as error:
-            raise SinkUnavailable(f"cannot connect: {_text(error)}") from error
+            self._client.connect(self.address.host, self.address.port, self._config.keepalive_s, **options)
+        except (OSError, ValueError) as error:
+            if self._tls is not None and self._tls.opened is not None:
+                self._tls.opened.close()  # paho leaves it open where a handshake failed
+            raise SinkUnavailable(f"cannot connect: {self._dated(self._text(error))}") from error
         self._client.loop_start()
         until = time.monotonic() + CONNECT_S
         while not self._answered.wait(0.2):
             if time.monotonic() > until or stopping():
                 raise SinkUnavailable("no answer to CONNECT")
         self.check()
+
+    def _text(self, error: Exception) -> str:
+        if isinstance(error, ssl.SSLError) or (self._tls is not None and isinstance(error, ConnectionResetError)):
+            return explain(error)
+        if isinstance(error, paho.WebsocketConnectionError):
+            return f"no WebSocket for MQTT there; correct websocket_path or the port ({error})"
+        return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+    def _dated(self, text: str) -> str:
+        """With what is wrong with the dates of our certificates: the broker may not say it."""
+        told = [] if self._config.tls is None else warnings(self._config.tls, time.time())
+        return "; ".join([text, *(f"mqtt.tls.{key}: {trouble}" for key, trouble in told)])
 
     def check(self) -> None:
         """Raise what ended the connection, if it ended."""
@@ -112,16 +160,30 @@ class Connection:
 
     def publish(self, topic: str, payload: bytes, content_type: str, *, retain: bool) -> int:
         """Send at QoS 1; the packet id. Raises SinkUnavailable, SinkRejected (this message can never be sent)."""
-        if len(topic) + len(payload) + _OVERHEAD > self._max_packet:
+        alias = self._alias(topic)
+        on_wire = "" if topic in self._aliases else topic
+        properties: Properties | None = None
+        size = 0
+        if self._five:
+            properties, size = self._contents.of(content_type, retain=retain, alias=alias)
+        if packet_size(on_wire, size, payload) > self._max_packet:
             raise SinkRejected(f"larger than the broker's maximum packet of {self._max_packet} bytes")
         try:
-            info = self._client.publish(topic, payload, qos=1, retain=retain, properties=self._content(content_type))
+            info = self._client.publish(on_wire, payload, qos=1, retain=retain, properties=properties)
         except ValueError as error:
             raise SinkRejected(str(error)) from error
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self.check()
             raise SinkUnavailable(paho.error_string(info.rc))
+        if alias:
+            self._aliases[topic] = alias
         return info.mid
+
+    def _alias(self, topic: str) -> int:
+        """The topic's number on this connection, a new one where there is room, else 0 (MQTT 5 §3.3.2.3.4)."""
+        if not self._config.topic_alias:
+            return 0
+        return self._aliases.get(topic) or (len(self._aliases) + 1 if len(self._aliases) < self._alias_maximum else 0)
 
     def subscribe(self, topic: str) -> None:
         """Ask for a topic; a broker that denies it is not an error here."""
@@ -141,35 +203,28 @@ class Connection:
             taken.append(self._acks.popleft())
         return taken
 
-    def close(self) -> None:
-        """DISCONNECT where that is possible, then end paho's thread, whatever the network does."""
-        if self._connected and self._lost is None:
+    def close(self, *, politely: bool = True) -> None:
+        """DISCONNECT where that is possible, then end paho's thread, whatever the network does.
+
+        Not ``politely``: without DISCONNECT, so that the broker publishes the will.
+        """
+        if politely and self._connected and self._lost is None:
             self._client.disconnect()
             self._down.wait(1.0)
-        sock: Any = self._client.socket()
-        if sock is not None:  # paho's thread ends by itself once its socket is at an end
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        # paho's thread ends by itself once its socket is at an end.
+        with contextlib.suppress(OSError), _raw(self._client.socket()) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
         self._client.loop_stop()
-
-    def _content(self, content_type: str, *, will: bool = False) -> Properties | None:
-        if self.version != "5.0":
-            return None
-        key = f"will:{content_type}" if will else content_type
-        if key not in self._properties:
-            made = Properties(PacketTypes.WILLMESSAGE if will else PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            made.ContentType = content_type
-            self._properties[key] = made
-        return self._properties[key]
 
     # paho's thread
 
     def _on_connect(self, _client: paho.Client, _userdata: Any, _flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            self._lost = Refused(f"broker refused: {reason}", reason.value)
+            self._lost = Refused(f"broker refused: {_reason(reason, properties)}", reason.value)
         else:
             self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
             self._max_packet = getattr(properties, "MaximumPacketSize", self._max_packet)
+            self._alias_maximum = getattr(properties, "TopicAliasMaximum", 0)
             if getattr(properties, "MaximumQoS", 1) < 1:
                 self._lost = SinkUnavailable("the broker takes QoS 0 only, which cannot tell what arrived")
             else:
@@ -177,14 +232,20 @@ class Connection:
         self._answered.set()
         self._wake()
 
-    def _on_disconnect(self, _client: paho.Client, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
+    def _on_disconnect(self, _client: paho.Client, _userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if self._lost is None:
             if flags.is_disconnect_packet_from_server:
-                self._lost = Refused(f"broker ended the connection: {reason}", reason.value)
+                text = f"broker ended the connection: {_reason(reason, properties)}"
+                self._lost = Refused(text, reason.value)
             elif self._connected:
-                self._lost = SinkUnavailable(f"connection lost: {reason}")
+                silent = reason.value == KEEP_ALIVE_TIMEOUT
+                self._lost = SinkUnavailable("no answer to a ping") if silent else HungUp("the other end hung up")
+            elif self._tls is not None and self._tls.trouble:
+                self._lost = SinkUnavailable(self._dated(self._tls.trouble))
             else:
-                self._lost = ClosedUnanswered("connection closed instead of an answer to CONNECT")
+                text = "connection closed instead of an answer to CONNECT"
+                hint = "; does it accept our certificate?" if self._tls is not None else ""
+                self._lost = ClosedUnanswered(self._dated(text + hint))
         self._down.set()
         self._answered.set()
         self._wake()
@@ -199,8 +260,9 @@ class Connection:
         self._wake()
 
 
-class ClosedUnanswered(SinkUnavailable):
-    """The way some brokers refuse a protocol version."""
+def too_new(error: SinkUnavailable) -> bool:
+    """Whether this is how a broker that does not know MQTT 5 answers."""
+    return isinstance(error, ClosedUnanswered) or (isinstance(error, Refused) and error.code == UNSUPPORTED_VERSION)
 
 
 def password(config: MqttConfig) -> str | None:
@@ -211,10 +273,30 @@ def password(config: MqttConfig) -> str | None:
         raise SinkUnavailable(str(error)) from error
 
 
-def _text(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+def _tls_context(config: MqttConfig) -> TlsContext | None:
+    if config.tls is None:
+        return None
+    try:
+        return make_context(config.tls, "mqtt.tls")
+    except ConfigError as error:
+        raise SinkUnavailable("; ".join(error.problems)) from error
+
+
+def _reason(reason: Any, properties: Any) -> str:
+    """The reason code's name, and what the broker has to say about it."""
+    said = "".join(c for c in str(getattr(properties, "ReasonString", "")) if c.isprintable())[:_REASON_CHARS]
+    return f"{reason} ({said})" if said else str(reason)
+
+
+@contextlib.contextmanager
+def _raw(sock: Any) -> Iterator[socket.socket]:
+    """The TCP socket below TLS and WebSocket. Raises OSError."""
+    if sock is None:
+        raise OSError("not connected")
+    with socket.socket(fileno=os.dup(sock.fileno())) as raw:
+        yield raw
 
 
 def _no_delay(_client: paho.Client, _userdata: Any, sock: Any) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError), _raw(sock) as raw:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -13,6 +13,8 @@ class MqttState:
     since: float | None
     """When it came to this state of connection; None before the first attempt ended."""
     last_error: str
+    address: str
+    """The broker (host:port) that it is connected to, or tries next."""
     protocol: str
     """``5.0`` or ``3.1.1``; empty while not connected."""
     connects: int

@@ -1,9 +1,14 @@
-"""The seam to the outbox, as a sink sees it."""
+"""The seam to the outbox, as a sink sees it. Here and not in ``pipeline``, which sinks may not import.
+
+A sink that has many messages under way at once (MQTT) works on the ``Store`` itself; one that sends them in batches is a
+``BatchSink`` and leaves the rest to ``sinks.batch``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 PRIORITIES = 3
 """0 events, 1 metrics, 2 telemetry: a lower one is sent first."""
@@ -30,7 +35,10 @@ class Row(Protocol):
 
 
 class Store(Protocol):
-    """Durable messages in order. Callable from any thread; nothing but ``read`` raises (OutboxError, to be tried again)."""
+    """One sink's durable messages in order. Callable from any thread; nothing but ``read`` raises (OutboxError, to be tried again).
+
+    Of a message it wants to keep for later a sink says nothing, and reads it again.
+    """
 
     @property
     def version(self) -> int:
@@ -47,3 +55,26 @@ class Store(Protocol):
 
     def refuse(self, row: int, code: int, reason: str) -> None:
         """This one will never be taken; it is not read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a sink says of one message: taken, never to be taken (``code`` and ``reason`` say why), or not now."""
+
+    outcome: Literal["accept", "reject", "keep"]
+    code: int = 0
+    reason: str = ""
+
+
+ACCEPT = Verdict("accept")
+KEEP = Verdict("keep")
+
+
+class BatchSink(Protocol):
+    """Delivers messages some at a time."""
+
+    def deliver(self, batch: Sequence[Row]) -> Sequence[Verdict]:
+        """Send them, in order, and say of each what became of it. Called by one thread; may block, but not for ever.
+
+        Raises SinkUnavailable where all of them are to be kept.
+        """

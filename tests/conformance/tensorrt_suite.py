@@ -23,15 +23,18 @@ from edge_agent.detect.backends.tensorrt import available, build, engine_ready, 
 from edge_agent.detect.backends.tensorrt.cache import engine_folder, key_for, make_calibration_name, write_engine
 from edge_agent.detect.backends.tensorrt.memory import PACKAGES, installed
 from edge_agent.detect.cuda_probe import probe_gpu
+from edge_agent.detect.default_model import take_model
 from edge_agent.detect.loading import DetectorLoader
-from edge_agent.detect.manifest import FilePart, find_model
+from edge_agent.detect.manifest import FilePart, Model
 from edge_agent.detect.serving import ServingDetector
 from edge_agent.detect.trial import trial
 from edge_agent.errors import HardwareError, InferenceError, ModelError
 from edge_agent.types import Frame
 from tests.conformance.backend_rows import ONNX_CASES, Case, network, picture, reference
 from tests.conformance.device_memory import left
+from tests.cpu_candidates import FIRST_CPU
 from tests.fake_tensorrt import install
+from tests.model_manifests import write_model
 
 SITE = os.environ.get("TENSORRT_SITE")
 stand_in = pytest.mark.skipif(SITE is None, reason="needs the stand-in for TensorRT")
@@ -483,24 +486,32 @@ def test_int8_pictures_are_for_older_versions_only(tmp_path: Path) -> None:
         install(Path(str(SITE)), "10.3.0")
 
 
+def test_a_box_with_a_gpu_gets_the_accurate_model(tmp_path: Path) -> None:
+    for name in ("person-s", "person-n"):
+        write_model(tmp_path, name)
+    taken = take_model("auto", tmp_path, DetectConfig())
+    assert (taken.model.manifest.name, taken.why) == ("person-s", "auto: tensorrt has room for the more accurate one")
+    plain = take_model("auto", tmp_path, DetectConfig(backend="onnxruntime"))
+    assert plain.model.manifest.name == "person-n"
+
+
 @stand_in
 def test_the_cpu_serves_while_the_engine_is_built_and_after_every_upgrade(
-    root: Path, vtest_video: Path, tmp_path: Path
+    bundled: Model, vtest_video: Path, tmp_path: Path
 ) -> None:
     import cv2
 
     ok, image = cv2.VideoCapture(str(vtest_video)).read()
     assert ok
     frame = Frame("hall", 0, 0.0, 0.0, image.astype(np.uint8))
-    model = find_model("person-pilot", root / "models")
-    config = DetectConfig.model_validate({"tensorrt": {"precision": "fp32"}})
+    config = DetectConfig.model_validate({"precision": "fp32", "tensorrt": {"precision": "fp32"}})
 
     def start() -> tuple[DetectorLoader, ServingDetector]:
-        loader = DetectorLoader(model, config, tmp_path, stop=threading.Event())
+        loader = DetectorLoader(bundled, config, tmp_path, stop=threading.Event())
         return loader, loader.load()
 
     loader, serving = start()
-    assert (loader.loaded.name, loader.pending) == ("onnxruntime", True)
+    assert (loader.loaded.name, loader.pending) == (FIRST_CPU.name, True)
     expected = serving.detect(frame)
     assert len(expected)
     loader.finish()
@@ -515,7 +526,7 @@ def test_the_cpu_serves_while_the_engine_is_built_and_after_every_upgrade(
     install(Path(str(SITE)), "10.7.0")
     try:
         loader, serving = start()
-        assert (loader.loaded.name, loader.pending) == ("onnxruntime", True)
+        assert (loader.loaded.name, loader.pending) == (FIRST_CPU.name, True)
         serving.close()
     finally:
         install(Path(str(SITE)), "10.3.0")

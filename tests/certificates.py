@@ -1,0 +1,45 @@
+"""A certificate authority for tests, made with the openssl program."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, PEM files."""
+
+    cert: Path
+    key: Path
+
+
+class Authority:
+    """A CA with elliptic keys (RSA ones take long). ``cert`` is what a client is to trust."""
+
+    def __init__(self, folder: Path, name: str = "test CA") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self.cert, self._key = folder, folder / "ca.pem", folder / "ca.key"
+        _openssl(
+            "req", "-x509", *_NEW_KEY, "-keyout", self._key, "-out", self.cert, "-subj", f"/CN={name}", "-days", 30
+        )
+
+    def issue(self, name: str, *, names: str = "DNS:localhost,IP:127.0.0.1", days: int = 30) -> Pair:
+        """A certificate for ``name`` (its CN) and ``names``; ``days`` -1: its time is over."""
+        key, request, cert = (self._folder / f"{name}.{end}" for end in ("key", "csr", "pem"))
+        extensions = self._folder / f"{name}.ext"
+        extensions.write_text(f"subjectAltName={names}\n")
+        _openssl("req", *_NEW_KEY, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
+        signed = ("-CA", self.cert, "-CAkey", self._key, "-CAcreateserial", "-extfile", extensions, "-days", days)
+        _openssl("x509", "-req", "-in", request, "-out", cert, *signed)
+        key.chmod(0o600)
+        return Pair(cert, key)
+
+
+_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+
+def _openssl(*arguments: object) -> None:
+    done = subprocess.run(["openssl", *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
