@@ -15,8 +15,9 @@ from edge_agent.cli import main
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
 from edge_agent.detect.classifier import ModelClassifier
+from edge_agent.detect.crop import CropSpec
 from edge_agent.detect.detector import ModelDetector
-from edge_agent.detect.manifest import CropSpec, Model, Network, find_detector, find_model, load_model
+from edge_agent.detect.manifest import Model, Network, find_detector, find_model, load_model
 from edge_agent.errors import ModelError
 from edge_agent.model_tools.sample import drawn_crop
 from training.heads import ABOVE, SIDE

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.detect.manifest import CropSpec
+from edge_agent.detect.crop import CropSpec
 from training.adapters import DataError, Sample
 from training.attributes import Judged, Verdict, measure_heads, read_held, verdict
 from training.card import History

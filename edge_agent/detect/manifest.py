@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated, BinaryIO, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from edge_agent.detect.crop import CropSpec
 from edge_agent.errors import ModelError
 
 MAX_MANIFEST_BYTES = 256 * 1024
@@ -80,27 +80,6 @@ class DecodeSpec(_Strict):
     label_offset: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="a class number less this is the place in `labels`"
     )
-
-
-class CropSpec(_Strict):
-    """What a classifier is shown of a found object: a square that follows from the object's box.
-
-    With ``root = sqrt(width * height)`` of the box in source pixels: its side is ``side * root``, its middle is the box's from left to
-    right, its upper edge lies ``above * root`` above the box's. What lies outside the frame is left out, then ``input.fit`` applies.
-    """
-
-    label: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
-        description="the detector's label of objects that have what is to be judged"
-    )
-    side: Annotated[float, Field(gt=0, le=4)]
-    above: Annotated[float, Field(ge=-4, le=4)] = 0.0
-
-    def square(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """The square for a box, both xyxy in source pixels; it may reach beyond the frame."""
-        x1, y1, x2, y2 = box
-        root = math.sqrt(max(x2 - x1, 0.0) * max(y2 - y1, 0.0))
-        left, top = (x1 + x2 - self.side * root) / 2, y1 - self.above * root
-        return left, top, left + self.side * root, top + self.side * root
 
 
 class FilePart(_Strict):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_agent.detect.manifest import CropSpec
+from edge_agent.detect.crop import CropSpec
 from edge_agent.errors import UsageError
 from edge_agent.types import F32, U8
 
