@@ -77,6 +77,24 @@ def test_every_file_gives_what_the_network_gives(tmp_path: Path) -> None:
     assert set(operators(tmp_path / "i.tflite")) <= EDGE_TPU_OPERATORS
 
 
+def test_a_channel_that_is_off_stays_off_in_integers(tmp_path: Path) -> None:
+    model, images = small(3), pictures(8)
+    with torch.no_grad():  # as three channels of Google's stem are: next to no weights, a bias far below zero
+        model.trunk.stem.conv.weight[2] *= 1e-5
+        model.trunk.stem.conv.bias[2] = -90.0
+    x = to_input(images)
+    quantised = quantise(trace(model), [x])
+    export_onnx(quantised.graph, SIZE, tmp_path / "i.onnx", quantised)
+    export_tflite(quantised.graph, SIZE, tmp_path / "i.tflite", quantised)
+    with torch.no_grad():
+        rough = run(quantised.simulated(), x, lambda name, value: quantised.maps[name].fake(value))
+    name = quantised.graph.scores[0]
+    for i, image in enumerate(images):
+        for file in ("i.onnx", "i.tflite"):
+            got = file_outputs(tmp_path / file, (SCORES,))(image)[0]
+            np.testing.assert_allclose(got, rough[name][i].flatten(), atol=3.01 * quantised.maps[name].scale)
+
+
 def test_only_what_is_known_of_a_head_moves_the_network() -> None:
     logits = torch.zeros(4, 2, requires_grad=True)
     known = torch.tensor([[1, -1], [0, -1], [-1, -1], [-1, 1]], dtype=torch.int8)

@@ -19,6 +19,8 @@ from training.graph import IMAGE_STD, INPUT, Graph, Layer, run
 
 LOWEST_LOGIT = -7.0
 """Scores below 0.001 need not be told apart."""
+LARGEST_BIAS = 2.0**30
+"""Steps: the other half of 32 bits is for the products."""
 TAIL = 1e-5
 """Share of a map's values that may be clipped at either end."""
 
@@ -45,9 +47,12 @@ class Quantised:
 
     def kernel(self, layer: Layer) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         """Integer kernel (O,I,kh,kw) and its scales (O,)."""
-        assert layer.weight is not None
+        assert layer.weight is not None and layer.bias is not None
         scales = np.abs(layer.weight).reshape(len(layer.weight), -1).max(axis=1) / 127.0
-        scales = np.maximum(scales, 1e-8).astype(np.float32)
+        # Of a channel that is all bias (the trunk's stem has three) the bias, counted in steps of both scales, would fill 32 bits
+        # and the sum run over: what is off in the network would come out as anything.
+        least = np.abs(layer.bias) / (self.maps[layer.inputs[0]].scale * LARGEST_BIAS)
+        scales = np.maximum(scales, np.maximum(least, 1e-8)).astype(np.float32)
         return np.rint(layer.weight / scales[:, None, None, None]).clip(-127, 127).astype(np.int8), scales
 
     def bias(self, layer: Layer) -> NDArray[np.int32]:
