@@ -168,4 +168,4 @@ def test_verify_runs_every_file_and_tells_the_scores(root: Path, capsys: pytest.
     assert len(runs) == 4 and all(c["state"] == "ok" for c in checks), checks
     for check in runs:
         assert set(check["sight"]["scores"]) == {"helmet", "mask"} and check["sight"]["seen"] is None
-        assert "helmet 0." in check["text"] and "mask 0." in check["text"] and "boxes" not in check["text"]
+        assert "helmet 0." in check["text"] and "mask 0." in check["text"] and "of a drawing" in check["text"]

@@ -104,14 +104,15 @@ def _run(network: Network, config: DetectConfig, image: Path | None, pictures: l
         except EdgeAgentError as error:
             return check("fail", f"{type(error).__name__}: {error}")
     doubts = warnings(sight)
-    seen = f"{sight.device}, {sight.inference_ms:.1f} ms, {_found(sight)}"
+    seen = f"{sight.device}, {sight.inference_ms:.1f} ms, {_found(sight, drawn=image is None)}"
     return check("warn" if doubts else "ok", "; ".join([seen, *doubts]), sight)
 
 
-def _found(sight: TrialResult) -> str:
+def _found(sight: TrialResult, *, drawn: bool) -> str:
     if sight.scores is None:
         return f"{len(sight.seen or ())} boxes"
-    return ", ".join(f"{label} {score:.2f}" for label, score in sight.scores.items())
+    scores = ", ".join(f"{label} {score:.2f}" for label, score in sight.scores.items())
+    return f"{scores} (of a drawing: it runs, no more is shown; --image takes a crop)" if drawn else scores
 
 
 def why_not(backend: str, network: Network, config: DetectConfig) -> str:
