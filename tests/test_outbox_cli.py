@@ -108,7 +108,7 @@ def test_stat_tells_what_waits_for_whom_and_what_was_refused(
     code, said, _ = run(capsys, "stat", "--state-dir", str(tmp_path))
     assert code == 0
     for words in ("mqtt", "influxdb", "Not authorized (135)", "no agent is running", "sequence 11"):
-        assert words in said
+        assert words in " ".join(said.split())  # a long path breaks the title
 
 
 def test_export_gives_every_message_that_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
