@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from edge_agent.detect.crop import CropSpec
 from training.adapters import DataError, Sample
 from training.attributes import Judged, Verdict, measure_heads, read_held, verdict
 from training.card import History
+from training.cli import main
 from training.crops import Crop, HeadCrops, change, cut, read_crops
 from training.head_card import head_card
 from training.heads import ABOVE, HEAD_SHARE, PERSONS, SIDE, Labelled, head_square, person_square, read_heads, squares
@@ -288,6 +290,14 @@ def test_our_settings_file_keeps_the_people_it_is_measured_on_out_of_training(tm
     (trained,) = (s for s in found.train if s.path.parent.name == "mask")
     held = {p for s in found.validate_on if s.path == trained.path for p in s.prefixes}
     assert held == set(trained.leave_out)
+
+
+def test_a_teacher_on_the_command_line_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["distil", "training/configs/ppe-head.yaml", "--teacher", "x.pt", "--out", str(tmp_path / "run")]
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("needs training/requirements.txt")
+    assert main(arguments) == 2
+    assert "knows no teacher" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

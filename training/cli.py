@@ -156,6 +156,8 @@ def _train(args: argparse.Namespace) -> int:
 
     settings = load_settings(args.settings, args.data)
     if getattr(args, "teacher", None):
+        if settings.task == "classify":
+            raise ValueError(f"{args.settings}: a classifier knows no teacher; distil is for detectors")
         settings = settings.model_copy(update={"teacher": args.teacher.resolve()})
     return _run(settings, args.out, args.threads)
 
