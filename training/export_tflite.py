@@ -18,10 +18,6 @@ from training.graph import INPUT, Graph, Layer
 from training.network import STRIDES
 from training.quantise import Quantised, Scale
 
-EDGE_TPU_OPERATORS = frozenset(
-    {"ADD", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "RESHAPE", "RESIZE_NEAREST_NEIGHBOR"}
-)
-"""Those of coral.ai/docs/edgetpu/models-intro (table 1, supported operations) that we use; nothing else may be in a file."""
 _VERSIONS = {"CONV_2D": (1, 3), "DEPTHWISE_CONV_2D": (1, 3), "ADD": (1, 2), "RESIZE_NEAREST_NEIGHBOR": (1, 2)}
 _VERSIONS |= {"CONCATENATION": (1, 2), "RESHAPE": (1, 1)}
 
@@ -186,16 +182,3 @@ def export_tflite(
     if graph.boxes and size % STRIDES[-1]:
         raise ValueError(f"size {size} is no multiple of {STRIDES[-1]}")
     path.write_bytes(_Writer(graph, size, quantised).model(description))
-
-
-def operators(path: Path) -> dict[str, int]:
-    """How often each operator is in a TFLite file."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(path.read_bytes(), 0))
-    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
-    found: dict[str, int] = {}
-    for operator in model.subgraphs[0].operators:
-        found[codes[operator.opcodeIndex]] = found.get(codes[operator.opcodeIndex], 0) + 1
-    return found
