@@ -229,6 +229,13 @@ def test_a_stopped_run_goes_on_where_it_was_and_exports_a_model_the_agent_reads(
     got = FAMILIES[network.family].decode(outputs, network, threshold - 1e-6)
     np.testing.assert_allclose(got[0], boxes[scores[:, 0] >= threshold - 1e-6], atol=2e-2)
 
+    # Where data lie may be said anew, how it was trained is what it was.
+    source = settings.train[0].model_copy(update={"origin": "Elsewhere", "licence": "CC0"})
+    said = settings.model_copy(update={"train": (source,), "schedule": Schedule(images=999), "version": "2.0.0"})
+    made = write_files(folder / "last.pt", said, tmp_path / "models")
+    assert made.settings.schedule == longer.schedule and made.settings.train == (source,)
+    assert made.folder.name == "2.0.0"
+
     # The exported file is enough to go on from.
     (restored, _), (original, _) = load_model(bundle / "tiny-64-fp32.onnx"), load_model(folder / "last.pt")
     x = torch.rand(1, 3, SIZE, SIZE) * 2 - 1

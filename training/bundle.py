@@ -31,6 +31,8 @@ from training.settings import Settings
 
 CALIBRATION_IMAGES = 96
 FILES = {"fp32.onnx": "onnxruntime", "int8.onnx": "onnxruntime", "fp32.tflite": "tflite", "int8.tflite": "tflite"}
+SAID_ANEW = ("name", "version", "size", "train", "validate_on", "notes")
+"""Settings that are no part of how the weights came to be."""
 
 
 @dataclass
@@ -60,9 +62,12 @@ def calibration(settings: Settings) -> list[Any]:
 
 
 def write_files(weights: Path, settings: Settings | None, out: Path) -> Bundle:
-    """Export ``weights`` (a checkpoint or our FP32 ONNX) in every format. ``settings`` None: those it was trained with."""
+    """Export ``weights`` (a checkpoint or our FP32 ONNX) in every format.
+
+    ``settings`` says anew what the model is called and where the data lie; how it was trained the weights know by themselves.
+    """
     model, trained = load_model(weights)
-    settings = settings or trained
+    settings = trained.model_copy(update={key: getattr(settings or trained, key) for key in SAID_ANEW})
     pictures = calibration(settings)
     graph = trace(model)
     quantised = quantise(equalise(graph, pictures), pictures)
