@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from tests.certificates import Pair
+from tests.tcp_server import TcpServer, read_exactly
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 
@@ -36,9 +37,8 @@ class Front:
         """First lines of HTTP requests."""
         self._target, self._alpn, self._path = target, alpn, path
         self._context = None if pair is None else self._make_context(pair, client_ca)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._server = TcpServer(self._serve)
+        self.port = self._server.port
 
     def _make_context(self, pair: Pair, client_ca: Path | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -50,12 +50,6 @@ class Front:
         if self._alpn is not None:
             context.set_alpn_protocols([self._alpn])
         return context
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, plain: socket.socket) -> None:
         with contextlib.suppress(OSError), plain:
@@ -75,7 +69,7 @@ class Front:
     def _upgrade(self, client: socket.socket) -> bool:
         request = b""
         while not request.endswith(b"\r\n\r\n"):
-            request += _exactly(client, 1)
+            request += read_exactly(client, 1)
         first, *rest = request.decode().split("\r\n")
         self.requests.append(first)
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
@@ -91,12 +85,12 @@ class Front:
     def _receive(self, client: socket.socket) -> bytes:
         if self._path is None:
             return client.recv(65536)
-        _, size = _exactly(client, 2)  # RFC 6455 §5.2; what a client sends is masked
+        _, size = read_exactly(client, 2)  # RFC 6455 §5.2; what a client sends is masked
         size &= 0x7F
         if size > 125:
-            size = int.from_bytes(_exactly(client, 2 if size == 126 else 8), "big")
-        mask = _exactly(client, 4)
-        return bytes(byte ^ mask[at % 4] for at, byte in enumerate(_exactly(client, size)))
+            size = int.from_bytes(read_exactly(client, 2 if size == 126 else 8), "big")
+        mask = read_exactly(client, 4)
+        return bytes(byte ^ mask[at % 4] for at, byte in enumerate(read_exactly(client, size)))
 
     def _back(self, broker: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -106,15 +100,4 @@ class Front:
             client.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-
-def _exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        if not (more := sock.recv(size - len(data))):
-            raise ConnectionError
-        data += more
-    return data
+        self._server.close()

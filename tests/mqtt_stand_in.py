@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.mqtt_tap import Published, decode_publish, read_packet
+from tests.tcp_server import TcpServer
 
 HANG_UP = -1
 _CONNECT, _PUBLISH, _SUBSCRIBE, _PING, _DISCONNECT = 1, 3, 8, 12, 14
@@ -35,15 +35,8 @@ class StandIn:
     ) -> None:
         self.visits: list[Visit] = []
         self._answer, self._receive_maximum, self._hold = answer, receive_maximum, hold
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        self._server = TcpServer(self._serve)
+        self.port = self._server.port
 
     def _serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError, ConnectionError), client:
@@ -84,6 +77,4 @@ class StandIn:
         return True
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self._server.close()

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from tests.tcp_server import TcpServer, read_exactly
+
 
 @dataclass
 class Published:
@@ -45,15 +47,8 @@ class Tap:
         self.wires: list[Wire] = []
         self._target, self._refuse, self._hang_up = target, refuse_five, hang_up_on_five
         self._sockets: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        self._server = TcpServer(self._serve)
+        self.port = self._server.port
 
     def _serve(self, client: socket.socket) -> None:
         wire = Wire()
@@ -101,34 +96,23 @@ class Tap:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self._server.close()
         self.cut()
 
 
 def read_packet(sock: socket.socket) -> tuple[int, bytes, bytes]:
     """(first byte, body, all bytes) of one control packet (MQTT 5 §2.1)."""
-    head = _exactly(sock, 1)
+    head = read_exactly(sock, 1)
     length, shift = 0, 0
     while True:
-        byte = _exactly(sock, 1)
+        byte = read_exactly(sock, 1)
         head += byte
         length |= (byte[0] & 0x7F) << shift
         shift += 7
         if not byte[0] & 0x80:
             break
-    body = _exactly(sock, length)
+    body = read_exactly(sock, length)
     return head[0], body, head + body
-
-
-def _exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        if not (more := sock.recv(size - len(data))):
-            raise ConnectionError
-        data += more
-    return data
 
 
 def decode_publish(kind: int, body: bytes, level: int) -> Published:
