@@ -22,6 +22,7 @@ from edge_agent.errors import ModelError
 from edge_agent.model_tools.golden import judge, read_image, usual_thresholds
 from edge_agent.model_tools.merge import copy_files
 from edge_agent.model_tools.verify import Check, verify
+from tests.tflite_fixtures import squares_manifest
 
 ROOT = Path(__file__).parent.parent
 SQUARES = Path(__file__).parent / "tflite_networks"
@@ -50,42 +51,17 @@ def folder(tmp_path: Path) -> Path:
     """``squares@1.0.0``: float and integer TFLite, with golden pictures."""
     folder = tmp_path / "models" / "squares" / "1.0.0"
     folder.mkdir(parents=True)
-    files: list[dict[str, Any]] = []
-    for name, dtype in (("float", "float32"), ("int8", "int8")):
-        shutil.copy(SQUARES / f"{name}.tflite", folder)
-        entry: dict[str, Any] = {
-            "backend": "tflite",
-            "path": f"{name}.tflite",
-            "sha256": sha256(folder / f"{name}.tflite"),
-        }
-        entry |= {"precision": "fp32" if dtype == "float32" else "int8", "input": {"dtype": dtype}}
-        files.append(entry | ({"outputs": ["PartitionedCall:0"]} if name == "float" else {}))
-    write(folder, files=files, golden=golden(folder))
+    save(folder, squares_manifest(folder, "float", "int8") | {"golden": golden(folder)})
     return folder
+
+
+def save(folder: Path, manifest: dict[str, Any]) -> None:
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
 
 
 def write(folder: Path, **changes: Any) -> None:
     """The manifest, with some of its keys otherwise."""
-    path = folder / "manifest.yaml"
-    usual: dict[str, Any] = {
-        "manifest": 1,
-        "name": "squares",
-        "version": "1.0.0",
-        "family": "yolov8",
-        "licence": "Apache-2.0",
-        "labels": ["square"],
-        "input": {
-            "name": "serving_default_images:0",
-            "size": [64, 48],
-            "layout": "NHWC",
-            "colour": "RGB",
-            "mean": [127.5] * 3,
-            "std": [127.5] * 3,
-        },
-        "outputs": ["PartitionedCall:0", "PartitionedCall:1"],
-    }
-    before = yaml.safe_load(path.read_text()) if path.exists() else usual
-    path.write_text(yaml.safe_dump(before | changes, sort_keys=False))
+    save(folder, raw(folder) | changes)
 
 
 def raw(folder: Path) -> dict[str, Any]:

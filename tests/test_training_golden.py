@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +11,13 @@ import numpy as np
 import pytest
 
 from edge_agent.detect.manifest import Golden
+from tests.tflite_fixtures import squares_manifest
 from training import edge_tpu
 from training.adapters import Sample
 from training.golden_set import LOWEST, MARGIN, Pictures, attach, bundled, of_samples
 
 NETWORKS = Path(__file__).parent / "tflite_networks"
 SQUARE = [8.0, 8.0, 16.0, 16.0]
-
-
-def manifest(folder: Path, *files: str) -> dict[str, Any]:
-    """Of the fixtures' network, which finds light squares."""
-    entries = []
-    for name in files:
-        path = Path(shutil.copy(NETWORKS / f"{name}.tflite", folder))
-        entry: dict[str, Any] = {
-            "backend": "tflite",
-            "path": path.name,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-        entry |= {"precision": "fp32", "outputs": ["PartitionedCall:0"]} if name == "float" else {"precision": "int8"}
-        entries.append(entry | {"input": {"dtype": "float32" if name == "float" else "int8"}})
-    return {
-        "manifest": 1,
-        "name": "squares",
-        "version": "1",
-        "family": "yolov8",
-        "licence": "Apache-2.0",
-        "labels": ["square"],
-        "input": {
-            "name": "serving_default_images:0",
-            "size": [64, 48],
-            "layout": "NHWC",
-            "colour": "RGB",
-            "mean": [127.5] * 3,
-            "std": [127.5] * 3,
-        },
-        "outputs": ["PartitionedCall:0", "PartitionedCall:1"],
-        "files": entries,
-    }
 
 
 def pictures(**changes: Any) -> Pictures:
@@ -63,7 +31,7 @@ def pictures(**changes: Any) -> Pictures:
 
 @pytest.mark.slow
 def test_the_floor_is_the_float_files_figure_less_a_margin(tmp_path: Path) -> None:
-    fields = manifest(tmp_path, "float", "int8")
+    fields = squares_manifest(tmp_path, "float", "int8")
     outcome = attach(tmp_path, fields, pictures())
     assert outcome.ap50 == {"float.tflite": 1.0, "int8.tflite": 1.0} and outcome.objects == 1
     assert outcome.min_ap50 == fields["golden"]["min_ap50"] == pytest.approx(1 - MARGIN)
@@ -72,7 +40,7 @@ def test_the_floor_is_the_float_files_figure_less_a_margin(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_model_that_does_not_see_them_goes_without(tmp_path: Path) -> None:
-    fields = manifest(tmp_path, "float")
+    fields = squares_manifest(tmp_path, "float")
     outcome = attach(tmp_path, fields, pictures(objects=[{"box": [40, 24, 60, 44], "label": "square"}]))
     assert outcome.min_ap50 is None and outcome.ap50["float.tflite"] < LOWEST
     assert "golden" not in fields and not (tmp_path / "a.png").exists()
@@ -80,7 +48,7 @@ def test_a_model_that_does_not_see_them_goes_without(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_file_below_the_floor_is_not_exported(tmp_path: Path) -> None:
-    fields = manifest(tmp_path, "float", "int8")
+    fields = squares_manifest(tmp_path, "float", "int8")
     # An integer file with another network's outputs: it runs, and finds nothing.
     fields["files"][1]["decode"] = {"scores": "logit", "boxes": "normalised"}
     with pytest.raises(ValueError, match=r"int8\.tflite has AP50 0\.\d+, the FP32 file 1\.000: not exported"):

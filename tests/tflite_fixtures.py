@@ -30,6 +30,40 @@ SEGMENTS = tuple(f"int8_segment_{number}_of_3" for number in range(3))
 SPLIT = ("boxes", "scores")
 
 
+def squares_manifest(folder: Path, *names: str, version: str = "1.0.0") -> dict[str, Any]:
+    """``squares``: the manifest of committed files (``float``, ``int8``), which are copied to ``folder``."""
+    files = []
+    for name in names:
+        path = Path(shutil.copy(NETWORKS / f"{name}.tflite", folder))
+        real = name == "float"
+        entry: dict[str, Any] = {
+            "backend": "tflite",
+            "path": path.name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "precision": "fp32" if real else "int8",
+            "input": {"dtype": "float32" if real else "int8"},
+        }
+        files.append(entry | ({"outputs": [BARE_OUTPUTS[0]]} if real else {}))
+    return {
+        "manifest": 1,
+        "name": "squares",
+        "version": version,
+        "family": "yolov8",
+        "licence": "Apache-2.0",
+        "labels": ["square"],
+        "input": {
+            "name": BARE,
+            "size": [64, 48],
+            "layout": "NHWC",
+            "colour": "RGB",
+            "mean": [127.5] * 3,
+            "std": [127.5] * 3,
+        },
+        "outputs": list(BARE_OUTPUTS),
+        "files": files,
+    }
+
+
 def make_network(*names: str, outputs: Sequence[str] = SPLIT, folder: Path = NETWORKS, **change: Any) -> Network:
     """Committed files (the second and later ones as parts) under a manifest; ``change`` goes into file, input and manifest."""
     files = [folder / f"{name}.tflite" for name in names]
