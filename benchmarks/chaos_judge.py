@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -36,8 +37,8 @@ def identify(topic: str, payload: bytes) -> Seen | None:
         lost = tuple((int(first), int(last)) for first, last in doc["data"].get("sequences", ()))
         return Seen(doc["id"], f"events/{camera}", int(doc["sequence"]), hash(payload), lost)
     if kind == "metrics":
-        number = int(json.loads(payload)["data"]["n"])
-        return Seen(metric_key(camera, number), f"metrics/{camera}", number, hash(payload))
+        number = json.loads(payload)["data"].get("n")  # others have none
+        return None if number is None else Seen(metric_key(camera, number), f"metrics/{camera}", number, hash(payload))
     return None
 
 
@@ -47,9 +48,10 @@ def metric_key(camera: str, number: int) -> str:
 
 
 class Ledger:
-    """What one observer saw. One thread at a time."""
+    """What one observer saw. Thread-safe."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self.first: dict[str, Seen] = {}
         """By key, in the order of the first sight."""
         self.again = 0
@@ -58,10 +60,12 @@ class Ledger:
 
     def note(self, seen: Seen) -> None:
         """One more."""
-        before = self.first.setdefault(seen.key, seen)
-        if before is not seen:
+        with self._lock:
+            if seen.key not in self.first:
+                self.first[seen.key] = seen
+                return
             self.again += 1
-            if before != seen:
+            if self.first[seen.key] != seen:
                 self.changed.add(seen.key)
 
     def disorder(self) -> list[str]:
