@@ -68,6 +68,8 @@ class Chaos:
             "with persistence": Mosquitto(folder / "persistent", extra=keep),
             "without persistence": Mosquitto(folder / "forgetful"),
         }
+        for server in self._brokers.values():
+            self._cleanup.callback(server.kill)
         self._kind = "with persistence"
         self._subscriber: Subscriber | None = None
         self._lives = 0
@@ -155,7 +157,7 @@ class Chaos:
             "-m",
             "benchmarks.chaos_agent",
             str(self._state),
-            self._link_host,
+            self._host,
             str(self._link.port),
         ]
         command += [str(self._accepted_file()), "--life", str(self._lives), "--rate", str(rate)]
