@@ -19,6 +19,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from tests.certificates import Pair
+
 
 def free_port() -> int:
     """A TCP port that nobody listens on now."""
@@ -146,6 +148,15 @@ def broker(folder: Path, **options: Any) -> Iterator[Mosquitto]:
         yield made
     finally:
         made.kill()
+
+
+@contextmanager
+def tls_broker(folder: Path, server: Pair, *lines: str, **options: Any) -> Iterator[tuple[Mosquitto, int]]:
+    """One that listens in the clear too, for the other side, and its TLS port."""
+    port = free_port()
+    extra = (f"listener {port} 127.0.0.1", f"certfile {server.cert}", f"keyfile {server.key}", *lines)
+    with broker(folder, extra=extra, **options) as mosquitto:
+        yield mosquitto, port
 
 
 @contextmanager
