@@ -130,9 +130,9 @@ class Subscriber:
         """Those whose topic contains ``part``."""
         return [message for message in list(self.messages) if part in message.topic]
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Send, retained; returns once the broker has it."""
-        self._client.publish(topic, payload, qos=1, retain=True).wait_for_publish(10)
+    def publish(self, topic: str, payload: bytes, *, retain: bool = True, properties: Properties | None = None) -> None:
+        """Send at QoS 1; returns once the broker has it."""
+        self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).wait_for_publish(10)
 
     def close(self) -> None:
         self._client.disconnect()
