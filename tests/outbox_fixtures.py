@@ -10,6 +10,7 @@ from typing import Any
 
 from edge_agent.config import OutboxConfig
 from edge_agent.outbox import Outbox
+from edge_agent.outbox.limits import Wants
 from edge_agent.types import Event, Metric, Phase, uuid7_factory
 
 new_id = uuid7_factory()
@@ -41,6 +42,7 @@ def make_outbox(
     wall: Any = time.time,
     report_every_s: float = 60.0,
     sinks: Sequence[str] = ("mqtt",),
+    wants: Wants | None = None,
     retention_days: float = 3650.0,
     **config: Any,
 ) -> Outbox:
@@ -53,6 +55,7 @@ def make_outbox(
         clock_ok=lambda: clock_ok,
         new_id=new_id,
         sinks=sinks,
+        wants=wants,
         retention_days=retention_days,
         wall=wall,
         report_every_s=report_every_s,
