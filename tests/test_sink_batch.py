@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,11 +28,16 @@ class FileSink:
 
     def __init__(self, path: Path, judge: Callable[[int], Verdict] = lambda _: ACCEPT) -> None:
         self.path, self.judge, self.away = path, judge, threading.Event()
+        self.asked, self.retry_after_s = list[float](), 0.0
         path.touch()
 
+    def wants(self, row: Row) -> bool:
+        return True
+
     def deliver(self, batch: Sequence[Row]) -> list[Verdict]:
+        self.asked.append(time.monotonic())
         if self.away.is_set():
-            raise SinkUnavailable("connection refused")
+            raise SinkUnavailable("connection refused", self.retry_after_s)
         verdicts = []
         with self.path.open("a") as file:
             for row in batch:
@@ -52,7 +59,8 @@ def pumping(outbox: Outbox, sink: FileSink) -> Iterator[BatchPump]:
     try:
         yield pump
     finally:
-        pump.stop(5.0)
+        pump.end(5.0)
+        pump.join(7.0)
 
 
 def depth(outbox: Outbox) -> int:
@@ -88,6 +96,17 @@ def test_while_the_other_side_is_away_everything_is_kept_and_told_once(
         assert sink.taken() == list(range(20))
     assert caplog.text.count("connection refused") == 1
     assert verify(tmp_path / "o.db").problems == []
+
+
+def test_the_pause_that_the_other_side_asks_for_is_kept(tmp_path: Path) -> None:
+    sink = FileSink(tmp_path / "taken")
+    sink.away.set()
+    sink.retry_after_s = 0.3
+    with running(tmp_path / "o.db", sinks=BOTH) as outbox, pumping(outbox, sink):
+        outbox.put([make_event(0)])
+        wait_for(lambda: len(sink.asked) >= 4)
+        assert all(later - earlier >= 0.3 for earlier, later in pairwise(sink.asked))
+        sink.retry_after_s = 10**9  # a wish that cannot be meant; a stop does not wait for it
 
 
 def test_each_message_is_judged_on_its_own(tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ KEEP = Verdict("keep")
 class BatchSink(Protocol):
     """Delivers messages some at a time."""
 
+    def wants(self, row: Row) -> bool:
+        """Whether a message is for it. Called in the outbox's thread: quick, and raises nothing."""
+
     def deliver(self, batch: Sequence[Row]) -> Sequence[Verdict]:
         """Send them, in order, and say of each what became of it. Called by one thread; may block, but not for ever.
 
