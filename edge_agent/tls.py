@@ -145,7 +145,7 @@ def explain(error: Exception, who: str = "the broker") -> str:
         return f"{who}'s certificate is not accepted: {error.verify_message}{_hint(error.verify_code)}"
     reason = (getattr(error, "reason", None) or "").upper()
     if reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_MESSAGE"}:
-        return "no TLS there: this port speaks without it; correct the port, or take the tls section out"
+        return "no TLS there: this port speaks without it; correct the port, or do without TLS there"
     for alert, text in _ALERTS.items():
         if reason.endswith(f"ALERT_{alert}") or reason == alert:
             return f"{who} refused TLS: {text}"

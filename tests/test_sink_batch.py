@@ -26,6 +26,8 @@ BOTH = ("mqtt", "influxdb")
 class FileSink:
     """Appends the number of each message to a file; ``judge`` may say something else of one."""
 
+    size, address = 7, "a file"
+
     def __init__(self, path: Path, judge: Callable[[int], Verdict] = lambda _: ACCEPT) -> None:
         self.path, self.judge, self.away = path, judge, threading.Event()
         self.asked, self.retry_after_s = list[float](), 0.0
@@ -54,7 +56,7 @@ class FileSink:
 
 @contextmanager
 def pumping(outbox: Outbox, sink: FileSink) -> Iterator[BatchPump]:
-    pump = BatchPump("influxdb", outbox.outlet("influxdb"), sink, size=7, pause_max_s=0.05)
+    pump = BatchPump("influxdb", outbox.outlet("influxdb"), sink, pause_max_s=0.05)
     pump.start()
     try:
         yield pump

@@ -32,15 +32,15 @@ class BatchState:
 
 
 class BatchPump:
-    """Gives ``sink`` up to ``size`` messages at a time, the most important first. Nothing blocks a caller but ``join``.
+    """Gives ``sink`` as many messages at a time as it takes, the most important first. Nothing blocks a caller but ``join``.
 
     What the sink keeps it is given again after a pause, from the oldest; the pauses grow to ``pause_max_s``, and what the
     other side asks for comes on top.
     """
 
-    def __init__(self, name: str, store: Store, sink: BatchSink, *, size: int = 200, pause_max_s: float = 60.0) -> None:
-        self.state = BatchState()
-        self._name, self._store, self._sink, self._size, self._pause_max_s = name, store, sink, size, pause_max_s
+    def __init__(self, name: str, store: Store, sink: BatchSink, *, pause_max_s: float = 60.0) -> None:
+        self.name, self.address, self.state = name, sink.address, BatchState()
+        self._store, self._sink, self._pause_max_s = store, sink, pause_max_s
         self._pump = Pump(store)
         self._wake = threading.Event()
         self._stopped = threading.Event()
@@ -64,7 +64,7 @@ class BatchPump:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
             if self._thread.is_alive():
-                log.warning("%s: a delivery hangs, left behind at stop", self._name)
+                log.warning("%s: a delivery hangs, left behind at stop", self.name)
 
     def _run(self) -> None:
         while not (self._stopped.is_set() and (self.state.failures or time.monotonic() >= self._stop_at)):
@@ -84,10 +84,10 @@ class BatchPump:
     def _read(self) -> list[Row]:
         batch: list[Row] = []
         try:
-            while len(batch) < self._size and (row := self._pump.next()) is not None:
+            while len(batch) < self._sink.size and (row := self._pump.next()) is not None:
                 batch.append(row)
         except OutboxError as error:
-            log.debug("%s: the outbox cannot be read now: %s", self._name, error)
+            log.debug("%s: the outbox cannot be read now: %s", self.name, error)
         return batch
 
     def _deliver(self, batch: list[Row]) -> None:
@@ -100,7 +100,7 @@ class BatchPump:
         except SinkUnavailable as error:
             trouble, self._wish_s = str(error), min(error.retry_after_s, _LONGEST_WISH_S)
         except Exception as error:  # a fault of ours must not end delivery for good
-            log.exception("%s: unexpected fault", self._name)
+            log.exception("%s: unexpected fault", self.name)
             trouble, verdicts = f"{type(error).__name__}: {error}", [KEEP] * len(batch)
         self._settle(batch, verdicts, trouble)
 
@@ -121,5 +121,5 @@ class BatchPump:
         else:
             self.state.failures = 0
         if trouble and trouble != self.state.last_error:
-            log.warning("%s: %s; the outbox keeps what comes", self._name, trouble)
+            log.warning("%s: %s; the outbox keeps what comes", self.name, trouble)
         self.state.last_error = trouble

@@ -29,6 +29,8 @@ class InfluxDbSink:
     Raises HardwareError at construction where the package is missing, ConfigError where a secret or certificate cannot be used.
     """
 
+    size = 200
+
     def __init__(self, config: InfluxDbConfig, *, site: str, device: str) -> None:
         try:
             from influxdb_client import InfluxDBClient

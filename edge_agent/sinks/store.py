@@ -71,7 +71,10 @@ KEEP = Verdict("keep")
 
 
 class BatchSink(Protocol):
-    """Delivers messages some at a time."""
+    """Delivers messages, up to ``size`` at a time, to ``address`` (for people, without secrets)."""
+
+    size: int
+    address: str
 
     def wants(self, row: Row) -> bool:
         """Whether a message is for it. Called in the outbox's thread: quick, and raises nothing."""
