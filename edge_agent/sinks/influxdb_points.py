@@ -9,7 +9,6 @@ Lists are left out; MQTT carries them.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
@@ -27,6 +26,8 @@ MAX_NAME = 64
 """Characters of the name of a field."""
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
 _NS_PER_MS = 1_000_000
+_HUGE = 1e300
+"""Whole numbers can be longer than any float; nothing is smaller than NaN."""
 
 
 class Unfit(Exception):
@@ -117,7 +118,7 @@ def _field(value: Any) -> float | bool | str | None:
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
-        return float(value) if math.isfinite(value) and abs(value) < 1e300 else None
+        return float(value) if abs(value) < _HUGE else None
     if isinstance(value, str):
         # A line feed inside of quotes is allowed, and not every server knows that.
         return "".join(c if c.isprintable() else " " for c in value[:MAX_TEXT])
