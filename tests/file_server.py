@@ -103,7 +103,7 @@ def serve(answers: Mapping[str, Answer], tls: ssl.SSLContext | None = None) -> I
                 answers[path](self)
 
         def do_POST(self) -> None:
-            self.protocol_version = "HTTP/1.1"  # the connection is kept
+            self.protocol_version, self.close_connection = "HTTP/1.1", False
             body = self.rfile.read(int(self.headers["Content-Length"]))
             served.posted.append(Posted(self.path, self.headers, body))
             self.do_GET()

@@ -182,6 +182,7 @@ def answering(
         pumping(outbox, make_sink(server.url, **config)) as pump,
     ):
         outbox.put([make_event(n) for n in range(count)])
+        assert outbox.flush(10)
         yield outbox, server, pump
 
 

@@ -30,7 +30,7 @@ class FileSink:
 
     def __init__(self, path: Path, judge: Callable[[int], Verdict] = lambda _: ACCEPT) -> None:
         self.path, self.judge, self.away = path, judge, threading.Event()
-        self.asked, self.retry_after_s = list[float](), 0.0
+        self.asked, self.retry_after_s, self.closed = list[float](), 0.0, False
         path.touch()
 
     def wants(self, row: Row) -> bool:
@@ -49,6 +49,9 @@ class FileSink:
                 if verdicts[-1] is ACCEPT:
                     file.write(f"{number}\n")
         return verdicts
+
+    def close(self) -> None:
+        self.closed = True
 
     def taken(self) -> list[int]:
         return [number for number in map(int, self.path.read_text().split()) if number >= 0]
@@ -152,4 +155,4 @@ def test_stop_delivers_what_there_is(tmp_path: Path) -> None:
         with pumping(outbox, sink):
             outbox.put([make_event(n) for n in range(50)])
             assert outbox.flush(10)
-        assert sink.taken() == list(range(50))
+        assert sink.taken() == list(range(50)) and sink.closed

@@ -67,6 +67,12 @@ class BatchPump:
                 log.warning("%s: a delivery hangs, left behind at stop", self.name)
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        finally:
+            self._sink.close()
+
+    def _loop(self) -> None:
         while not (self._stopped.is_set() and (self.state.failures or time.monotonic() >= self._stop_at)):
             self._wake.clear()  # before the read: what comes meanwhile sets it again
             batch = self._read()

@@ -58,6 +58,12 @@ class InfluxDbSink:
         self._deliver(items, verdicts)
         return [verdicts[row.row] for row in batch]
 
+    def close(self) -> None:
+        """See ``BatchSink``; another delivery connects anew."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
     def probe(self) -> None:
         """Ask whether we may write, and write nothing. Raises SinkUnavailable."""
         # An empty line is no point; token, organisation and bucket are looked at all the same. To miss the points is an answer, too.
@@ -95,20 +101,20 @@ class InfluxDbSink:
         except ConfigError as error:
             raise SinkUnavailable("; ".join(error.problems)) from error
         except (OSError, self._unanswered) as error:
-            self._close()
+            self.close()
             raise unanswered(_SECTION, config.url, config.tls, error) from error
         return None
 
     def _refusal(self, error: Any) -> Verdict:
         """Whether the points are at fault. Raises SinkUnavailable where they are not: the next ones would fare no better."""
         if not error.status:  # how the client reports that TLS failed
-            self._close()
+            self.close()
             raise unanswered(_SECTION, self._config.url, self._config.tls, error) from error
         status, said = int(error.status), _said(error.body)
         # A proxy between, too, may say 400 or 422, of a request that InfluxDB never saw; InfluxDB speaks JSON.
         if status == 413 or (status in {400, 422} and said):
             return Verdict("reject", status, said or answer(status))
-        self._close()  # the next one reads token and certificates anew
+        self.close()  # the next one reads token and certificates anew
         hint = f"; {_HINTS[status]}" if status in _HINTS else ""
         wish = retry_after_s(error.headers.get("Retry-After"), time.time())
         raise SinkUnavailable(f"{self.address} answers {answer(status, said)}{hint}", wish) from error
@@ -124,11 +130,6 @@ class InfluxDbSink:
             ssl_context=tls_context(_SECTION, config.url, config.tls),
             retries=False,
         )
-
-    def _close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
 
 
 def _said(body: Any) -> str:

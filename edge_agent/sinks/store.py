@@ -84,3 +84,6 @@ class BatchSink(Protocol):
 
         Raises SinkUnavailable where all of them are to be kept.
         """
+
+    def close(self) -> None:
+        """Let go of connections. By the same thread, at the end."""

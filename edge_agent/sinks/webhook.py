@@ -75,6 +75,12 @@ class WebhookSink:
         """See ``BatchSink``."""
         return [self._deliver(row) for row in batch]
 
+    def close(self) -> None:
+        """See ``BatchSink``; another delivery connects anew."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
     def probe(self) -> None:
         """Connect, TLS included, and send nothing. Raises SinkUnavailable."""
         try:
@@ -84,7 +90,7 @@ class WebhookSink:
         except (OSError, http.client.HTTPException) as error:
             raise self._unanswered(error) from error
         finally:
-            self._close()
+            self.close()
 
     def _deliver(self, row: Row) -> Verdict:
         ident = _field(row, "id")
@@ -95,12 +101,12 @@ class WebhookSink:
         except ConfigError as error:
             raise SinkUnavailable("; ".join(error.problems)) from error
         except (OSError, http.client.HTTPException) as error:
-            self._close()
+            self.close()
             raise self._unanswered(error) from error
         status = got.status
         if 200 <= status < 300:
             return ACCEPT
-        self._close()
+        self.close()
         text = f"{self.address} answers {answer(status)}"
         if 300 <= status < 400:
             leads_to = f" to {place(got.location)}" if got.location else ""
@@ -132,12 +138,12 @@ class WebhookSink:
         response.read(_READ)
         self._used = time.monotonic()
         if not response.isclosed():  # more than anybody reads
-            self._close()
+            self.close()
         return _Answer(response.status, response.headers.get("Retry-After"), response.headers.get("Location"))
 
     def _connected(self) -> http.client.HTTPConnection:
         if time.monotonic() - self._used > _IDLE_S:
-            self._close()
+            self.close()
         if self._connection is None:
             parts = urlsplit(self._url)
             context = tls_context(_SECTION, self._url, self._config.tls)
@@ -149,11 +155,6 @@ class WebhookSink:
             )
             self._connection.connect()
         return self._connection
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
     def _unanswered(self, error: Exception) -> SinkUnavailable:
         return unanswered(_SECTION, self._url, self._config.tls, error)
