@@ -84,7 +84,7 @@ def numbers(server: Server) -> list[int]:
 
 
 def test_the_signature_is_that_of_the_standard() -> None:
-    """The example of Standard Webhooks 1.0.0, whose result its own library gives."""
+    """A published example of the scheme that Standard Webhooks 1.0.0 took over from Svix."""
     key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     payload = b'{"test": 2432232314}'
     given = sign(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, payload)
@@ -208,7 +208,7 @@ def test_nobody_reads_a_long_answer_to_its_end(secret_file: Path) -> None:
 
 
 def test_an_answer_that_never_ends_is_none(secret_file: Path) -> None:
-    with answering(secret_file, body(b"x" * 10, says=100), timeout_s=1) as (outbox, server, pump):
+    with answering(secret_file, body(b"x" * 10, says=100), timeout_s=1) as (outbox, _, pump):
         wait_for(lambda: pump.state.failures > 0)
         assert depth(outbox) == 3
 
