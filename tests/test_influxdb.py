@@ -6,7 +6,6 @@ import builtins
 import gzip
 import json
 import logging
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -23,10 +22,10 @@ from edge_agent.outbox.verify import verify
 from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.influxdb import InfluxDbSink
 from edge_agent.types import Heartbeat
-from tests.certificates import Authority
+from tests.certificates import Authority, server_context
 from tests.file_server import Answer, Server, serve, status
 from tests.mosquitto import free_port, wait_for
-from tests.outbox_fixtures import make_event, make_metric, rows, running
+from tests.outbox_fixtures import depth, make_event, make_metric, pumping, rows, running
 from tests.time_series import VictoriaMetrics, influxdb, victoria_metrics
 
 BOTH = ("mqtt", "influxdb")
@@ -35,21 +34,6 @@ WRITE = "/api/v2/write"
 
 def make_sink(url: str, **config: Any) -> InfluxDbSink:
     return InfluxDbSink(InfluxDbConfig(url=url, **config), site="mill", device="box-7")
-
-
-@contextmanager
-def pumping(outbox: Outbox, sink: InfluxDbSink) -> Iterator[BatchPump]:
-    pump = BatchPump("influxdb", outbox.outlet("influxdb"), sink, pause_max_s=0.05)
-    pump.start()
-    try:
-        yield pump
-    finally:
-        pump.end(5.0)
-        pump.join(10.0)
-
-
-def depth(outbox: Outbox) -> int:
-    return sum(outbox.stat().sinks["influxdb"].depth.values())
 
 
 def lines(server: Server) -> list[str]:
@@ -67,10 +51,10 @@ def test_everything_arrives_at_victoria_metrics(tmp_path: Path) -> None:
     with (
         victoria_metrics(tmp_path / "vm") as server,
         running(tmp_path / "o.db", sinks=BOTH) as outbox,
-        pumping(outbox, make_sink(server.url)) as pump,
+        pumping(outbox, "influxdb", make_sink(server.url)) as pump,
     ):
         outbox.put([*(make_event(n) for n in range(450)), *(make_metric(n) for n in range(30)), Heartbeat(beat)])
-        wait_for(lambda: outbox.stat().accepted["telemetry"] == 1 and depth(outbox) == 0)
+        wait_for(lambda: outbox.stat().accepted["telemetry"] == 1 and depth(outbox, "influxdb") == 0)
         assert (pump.state.delivered, pump.state.refused, pump.state.last_error) == (481, 0, "")
         ((labels, sequences),) = server.series("edge_event_social_distancing_sequence")
         assert sequences == [float(n) for n in range(1, 451)]
@@ -93,18 +77,18 @@ def test_nothing_is_lost_while_the_server_is_away_at_first_or_in_the_middle(tmp_
     try:
         with (
             running(tmp_path / "o.db", sinks=BOTH) as outbox,
-            pumping(outbox, make_sink(server.url)) as pump,
+            pumping(outbox, "influxdb", make_sink(server.url)) as pump,
         ):
             outbox.put([make_event(n) for n in range(100)])
             wait_for(lambda: pump.state.failures > 2)
-            assert pump.state.last_error == f"{server.url}: Connection refused" and depth(outbox) == 100
+            assert pump.state.last_error == f"{server.url}: Connection refused" and depth(outbox, "influxdb") == 100
             server.start()
-            wait_for(lambda: depth(outbox) == 0)
+            wait_for(lambda: depth(outbox, "influxdb") == 0)
             server.stop()
             outbox.put([make_event(n) for n in range(100, 200)])
             wait_for(lambda: pump.state.failures > 2)
             server.start()
-            wait_for(lambda: depth(outbox) == 0)
+            wait_for(lambda: depth(outbox, "influxdb") == 0)
             assert set(server.values("edge_event_social_distancing_sequence")) == {float(n) for n in range(1, 201)}
     finally:
         server.stop()
@@ -116,18 +100,18 @@ def test_influxdb_takes_every_line_and_refuses_one_of_another_type_alone(tmp_pat
     with (
         influxdb(tmp_path / "influx") as server,
         running(tmp_path / "o.db", sinks=BOTH, report_every_s=0.0) as outbox,
-        pumping(outbox, make_sink(server.url)) as pump,
+        pumping(outbox, "influxdb", make_sink(server.url)) as pump,
     ):
         outbox.put([make_event(n, "started", note='say "hi"\\ , = \n x', zone="Zürich") for n in range(100)])
         outbox.put([make_metric(n) for n in range(20)])
-        wait_for(lambda: depth(outbox) == 0 and pump.state.delivered == 120)
+        wait_for(lambda: depth(outbox, "influxdb") == 0 and pump.state.delivered == 120)
         kept = server.ask("SELECT * FROM edge_event_social_distancing")
         assert [row["sequence"] for row in kept] == list(range(1, 101))
         assert kept[0]["note"] == 'say "hi"\\ , =   x' and kept[0]["zone"] == "Zürich"
         assert {row["time"] // 10**6 for row in kept} == {1_700_000_000_000 + 1000 * n for n in range(100)}
         bad = make_event(1000, "started", zone=5.0)
         outbox.put([*(make_event(n, "started", zone="a") for n in range(100, 150)), bad, make_event(151, zone="b")])
-        wait_for(lambda: pump.state.refused == 1 and depth(outbox) == 0)
+        wait_for(lambda: pump.state.refused == 1 and depth(outbox, "influxdb") == 0)
         kept = server.ask("SELECT sequence, id FROM edge_event_social_distancing")
         assert [row["sequence"] for row in kept] == [n for n in range(1, 153) if n != 151]
         assert bad.id not in {row["id"] for row in kept}
@@ -179,7 +163,7 @@ def answering(
     with (
         serve({WRITE: answer}) as server,
         running(tmp_path / "o.db", sinks=BOTH, report_every_s=0.0) as outbox,
-        pumping(outbox, make_sink(server.url, **config)) as pump,
+        pumping(outbox, "influxdb", make_sink(server.url, **config)) as pump,
     ):
         outbox.put([make_event(n) for n in range(count)])
         assert outbox.flush(10)
@@ -213,7 +197,7 @@ def one_bad(code: int, content: bytes) -> Answer:
 )
 def test_only_the_message_at_fault_is_refused(tmp_path: Path, code: int, content: bytes, reason: str | None) -> None:
     with answering(tmp_path, one_bad(code, content)) as (outbox, server, pump):
-        wait_for(lambda: pump.state.refused == 1 and depth(outbox) == 0)
+        wait_for(lambda: pump.state.refused == 1 and depth(outbox, "influxdb") == 0)
         assert pump.state.last_error == ""
         (letter,) = [json.loads(row.payload) for row in rows(outbox) if row.topic == "events/_device/dead_letter"]
         assert letter["data"]["sequences"] == [["0000000000000003"] * 2]
@@ -260,10 +244,10 @@ def test_what_is_no_messages_fault_keeps_them_all_and_says_so(
     ):
         wait_for(lambda: pump.state.failures > 2)
         assert pump.state.last_error.startswith(f"{server.url} answers {text}")
-        assert depth(outbox) == 5 and pump.state.refused == 0
+        assert depth(outbox, "influxdb") == 5 and pump.state.refused == 0
         assert all(posted.headers["Authorization"] == "Token hunter2hunter2" for posted in server.posted)
         well.append(True)
-        wait_for(lambda: depth(outbox) == 0)
+        wait_for(lambda: depth(outbox, "influxdb") == 0)
         assert pump.state.last_error == ""
     assert "hunter2" not in caplog.text and caplog.text.count(f"answers {code}") == 1
     assert outbox.stat().refused["events"] == 0
@@ -290,7 +274,7 @@ def test_a_probe_writes_nothing_and_finds_out_whether_we_may(code: int, passes: 
 
 def test_requests_are_compressed_and_name_organisation_and_bucket(tmp_path: Path) -> None:
     with answering(tmp_path, status(204), org="our org", bucket="cam&era") as (outbox, server, _):
-        wait_for(lambda: depth(outbox) == 0 and server.posted != [])
+        wait_for(lambda: depth(outbox, "influxdb") == 0 and server.posted != [])
         (posted, *_) = server.posted
         assert posted.target == f"{WRITE}?org=our+org&bucket=cam%26era&precision=ns"
         assert posted.headers["Content-Encoding"] == "gzip" and "Authorization" not in posted.headers
@@ -302,26 +286,17 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
 
     with answering(tmp_path, silent, timeout_s=1) as (outbox, server, pump):
         wait_for(lambda: pump.state.failures > 0)
-        assert pump.state.last_error == f"{server.url}: no answer in time" and depth(outbox) == 5
+        assert pump.state.last_error == f"{server.url}: no answer in time" and depth(outbox, "influxdb") == 5
 
 
 # ---- TLS, secrets, package
-
-
-def tls_of(pair: Any, client_ca: Path | None = None) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pair.cert, pair.key)
-    if client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(client_ca)
-    return context
 
 
 def test_tls_with_certificates_of_both_sides(tmp_path: Path) -> None:
     ours, others = Authority(tmp_path / "ours"), Authority(tmp_path / "others", "another CA")
     box = ours.issue("box")
     mutual = TlsConfig(ca_file=ours.cert, cert_file=box.cert, key_file=box.key)
-    with serve({WRITE: status(204)}, tls_of(ours.issue("server"), ours.cert)) as server:
+    with serve({WRITE: status(204)}, server_context(ours.issue("server"), ours.cert)) as server:
         make_sink(server.url, tls=mutual).probe()
         with pytest.raises(
             SinkUnavailable, match=r"the server's certificate is not accepted.*ca_file must hold the CA"
@@ -347,7 +322,7 @@ def test_token_and_certificates_are_read_anew_after_a_refusal(tmp_path: Path) ->
         token.unlink()
         wait_for(lambda: pump.state.last_error.startswith(f"influxdb.token_file: {token}: cannot read the secret"))
         token.write_text("new-token\n")
-        wait_for(lambda: depth(outbox) == 0)
+        wait_for(lambda: depth(outbox, "influxdb") == 0)
 
 
 @pytest.mark.parametrize(

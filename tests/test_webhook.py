@@ -28,12 +28,11 @@ from edge_agent.outbox.verify import verify
 from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.webhook import WebhookSink, sign
 from edge_agent.types import DEVICE, Event
-from tests.certificates import Authority
+from tests.certificates import Authority, server_context
 from tests.file_server import Answer, Server, body, serve, status
 from tests.mosquitto import free_port, wait_for
-from tests.outbox_fixtures import UTC, make_event, make_metric, new_id, rows, running
+from tests.outbox_fixtures import UTC, depth, make_event, make_metric, new_id, pumping, rows, running
 from tests.tcp_server import TcpServer
-from tests.test_influxdb import tls_of
 
 BOTH = ("mqtt", "webhook")
 KEY = bytes(range(32))
@@ -47,17 +46,6 @@ def secret_file(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def pumping(outbox: Outbox, sink: WebhookSink) -> Iterator[BatchPump]:
-    pump = BatchPump("webhook", outbox.outlet("webhook"), sink, pause_max_s=0.05)
-    pump.start()
-    try:
-        yield pump
-    finally:
-        pump.end(5.0)
-        pump.join(10.0)
-
-
-@contextmanager
 def answering(
     secret_file: Path, answer: Answer, count: int = 3, **config: Any
 ) -> Iterator[tuple[Outbox, Server, BatchPump]]:
@@ -67,15 +55,11 @@ def answering(
         path = secret_file.parent / "o.db"
         with (
             running(path, sinks=BOTH, wants={"webhook": sink.wants}, report_every_s=0.0) as outbox,
-            pumping(outbox, sink) as pump,
+            pumping(outbox, "webhook", sink) as pump,
         ):
             outbox.put([make_event(n) for n in range(count)])
             assert outbox.flush(10)
             yield outbox, server, pump
-
-
-def depth(outbox: Outbox) -> int:
-    return sum(outbox.stat().sinks["webhook"].depth.values())
 
 
 def numbers(server: Server) -> list[int]:
@@ -99,7 +83,7 @@ def test_events_go_one_by_one_in_order_signed_and_as_they_are(secret_file: Path)
         server,
         pump,
     ):
-        wait_for(lambda: depth(outbox) == 0 and pump.state.delivered == 50)
+        wait_for(lambda: depth(outbox, "webhook") == 0 and pump.state.delivered == 50)
         assert numbers(server) == list(range(50))
         assert server.connections == 1, "kept open"
         stored = [row.payload for row in rows(outbox)]
@@ -119,7 +103,7 @@ def test_only_events_of_the_types_that_are_asked_for(secret_file: Path) -> None:
     with answering(secret_file, status(200), count=0, types=types) as (outbox, server, _):
         change = Event(new_id(UTC), DEVICE, "device", "camera_state", None, "s", UTC, {"n": 5})
         outbox.put([make_event(1, "started"), make_event(2, "ended"), make_event(3), make_metric(4), change])
-        wait_for(lambda: len(server.posted) == 2 and depth(outbox) == 0)
+        wait_for(lambda: len(server.posted) == 2 and depth(outbox, "webhook") == 0)
         assert numbers(server) == [1, 5]
         assert outbox.stat().sinks["mqtt"].depth == {"events": 4, "metrics": 1, "telemetry": 0}
     assert verify(secret_file.parent / "o.db").problems == []
@@ -132,7 +116,7 @@ def test_an_event_that_is_refused_is_a_dead_letter_and_the_next_one_follows(secr
         (status(code, b"no") if b'"n":1' in server.posted[-1].body else status(202))(handler)
 
     with answering(secret_file, answer) as (outbox, server, pump):
-        wait_for(lambda: pump.state.refused == 1 and pump.state.delivered >= 2 and depth(outbox) == 0)
+        wait_for(lambda: pump.state.refused == 1 and pump.state.delivered >= 2 and depth(outbox, "webhook") == 0)
         assert pump.state.last_error == ""
         assert numbers(server)[:3] == [0, 1, 2]
         (report,) = [json.loads(r.payload)["data"] for r in rows(outbox) if r.topic == "events/_device/dead_letter"]
@@ -167,9 +151,9 @@ def test_whatever_may_pass_keeps_the_event_and_the_order(
     with caplog.at_level(logging.DEBUG), answering(secret_file, answer) as (outbox, server, pump):
         wait_for(lambda: pump.state.failures > 2)
         assert pump.state.last_error.startswith(f"{server.url} answers {text}")
-        assert depth(outbox) == 3 and set(numbers(server)) == {0}, "the first one, again and again"
+        assert depth(outbox, "webhook") == 3 and set(numbers(server)) == {0}, "the first one, again and again"
         well.append(True)
-        wait_for(lambda: depth(outbox) == 0)
+        wait_for(lambda: depth(outbox, "webhook") == 0)
         assert numbers(server)[-2:] == [1, 2] and pump.state.refused == 0
     assert SECRET not in caplog.text and caplog.text.count(f"answers {code}") == 1
 
@@ -197,20 +181,20 @@ def test_a_redirect_is_not_followed(secret_file: Path, code: int) -> None:
         with answering(secret_file, status(code, Location=f"{other.url}/other?key=hunter2")) as (outbox, _, pump):
             wait_for(lambda: pump.state.failures > 1)
             assert pump.state.last_error.endswith(f" to {other.url}: not followed; correct webhook.url")
-            assert depth(outbox) == 3
+            assert depth(outbox, "webhook") == 3
         assert other.asked == []
 
 
 def test_nobody_reads_a_long_answer_to_its_end(secret_file: Path) -> None:
     with answering(secret_file, body(b"x" * 1_000_000)) as (outbox, server, _):
-        wait_for(lambda: depth(outbox) == 0)
+        wait_for(lambda: depth(outbox, "webhook") == 0)
         assert server.connections == 3
 
 
 def test_an_answer_that_never_ends_is_none(secret_file: Path) -> None:
     with answering(secret_file, body(b"x" * 10, says=100), timeout_s=1) as (outbox, _, pump):
         wait_for(lambda: pump.state.failures > 0)
-        assert depth(outbox) == 3
+        assert depth(outbox, "webhook") == 3
 
 
 @pytest.mark.parametrize(
@@ -241,7 +225,7 @@ def test_a_server_that_is_silent_or_away_is_given_up(secret_file: Path) -> None:
 
     with answering(secret_file, silent, timeout_s=1) as (outbox, server, pump):
         wait_for(lambda: pump.state.failures > 0)
-        assert pump.state.last_error == f"{server.url}: no answer in time" and depth(outbox) == 3
+        assert pump.state.last_error == f"{server.url}: no answer in time" and depth(outbox, "webhook") == 3
     port = free_port()
     sink = WebhookSink(WebhookConfig(url=f"http://localhost:{port}/hook?key=hunter2", secret_file=secret_file))
     with pytest.raises(SinkUnavailable) as told:
@@ -251,7 +235,7 @@ def test_a_server_that_is_silent_or_away_is_given_up(secret_file: Path) -> None:
 
 def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(secret_file: Path) -> None:
     with answering(secret_file, status(204), count=1) as (outbox, server, pump):
-        wait_for(lambda: depth(outbox) == 0 and pump.state.delivered == 1)
+        wait_for(lambda: depth(outbox, "webhook") == 0 and pump.state.delivered == 1)
         time.sleep(2.1)  # as long as a connection may be idle
         outbox.put([make_event(1)])
         wait_for(lambda: len(server.posted) == 2)
@@ -270,7 +254,7 @@ def test_tls_with_certificates_of_both_sides(secret_file: Path, tmp_path: Path) 
         except SinkUnavailable as error:
             return str(error)
 
-    with serve({"/hook": status(204)}, tls_of(ours.issue("server"), ours.cert)) as server:
+    with serve({"/hook": status(204)}, server_context(ours.issue("server"), ours.cert)) as server:
         mutual = {"ca_file": ours.cert, "cert_file": box.cert, "key_file": box.key}
         assert send(server.url, **mutual) == "accept"
         assert "the server's certificate is not accepted" in send(server.url, **mutual | {"ca_file": others.cert})
@@ -302,7 +286,7 @@ def test_without_a_key_nothing_is_sent() -> None:
 
 def test_the_key_may_come_from_the_environment_and_change(secret_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(secret_file, status(204), count=1) as (outbox, server, _):
-        wait_for(lambda: depth(outbox) == 0 and len(server.posted) == 1)
+        wait_for(lambda: depth(outbox, "webhook") == 0 and len(server.posted) == 1)
         other = bytes(reversed(KEY))
         monkeypatch.setenv("EDGE_AGENT_WEBHOOK_SECRET", base64.b64encode(other).decode())
         outbox.put([make_event(1)])
