@@ -25,6 +25,7 @@ from pydantic import (
 
 from edge_agent.config_base import Strict
 from edge_agent.config_mqtt import MqttConfig
+from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
 from edge_agent.errors import ConfigError
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -314,6 +315,8 @@ class Config(Strict):
     track: TrackConfig = TrackConfig()
     use_cases: UseCasesConfig = UseCasesConfig()
     mqtt: MqttConfig = MqttConfig()
+    influxdb: InfluxDbConfig = InfluxDbConfig()
+    webhook: WebhookConfig = WebhookConfig()
     outbox: OutboxConfig = OutboxConfig()
     http: HttpConfig = HttpConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,7 +212,18 @@ class Metric:
         return f"metrics/{self.camera}/{self.use_case}"
 
 
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The stored copy of a heartbeat, for sinks that cannot be told directly; ``data`` is what MQTT gets, its ``time`` in it."""
+
+    data: Mapping[str, Any]
+
+    topic: ClassVar[str] = "heartbeat"
+
+
 Output: TypeAlias = Event | Metric
+Stored: TypeAlias = Output | Heartbeat
+"""What the outbox takes."""
 
 
 def rfc3339(utc: float) -> str:
