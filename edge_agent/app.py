@@ -20,6 +20,7 @@ from edge_agent.config import CameraConfig, Config
 from edge_agent.detect.default_model import take_model
 from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import list_models
+from edge_agent.health import hardware
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
@@ -152,6 +153,7 @@ class Agent:
             self.rest = RestServer(config.http, self.status, self.recent_events, self.models, shot)
         self.supervisor = Supervisor(self.stop)
         self._host = HostProbe(config.state_dir)
+        self._hardware = hardware.HardwareProbe()
         self._heartbeat = HeartbeatBuilder()
         self._digest = config.digest()
         self._next_beat, self._told_connects = 0.0, 0
@@ -202,6 +204,13 @@ class Agent:
             self.supervisor.spawn(
                 "engine", lambda _: self._loader.finish(), essential=False, deadline_s=math.inf, restart=False
             )
+        self.supervisor.spawn(
+            "hardware",
+            lambda beat: self._hardware.run(beat, self.stop),
+            essential=False,
+            deadline_s=hardware.DEADLINE_S,
+            restart=True,
+        )
         # What was built until here stays: the collector need not walk through it while frames come.
         gc.collect()
         gc.freeze()
@@ -315,6 +324,7 @@ class Agent:
                 not_taken=loaded.not_taken,
             ),
             host=self._host.sample(),
+            hardware=self._hardware.latest,
             last_error=next(filter(None, errors), ""),
             http=self.rest.url if self.rest is not None else "",
         )

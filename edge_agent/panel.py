@@ -261,8 +261,10 @@ def _host(status: AgentStatus) -> Text:
         text.append(f" · CPU {host.process_cpu_pct:.0f} %")
     if host.rss_bytes is not None:
         text.append(f" · {host.rss_bytes // 2**20} MB")
-    if host.temperature_c is not None:
-        text.append(f" · {host.temperature_c:.0f} °C")
+    if status.hardware.temperature_c is not None:
+        text.append(f" · {status.hardware.temperature_c:.0f} °C")
+    if status.hardware.input_w is not None:
+        text.append(f" · {status.hardware.input_w:.1f} W")
     return text
 
 

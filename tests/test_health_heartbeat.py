@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.health.heartbeat import MAX_BYTES, MAX_BYTES_PER_CAMERA, HeartbeatBuilder
-from edge_agent.health.status import AgentStatus, CameraStatus, HostStatus, ModelStatus, OutboxStatus
+from edge_agent.health.status import AgentStatus, CameraStatus, HardwareStatus, HostStatus, ModelStatus, OutboxStatus
 from edge_agent.types import CameraState
 from tests.health_fixtures import agent_status
 
@@ -26,7 +26,8 @@ def worst(cameras: tuple[CameraStatus, ...], error: str = "") -> AgentStatus:
         cameras=cameras,
         outbox=OutboxStatus({"a": BIG, "b": BIG}, 1e15, BIG, BIG, BIG, "failing", "", BIG, ("mqtt", "influxdb")),
         model=ModelStatus("m" * 63, "v" * 63, "f" * 64, "onnxruntime", active=True),
-        host=HostStatus(100.0, 6400.0, BIG, BIG, 1, BIG, BIG, -100.0, False),
+        host=HostStatus(100.0, 6400.0, BIG, BIG, 1, BIG, BIG, False),
+        hardware=HardwareStatus(-100.0, "'" * 99, ("power", "temperature", "voltage"), 1e15, {"VDD_IN": 1e9}),
         safe_mode="x",
         last_error=error,
     )
@@ -56,6 +57,8 @@ def test_what_it_says() -> None:
             "rss_mb": 190,
             "disk_free_mb": 20480,
             "temperature_c": 51,
+            "hottest": "tj-thermal",
+            "power_w": 7.1,
             "clock_ok": True,
         },
         "last_error": "camera gate: refused",

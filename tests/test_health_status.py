@@ -7,6 +7,7 @@ import pytest
 
 from edge_agent.health.status import (
     CameraStatus,
+    HardwareStatus,
     HostStatus,
     ModelStatus,
     MqttStatus,
@@ -37,6 +38,7 @@ def test_all_well() -> None:
         ("model", {"safe_mode": "three crashes"}),
         ("host", {"host": HostStatus(clock_synchronised=False)}),
         ("host", {"host": HostStatus(disk_free_bytes=1)}),
+        ("host", {"hardware": HardwareStatus(throttled=("voltage",))}),
         ("workers", {"workers": (WorkerStatus("mqtt", essential=False, state="failed"),)}),
         ("workers", {"workers": (WorkerStatus("detect", essential=True, state="restarting"),)}),
     ],

@@ -14,6 +14,8 @@ from edge_agent.types import CameraState
 
 Health: TypeAlias = Literal["ok", "degraded", "failing"]
 WorkerState: TypeAlias = Literal["running", "stuck", "restarting", "done", "failed"]
+Throttling: TypeAlias = Literal["power", "temperature", "voltage"]
+"""Why a box is slowed down: it draws too much, is too hot, or is given too little."""
 _ORDER: dict[Health, int] = {"ok": 0, "degraded": 1, "failing": 2}
 _LOW_DISK = 200 * 2**20
 """Bytes. Below it the outbox may soon be unable to commit."""
@@ -121,8 +123,24 @@ class HostStatus:
     ram_available_bytes: int | None = None
     disk_total_bytes: int | None = None
     disk_free_bytes: int | None = None
-    temperature_c: float | None = None
     clock_synchronised: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareStatus:
+    """The board: its ``hottest`` part, whether it is slowed down and for how long in all since the start, watts by rail."""
+
+    temperature_c: float | None = None
+    hottest: str = ""
+    throttled: tuple[Throttling, ...] | None = None
+    throttled_s: float | None = None
+    power_w: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def input_w(self) -> float | None:
+        """What the whole box draws, where that is measured: rails need not add up to it."""
+        inputs = [watts for rail, watts in self.power_w.items() if rail.endswith("_IN") or len(self.power_w) == 1]
+        return inputs[0] if inputs else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +159,7 @@ class AgentStatus:
     mqtt: MqttStatus = MqttStatus()
     model: ModelStatus = ModelStatus()
     host: HostStatus = HostStatus()
+    hardware: HardwareStatus = HardwareStatus()
     last_error: str = ""
     safe_mode: str = ""
     http: str = ""
@@ -159,7 +178,7 @@ class AgentStatus:
                 "model": _model(self.model, self.safe_mode),
                 "outbox": _outbox(self.outbox),
                 "mqtt": _mqtt(self.mqtt),
-                "host": _host(self.host),
+                "host": _host(self.host, self.hardware),
             }
         )
 
@@ -243,10 +262,12 @@ def _mqtt(mqtt: MqttStatus) -> Part:
     return Part("degraded", mqtt.last_error or "not connected")
 
 
-def _host(host: HostStatus) -> Part:
+def _host(host: HostStatus, hardware: HardwareStatus) -> Part:
     bad = []
     if host.disk_free_bytes is not None and host.disk_free_bytes < _LOW_DISK:
         bad.append(f"{host.disk_free_bytes // 2**20} MB of disk left")
     if host.clock_synchronised is False:
         bad.append("clock not synchronised")
+    if hardware.throttled:
+        bad.append(f"slowed down: {', '.join(hardware.throttled)}")
     return Part("degraded", "; ".join(bad)) if bad else Part("ok")
