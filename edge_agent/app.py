@@ -30,7 +30,9 @@ from edge_agent.outbox import Outbox
 from edge_agent.pipeline import CameraLane, DetectionPool, FrameResult
 from edge_agent.record import RecordWriter
 from edge_agent.report import state_line
+from edge_agent.sensors.sensors import Sensors
 from edge_agent.sinks.mqtt import MqttSink
+from edge_agent.sinks.mqtt_inbound import Listener
 from edge_agent.snapshot import snapshot_jpeg
 from edge_agent.state_dir import state_lock
 from edge_agent.status_board import camera_status, mqtt_status, outbox_status
@@ -78,7 +80,13 @@ class CameraUnit:
         on_result = self._result if keep else None
         self._keep_image = agent.config.privacy.images
         self.chain = build_chain(
-            agent.config, config, new_id=agent.new_id, emit=agent.outbox.put, on_result=on_result, clock=agent.clock
+            agent.config,
+            config,
+            new_id=agent.new_id,
+            emit=agent.outbox.put,
+            on_result=on_result,
+            sensors=agent.sensors.latest,
+            clock=agent.clock,
         )
         self.lane = CameraLane(self.slot, self.chain)
 
@@ -125,6 +133,7 @@ class Agent:
             sinks=["mqtt"],  # also where it is off: events wait for it
             retention_days=config.privacy.retention_days,
         )
+        self.sensors = Sensors(config.sensors, self.new_id)
         ready = threading.Condition()
         self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
         for unit in self.cameras:
@@ -146,6 +155,10 @@ class Agent:
                 boot_id=self.boot_id,
                 version=__version__,
                 on_alarm=lambda event: self.outbox.put([event]),
+                listeners=[
+                    Listener(topic, lambda message, take=take: take(message.payload), qos=0)  # type: ignore[misc]
+                    for topic, take in self.sensors.subscriptions.items()
+                ],
             )
         self.rest: RestServer | None = None
         if config.http.enabled:
@@ -211,6 +224,14 @@ class Agent:
             deadline_s=hardware.DEADLINE_S,
             restart=True,
         )
+        for reader in self.sensors.readers:
+            self.supervisor.spawn(
+                f"sensor:{reader.name}",
+                lambda beat, reader=reader: reader.run(beat, self.stop),  # type: ignore[misc]
+                essential=False,
+                deadline_s=reader.deadline_s,
+                restart=True,
+            )
         # What was built until here stays: the collector need not walk through it while frames come.
         gc.collect()
         gc.freeze()
@@ -220,6 +241,7 @@ class Agent:
         self._notifier.watchdog(self.supervisor.check())
         for unit in self.cameras:
             unit.look()
+        self.outbox.put(self.sensors.look())
         self._tell()
         tick()
         if all(worker.state == "done" for worker in self.supervisor.states() if worker.essential):
@@ -325,6 +347,7 @@ class Agent:
             ),
             host=self._host.sample(),
             hardware=self._hardware.latest,
+            sensors=self.sensors.latest(),
             last_error=next(filter(None, errors), ""),
             http=self.rest.url if self.rest is not None else "",
         )

@@ -80,6 +80,7 @@ def _content(status: AgentStatus) -> dict[str, Any]:
         if model.active
         else None,
         "host": _host(status.host, status.hardware),
+        **_known(sensors_bad=sum(sensor.quality != "good" for sensor in status.sensors.values()) or None),
     }
 
 

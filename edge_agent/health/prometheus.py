@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias, get_args
 
 from edge_agent.health.status import AgentStatus, CameraStatus, HardwareStatus, HostStatus, OutboxStatus, Throttling
-from edge_agent.types import CameraState
+from edge_agent.types import CameraState, SensorValue
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Labels: TypeAlias = Mapping[str, str]
@@ -89,6 +89,7 @@ def exposition(status: AgentStatus) -> str:
     out.family("edge_agent_worker_stuck", "gauge", "1 while past the deadline of one unit of work.", stuck)
     _host(out, status.host)
     _hardware(out, status.hardware)
+    _sensors(out, status.sensors)
     return out.text()
 
 
@@ -161,3 +162,13 @@ def _hardware(out: Writer, hardware: HardwareStatus) -> None:
     out.family("edge_agent_host_throttled_seconds_total", "counter", "Time slowed down since the start.", slow_s)
     rails: list[Sample] = [({"rail": rail}, watts) for rail, watts in hardware.power_w.items()]
     out.family("edge_agent_host_power_watts", "gauge", "What a rail delivers.", rails)
+
+
+def _sensors(out: Writer, sensors: Mapping[str, SensorValue]) -> None:
+    good: list[Sample] = [({"sensor": name}, sensor.quality == "good") for name, sensor in sensors.items()]
+    out.family("edge_agent_sensor_good", "gauge", "0 while there is no value to rely on.", good)
+    values: list[Sample] = [
+        ({"sensor": name, "unit": sensor.unit}, sensor.value if sensor.quality == "good" else None)
+        for name, sensor in sensors.items()
+    ]
+    out.family("edge_agent_sensor_value", "gauge", "The latest value, while it is good.", values)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from edge_agent.types import CameraState
+from edge_agent.types import CameraState, SensorValue
 
 Health: TypeAlias = Literal["ok", "degraded", "failing"]
 WorkerState: TypeAlias = Literal["running", "stuck", "restarting", "done", "failed"]
@@ -160,6 +160,7 @@ class AgentStatus:
     model: ModelStatus = ModelStatus()
     host: HostStatus = HostStatus()
     hardware: HardwareStatus = HardwareStatus()
+    sensors: Mapping[str, SensorValue] = field(default_factory=dict)
     last_error: str = ""
     safe_mode: str = ""
     http: str = ""
@@ -179,6 +180,7 @@ class AgentStatus:
                 "outbox": _outbox(self.outbox),
                 "mqtt": _mqtt(self.mqtt),
                 "host": _host(self.host, self.hardware),
+                "sensors": _sensors(self.sensors),
             }
         )
 
@@ -270,4 +272,9 @@ def _host(host: HostStatus, hardware: HardwareStatus) -> Part:
         bad.append("clock not synchronised")
     if hardware.throttled:
         bad.append(f"slowed down: {', '.join(hardware.throttled)}")
+    return Part("degraded", "; ".join(bad)) if bad else Part("ok")
+
+
+def _sensors(sensors: Mapping[str, SensorValue]) -> Part:
+    bad = [f"{name} {sensor.quality}: {sensor.reason}" for name, sensor in sensors.items() if sensor.quality != "good"]
     return Part("degraded", "; ".join(bad)) if bad else Part("ok")

@@ -15,7 +15,7 @@ from edge_agent.outbox.reader import Reader
 from edge_agent.outbox.schema import FIRST_SINK
 from edge_agent.outbox.stat import OutboxStat
 from edge_agent.outbox.writer import Writer
-from edge_agent.types import NewId, Output
+from edge_agent.types import NewId, Stored
 
 
 class Outbox:
@@ -65,7 +65,7 @@ class Outbox:
         self._writer.thread.start()
         self._writer.ready.wait(timeout_s)
 
-    def put(self, items: Sequence[Output]) -> None:
+    def put(self, items: Sequence[Stored]) -> None:
         """Hand over; never blocks, never fails. What the queue cannot hold is counted and announced."""
         if items:
             self._inbox.put(items)
