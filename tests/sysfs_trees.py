@@ -3,6 +3,7 @@
 ORIN_NX, AGX_ORIN: labels and addresses from the kernel's ``tegra234-p3767.dtsi`` and ``tegra234-p3701.dtsi``, chips and cooling
 devices as JetPack 6 shows them (``ina3221``, ``soctherm_oc``, ``pwm-fan``, ``cpu-throttle-alert``). RASPBERRY_PI_5: drivers
 raspberrypi-firmware and raspberrypi-hwmon. NUC: intel_thermal_throttle.rst. RYZEN: k10temp.rst, and an ACPI zone that stands still.
+IIO: the channels that the drivers bmp280, hdc100x and ti-ads1015 show.
 """
 
 from __future__ import annotations
@@ -88,6 +89,22 @@ RYZEN = {
     **_zone(0, "acpitz", "16800"),
     **_chip(1, "k10temp", temp1_input="71500", temp1_label="Tctl"),
     **_chip(0, "nct6798", temp1_input="35000", fan1_input="1204", in0_input="1016"),
+}
+
+
+def _iio(number: int, device: str, name: str, **files: str) -> dict[str, str]:
+    folder = f"{_I2C}{device}/iio:device{number}/"
+    tree = {f"sys/bus/iio/devices/iio:device{number}": f"-> {folder}", folder + "name": name}
+    return tree | {folder + f"in_{file}": text for file, text in files.items()}
+
+
+IIO = {
+    **_iio(0, "1-0076", "bme280", temp_input="23450", pressure_input="101.325250000", humidityrelative_input="45123"),
+    **_iio(1, "1-0040", "hdc100x", temp_raw="24000", temp_scale="2.517700195", temp_offset="-15887.515151"),
+    **_iio(2, "1-0048", "ads1015", voltage0_raw="1000", voltage0_scale="2.000000000", voltage1_raw="9"),
+    **_iio(3, "1-0049", "ads1015", voltage0_raw="500", voltage_scale="3.000000000"),
+    **_iio(4, "1-0029", "vcnl4000", proximity_raw="2211", illuminance_raw="100", illuminance_scale="0.25"),
+    "sys/bus/iio/devices/trigger0/name": "hdc100x-dev1",
 }
 
 

@@ -13,15 +13,10 @@ from hypothesis import strategies as st
 
 from edge_agent.health.hardware import EVERY_S, HardwareProbe, hottest
 from edge_agent.health.status import HardwareStatus
+from tests.capture_helpers import CountingBeat
 from tests.mosquitto import wait_for
+from tests.sensor_fixtures import Clock
 from tests.sysfs_trees import AGX_ORIN, NUC, ORIN_NX, RASPBERRY_PI_5, RYZEN, write_tree
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Box:
@@ -141,22 +136,14 @@ def test_whatever_the_files_hold(every_tree: Path, name: bytes, value: bytes) ->
 def test_a_sensor_that_hangs_leaves_nothing_known_and_comes_back(tmp_path: Path) -> None:
     write_tree(tmp_path, NUC)
     pipe = tmp_path / "sys/class/thermal/thermal_zone0/temp"
-    clock, stop, inside = Clock(), threading.Event(), threading.Event()
+    clock, stop, beat = Clock(), threading.Event(), CountingBeat()
     probe = HardwareProbe(tmp_path, clock)
-
-    class Noticing:
-        def begin(self) -> None:
-            inside.set()
-
-        def end(self) -> None:
-            inside.clear()
-
     probe.look()
     pipe.unlink()
     os.mkfifo(pipe)
-    thread = threading.Thread(target=probe.run, args=(Noticing(), stop), daemon=True)
+    thread = threading.Thread(target=probe.run, args=(beat, stop), daemon=True)
     thread.start()
-    wait_for(inside.is_set)
+    wait_for(lambda: beat.begun > beat.ended)
     clock.now = 3600.0
     assert probe.latest == HardwareStatus(), "an old value is not shown for a new one"
     with pipe.open("w") as writer:  # returns once it is read
