@@ -2,7 +2,7 @@
 
 Size: at most 1024 bytes with one camera, whatever the names and errors are (names may have 63 characters), and at most
 150 bytes for each further camera with a name of up to 32 characters (182 with 63). ``last_error`` gets what is left.
-Unknown values are left out. Site, device and camera-independent names are in the topic.
+Unknown values are left out; of a model's version 32 characters are shown. Site, device and camera-independent names are in the topic.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_BYTES_PER_CAMERA = 182
 _TOP = 10**9
 """Counters are shown modulo this: a reader looks at differences, and the size is bounded."""
 _TOP_MB = 10**8
-_PART = 16
+_PART = 12
 """Characters of the name of the hottest part."""
 
 
@@ -76,7 +76,7 @@ def _content(status: AgentStatus) -> dict[str, Any]:
             dropping=True if outbox.dropping else None,
             state=None if outbox.state == "ok" else outbox.state,
         ),
-        "model": _known(name=model.name[:63], version=model.version[:63], sha256=model.sha256[:64])
+        "model": _known(name=model.name[:63], version=model.version[:32], sha256=model.sha256[:64])
         if model.active
         else None,
         "host": _host(status.host, status.hardware),
