@@ -17,6 +17,8 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from tests import contract
+
 
 def free_port() -> int:
     """A TCP port that nobody listens on now."""
@@ -98,25 +100,32 @@ class Subscriber:
 
     def __init__(self, port: int, topic: str = "#", *, user: tuple[str, str] | None = None) -> None:
         self.messages: list[paho.MQTTMessage] = []
+        self._own: set[bytes] = set()
         self._subscribed = threading.Event()
         self._client = client = paho.Client(
             CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=False
         )
         if user:
             client.username_pw_set(*user)
-        client.on_message = lambda _c, _u, message: self.messages.append(message)
+        client.on_message = lambda _c, _u, message: self._received(message)
         client.on_subscribe = lambda *_: self._subscribed.set()
         client.connect("127.0.0.1", port)
         client.loop_start()
         client.subscribe(topic, qos=1)
         assert self._subscribed.wait(10)
 
+    def _received(self, message: paho.MQTTMessage) -> None:
+        if message.payload not in self._own:
+            contract.check_seen(message.topic, bytes(message.payload))
+        self.messages.append(message)
+
     def under(self, part: str) -> list[paho.MQTTMessage]:
         """Those whose topic contains ``part``."""
         return [message for message in list(self.messages) if part in message.topic]
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Send, retained; returns once the broker has it."""
+        """Send, retained; returns once the broker has it. It is no message of an agent and may be anything."""
+        self._own.add(payload)
         self._client.publish(topic, payload, qos=1, retain=True).wait_for_publish(10)
 
     def close(self) -> None:

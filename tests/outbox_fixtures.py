@@ -11,6 +11,7 @@ from typing import Any
 from edge_agent.config import OutboxConfig
 from edge_agent.outbox import Outbox
 from edge_agent.types import Event, Metric, Phase, uuid7_factory
+from tests.contract import SYNTHETIC
 
 new_id = uuid7_factory()
 UTC = 1_700_000_000.0
@@ -24,14 +25,14 @@ def make_event(
     utc: float | None = None,
     **data: Any,
 ) -> Event:
-    """One of social distancing, numbered in its data."""
+    """A made-up one, numbered in its data."""
     ident = new_id(UTC)
     when = UTC + n if utc is None else utc
-    return Event(ident, camera, "social_distancing", "violation", phase, episode or ident, when, {"n": n, **data})
+    return Event(ident, camera, SYNTHETIC, "thing", phase, episode or ident, when, {"n": n, **data})
 
 
-def make_metric(n: int = 0, camera: str = "door") -> Metric:
-    return Metric(camera, "social_distancing", UTC + 60 * n, 60.0, 58.5, {"people": n})
+def make_metric(n: int = 0, camera: str = "door", **data: Any) -> Metric:
+    return Metric(camera, SYNTHETIC, UTC + 60 * n, 60.0, 58.5, {"people": n, **data})
 
 
 def make_outbox(

@@ -32,8 +32,8 @@ def test_everything_arrives_in_order_with_its_type(tmp_path: Path) -> None:
             assert numbers(sub) == list(range(1000))
             event, metric = sub.under("/events/")[0], sub.under("/metrics/")[0]
             assert (event.topic, metric.topic) == (
-                ROOT + "events/till/social_distancing",
-                ROOT + "metrics/door/social_distancing",
+                ROOT + "events/till/synthetic",
+                ROOT + "metrics/door/synthetic",
             )
             assert (content_type(event), event.qos, event.retain) == ("application/cloudevents+json", 1, False)
             assert content_type(metric) == "application/json"

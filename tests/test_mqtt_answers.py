@@ -223,8 +223,8 @@ def test_properties_reach_the_subscriber(tmp_path: Path) -> None:
             assert hasattr(message.properties, "MessageExpiryInterval") == ("/events/" in message.topic)
         assert {message.topic.removeprefix(ROOT) for message in sub.messages} == {
             "status",
-            "events/till/social_distancing",
-            "events/door/social_distancing",
+            "events/till/synthetic",
+            "events/door/synthetic",
         }
         (wire,) = tap.wires
         full = [message.topic for message in wire.published if message.on_wire]

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from edge_agent.config import OutboxConfig
 from edge_agent.outbox import Outbox
 from edge_agent.outbox.clock import AgeClock
 from edge_agent.outbox.limits import Limits
-from edge_agent.outbox.messages import Draft, Priority
+from edge_agent.outbox.messages import Priority, draft
 from edge_agent.outbox.store import Store
 from edge_agent.outbox.telling import LossLog, Teller
 from edge_agent.outbox.verify import verify
@@ -169,9 +170,8 @@ def test_telemetry_goes_before_metrics_and_these_before_events(tmp_path: Path) -
     store.open()
 
     def put(priority: Priority, count: int) -> None:
-        doc = {"text": "x" * 900}
-        draft = Draft(priority, "telemetry/thermometer", doc, json.dumps(doc)[:-1], None)
-        store.commit([draft] * count, clock_ok=True, utc=UTC)
+        large = draft(make_metric(text="x" * 800), site="s", device="d", boot_id="b")
+        store.commit([replace(large, priority=priority)] * count, clock_ok=True, utc=UTC)
 
     def depth() -> list[int]:
         return [held.rows for held in store.books.sinks["mqtt"].held.values()]
@@ -236,7 +236,7 @@ def test_nothing_is_kept_beyond_the_retention(tmp_path: Path) -> None:
         assert report["reasons"] == {"retention_days": 3}
         assert not (tmp_path / "o.db.corrupt").exists()
     content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
-    assert content.count(b"social_distancing.violation") == 0, "not in what is left of deleted rows either"
+    assert content.count(b"synthetic.thing") == 0, "not in what is left of deleted rows either"
 
 
 @pytest.mark.parametrize("jump", [400 * DAY, -400 * DAY, 50 * 365 * DAY])

@@ -31,7 +31,7 @@ class EventHead(TypedDict):
         str, Field(pattern="^/[^/]+/[^/]+/[^/]+$", description="/site/device/camera; the camera is _device for the box")
     ]
     subject: Annotated[
-        EventId, Field(description="the episode, which joins started, updated and ended; else the id itself")
+        str, Field(min_length=1, description="the episode, which joins started, updated and ended; else the id itself")
     ]
     type: Annotated[str, Field(description="edge_agent, use case, what, and of an episode started, updated or ended")]
     time: Annotated[Time, Field(description="when the fact began, changed or ended")]
