@@ -56,11 +56,11 @@ def fault(topic: str, payload: bytes) -> str:
     """What is wrong with a message; ``topic`` is below the device's root. Empty where all is well."""
     try:
         doc = json.loads(payload)
-    except ValueError as no_json:
+    except (ValueError, RecursionError) as no_json:
         return f"{topic}: no JSON: {no_json}"
     found = _described(topic, doc)
     if found is None:
-        return f"{topic}: nothing of type {doc.get('type')} is described"
+        return f"{topic}: not described: {payload[:200]!r}"
     error = best_match(_validator(found[2]).iter_errors(doc))
     return "" if error is None else f"{topic}: {error.json_path}: {error.message}"
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
 
 from tests import contract
 
@@ -100,7 +101,7 @@ class Subscriber:
 
     def __init__(self, port: int, topic: str = "#", *, user: tuple[str, str] | None = None) -> None:
         self.messages: list[paho.MQTTMessage] = []
-        self._own: set[bytes] = set()
+        self._own: set[tuple[str, bytes]] = set()
         self._subscribed = threading.Event()
         self._client = client = paho.Client(
             CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=False
@@ -115,18 +116,19 @@ class Subscriber:
         assert self._subscribed.wait(10)
 
     def _received(self, message: paho.MQTTMessage) -> None:
-        if message.payload not in self._own:
-            contract.check_seen(message.topic, bytes(message.payload))
+        payload = bytes(message.payload)
+        if (message.topic, payload) not in self._own:
+            contract.check_seen(message.topic, payload)
         self.messages.append(message)
 
     def under(self, part: str) -> list[paho.MQTTMessage]:
         """Those whose topic contains ``part``."""
         return [message for message in list(self.messages) if part in message.topic]
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Send, retained; returns once the broker has it. It is no message of an agent and may be anything."""
-        self._own.add(payload)
-        self._client.publish(topic, payload, qos=1, retain=True).wait_for_publish(10)
+    def publish(self, topic: str, payload: bytes, *, retain: bool = True, properties: Properties | None = None) -> None:
+        """Send at QoS 1; returns once the broker has it. It is no message of an agent and may be anything."""
+        self._own.add((topic, payload))
+        self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).wait_for_publish(10)
 
     def close(self) -> None:
         self._client.disconnect()

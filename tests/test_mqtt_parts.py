@@ -177,12 +177,12 @@ def test_a_second_device_is_told_once_an_hour() -> None:
         "version": "0.1",
     }
     for payload in (identity.status("offline", 1), b"", b"[]", b"\xff", b'{"boot_id":7}', b"[" * 5000):
-        assert identity.look([("status", payload)]) == ""
+        assert identity.look(payload) == ""
         assert not identity.rival
     other = Identity("boot-2", "0.1", "client", alarms.append).status("online", 2)
-    assert "a second device uses the identity client" in identity.look([("status", other)])
+    assert "a second device uses the identity client" in identity.look(other)
     assert identity.rival
-    identity.look([("status", other)])
+    identity.look(other)
     assert [event.what for event in alarms] == ["mqtt_session_taken_over"]
 
 
