@@ -13,9 +13,9 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
-T = TypeVar("T")
+_Value = TypeVar("_Value")
 
-Known: TypeAlias = T | SkipJsonSchema[None]
+Known: TypeAlias = _Value | SkipJsonSchema[None]
 """None in the program where it is not known; left out of the payload then, so never null there."""
 
 Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]

@@ -82,7 +82,7 @@ def test_schemas_say_the_same_in_draft_7_which_asyncapi_builds_on(schema: dict[s
 
 
 def test_every_field_is_described_and_names_are_those_of_one_type() -> None:
-    definitions = schemas.types(schemas.PUBLISHED, "")
+    _, definitions = schemas.describe(schemas.PUBLISHED, "")
     assert [name for name in definitions if not re.fullmatch("[A-Z][A-Za-z]+", name)] == []
     bare = [
         f"{name}.{key}"

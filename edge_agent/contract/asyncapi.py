@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from edge_agent.contract.published import CHANNELS, Channel, Message
-from edge_agent.contract.schemas import PUBLISHED, by_name, types
+from edge_agent.contract.schemas import PUBLISHED, describe
 
 _BINDING = {"bindingVersion": "0.2.0"}
 _ROOT = "edge/v1/{site}/{device}/"
@@ -35,6 +35,7 @@ version of the agent. Where a field goes, or changes its type, unit or meaning, 
 
 def document() -> dict[str, Any]:
     """The whole, as what YAML and JSON have in common."""
+    payloads, types = describe(PUBLISHED, _SCHEMAS)
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -48,8 +49,8 @@ def document() -> dict[str, Any]:
         "channels": {channel.name: _channel(channel) for channel in CHANNELS},
         "operations": {f"publish.{channel.name}": _operation(channel) for channel in CHANNELS},
         "components": {
-            "messages": {message.name: _message(message) for message in PUBLISHED},
-            "schemas": types(PUBLISHED, _SCHEMAS),
+            "messages": {message.name: _message(message, payloads[message.name]) for message in PUBLISHED},
+            "schemas": types,
         },
     }
 
@@ -106,8 +107,7 @@ def _operation(channel: Channel) -> dict[str, Any]:
     }
 
 
-def _message(message: Message) -> dict[str, Any]:
-    (payload,) = by_name([message], _SCHEMAS).values()
+def _message(message: Message, payload: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": message.name,
         "summary": (message.data or message.payload).__doc__,

@@ -6,7 +6,7 @@ draft 2020-12 and in draft-07, which AsyncAPI builds on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -14,7 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from edge_agent.contract.published import CHANNELS, Message
 
-DEFINITIONS = "#/$defs/"
+_AT = "#/$defs/"
 PUBLISHED = [message for channel in CHANNELS for message in channel.messages]
 
 
@@ -36,43 +36,34 @@ def events() -> dict[str, Any]:
 
 
 def _any_of(title: str, messages: Sequence[Message]) -> dict[str, Any]:
+    named, types = describe(messages, _AT)
+    data: dict[str, Any] = {}
+    for message in messages:
+        if (urn := message.fixed.get("dataschema")) is not None:
+            choices = data.setdefault(urn, {"anyOf": []})["anyOf"]
+            choices.append(named[message.name]["allOf"][1]["properties"]["data"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": title,
-        "anyOf": [{"$ref": DEFINITIONS + message.name} for message in messages],
-        "$defs": {**by_name(messages, DEFINITIONS), **_by_urn(messages), **types(messages, DEFINITIONS)},
+        "anyOf": [{"$ref": _AT + message.name} for message in messages],
+        "$defs": {**named, **data, **types},
     }
 
 
-def by_name(messages: Iterable[Message], at: str) -> dict[str, dict[str, Any]]:
-    """The schema of each message; what it refers to is to be found ``at``."""
-    return {message.name: _schema(message, at) for message in messages}
-
-
-def types(messages: Iterable[Message], at: str) -> dict[str, dict[str, Any]]:
-    """The schemas of all types that occur in the messages, by name."""
-    made = [kind for message in messages for kind in (message.payload, message.data) if kind is not None]
-    _, found = TypeAdapter.json_schemas(
-        [(kind.__name__, "validation", TypeAdapter(kind)) for kind in dict.fromkeys(made)],
+def describe(messages: Sequence[Message], at: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of each message by its name; the types that they refer to by theirs, to be found below ``at``."""
+    kinds = dict.fromkeys(kind for message in messages for kind in (message.payload, message.data) if kind is not None)
+    references, found = TypeAdapter.json_schemas(
+        [(kind, "validation", TypeAdapter(kind)) for kind in kinds],
         ref_template=at + "{model}",
         schema_generator=_Plain,
     )
-    definitions: dict[str, dict[str, Any]] = found["$defs"]
-    return definitions
-
-
-def _schema(message: Message, at: str) -> dict[str, Any]:
-    reference = {"$ref": at + message.payload.__name__}
-    if message.data is None:
-        return reference
-    properties: dict[str, Any] = {name: {"const": value} for name, value in message.fixed.items()}
-    properties["data"] = {"$ref": at + message.data.__name__}
-    return {"allOf": [reference, {"properties": properties}]}
-
-
-def _by_urn(messages: Iterable[Message]) -> dict[str, dict[str, Any]]:
-    found: dict[str, list[Mapping[str, str]]] = {}
+    named: dict[str, Any] = {}
     for message in messages:
-        if (urn := message.fixed.get("dataschema")) is not None:
-            found.setdefault(urn, []).append({"$ref": DEFINITIONS + message.data.__name__})
-    return {urn: {"anyOf": choices} for urn, choices in found.items()}
+        whole = references[message.payload, "validation"]
+        if message.data is not None:
+            properties: dict[str, Any] = {name: {"const": value} for name, value in message.fixed.items()}
+            properties["data"] = references[message.data, "validation"]
+            whole = {"allOf": [whole, {"properties": properties}]}
+        named[message.name] = whole
+    return named, found["$defs"]
