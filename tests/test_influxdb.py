@@ -344,5 +344,5 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         return real(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(HardwareError, match=r"influxdb.enabled is true.*pip install 'edge-agent\[influxdb\]'"):
+    with pytest.raises(HardwareError, match=r"needs the extra influxdb \(No module .*\): pip install influxdb-client"):
         make_sink("http://localhost:1")
