@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from paho.mqtt.client import MQTTMessage
 from edge_agent.config_mqtt import MqttConfig
 from edge_agent.outbox import Outbox
 from edge_agent.sinks.mqtt import MqttSink
+from edge_agent.sinks.mqtt_inbound import Listener
 from edge_agent.types import Event
 from tests.mosquitto import Subscriber
 from tests.outbox_fixtures import make_event
@@ -21,7 +22,12 @@ ROOT = "edge/v1/site/box/"
 
 @contextmanager
 def delivering(
-    outbox: Outbox, port: int | None, alarms: list[Event] | None = None, boot_id: str = "boot-1", **config: Any
+    outbox: Outbox,
+    port: int | None,
+    alarms: list[Event] | None = None,
+    boot_id: str = "boot-1",
+    listeners: Sequence[Listener] = (),
+    **config: Any,
 ) -> Iterator[MqttSink]:
     """A sink that was started; stopped at the end. ``config`` is of the section ``mqtt``."""
     options = {"host": "127.0.0.1", "port": port, "reconnect_max_s": 1.0, **config}
@@ -33,6 +39,7 @@ def delivering(
         boot_id=boot_id,
         version="0.1",
         on_alarm=lambda event: None if alarms is None else alarms.append(event),
+        listeners=listeners,
     )
     sink.start()
     try:

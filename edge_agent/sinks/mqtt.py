@@ -7,15 +7,17 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edge_agent.config_mqtt import Address, MqttConfig
 from edge_agent.errors import OutboxError, SinkRejected, SinkUnavailable
 from edge_agent.sinks.mqtt_brokers import Brokers
 from edge_agent.sinks.mqtt_connection import JSON_TYPE, Connection, HungUp, Refused, Version, Will, too_new
+from edge_agent.sinks.mqtt_direct import Ahead, Direct
 from edge_agent.sinks.mqtt_farewell import Farewell
 from edge_agent.sinks.mqtt_identity import Identity
+from edge_agent.sinks.mqtt_inbound import Listener, give
 from edge_agent.sinks.mqtt_outcome import (
     PACKET_TOO_LARGE,
     SESSION_TAKEN_OVER,
@@ -48,7 +50,8 @@ class MqttSink:
 
     A row is acknowledged to the store only on a PUBACK with a success code. Retransmission has one owner, the outbox: each
     connection is a fresh client, and when it ends, all that was under way is read from the store again.
-    ``on_alarm`` gets an event about the box (``mqtt_session_taken_over``), from the sink's thread.
+    ``on_alarm`` gets an event about the box (``mqtt_session_taken_over``), from the sink's thread; ``listeners`` get what the
+    broker sends.
     """
 
     def __init__(
@@ -61,8 +64,9 @@ class MqttSink:
         boot_id: str,
         version: str,
         on_alarm: Callable[[Event], None],
+        listeners: Sequence[Listener] = (),
     ) -> None:
-        self._config, self._store = config, store
+        self._config, self._store, self._listeners = config, store, listeners
         self._root = f"edge/v1/{site}/{device}/"
         self._client_id = config.client_id or f"edge-agent-{site}-{device}"
         self._identity = Identity(boot_id, version, self._client_id, on_alarm)
@@ -76,8 +80,7 @@ class MqttSink:
         self._flying: dict[int, Row | None] = {}
         self._last_progress = self._last_sent = 0.0
         self._answered = False
-        self._direct: dict[str, tuple[bytes, bool]] = {}
-        self._direct_lock = threading.Lock()
+        self._ahead = Ahead()
         self._wake = threading.Event()
         self._stop_at: float | None = None
         self._stopped = threading.Event()
@@ -116,12 +119,15 @@ class MqttSink:
         """
         if not isinstance(payload, bytes):
             payload = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
-        with (
-            self._direct_lock
-        ):  # or it could slip in after the connection's end was dealt with, and be sent by the next
-            if not self._connected:
-                return False
-            self._direct[topic] = (payload, retain)
+        return self._put(Direct(self._root + topic, payload, retain))
+
+    def answer(self, topic: str, payload: bytes, correlation: bytes | None) -> bool:
+        """Send to ``topic``, a whole one, ahead of any backlog; JSON. False, and nothing is kept, while not connected."""
+        return self._put(Direct(topic, payload, answer=True, correlation=correlation))
+
+    def _put(self, message: Direct) -> bool:
+        if not self._ahead.put(message):
+            return False
         self._wake.set()
         return True
 
@@ -177,11 +183,10 @@ class MqttSink:
                 self._taken_over(self._identity.taken_over(str(error)))
             raise
         finally:
-            with self._direct_lock:
-                if self._connected:
-                    self._connected, self._since = False, time.time()
-                    self._known.add(connection.address)
-                self._direct.clear()
+            self._ahead.close()
+            if self._connected:
+                self._connected, self._since = False, time.time()
+                self._known.add(connection.address)
             with contextlib.suppress(SinkUnavailable):
                 self._settle(connection)
             self._judge(lost)
@@ -193,8 +198,11 @@ class MqttSink:
         since = time.time()
         status = self._identity.status("online", since)
         connection.subscribe(self._root + "status")  # before our own is published: shows the one that is there
-        self._send(connection, None, "status", status, JSON_TYPE, retain=True)
+        for listener in self._listeners:
+            connection.subscribe(listener.topic, listener.qos)
+        self._say(connection, status)
         self._connected, self._since, self._last_error = True, since, ""
+        self._ahead.open()
         self._connects += 1
         self._told.clear()
         self._farewell.elsewhere(self._brokers.others, status)
@@ -205,27 +213,29 @@ class MqttSink:
         while True:
             self._settle(connection)
             connection.check()
-            self._look_for_rival(connection)
+            self._take_in(connection)
             room = 1 if self._suspects.careful else connection.receive_maximum
-            self._send_direct(connection, room)
+            self._send_ahead(connection, room)
             waiting = self._send_rows(connection, room)
             now = time.monotonic()
             if self._flying and now - self._last_progress > _ACK_S:
                 raise SinkUnavailable(f"no PUBACK for {_ACK_S:.0f} s")
-            if self._stop_at is not None and (now >= self._stop_at or not (waiting or self._flying)):
+            if self._stop_at is not None and (now >= self._stop_at or not (waiting or self._flying or self._ahead)):
                 return self._goodbye(connection)
             self._wake.wait(_LOOK_S)
             self._wake.clear()
 
-    def _send_direct(self, connection: Connection, room: int) -> None:
-        while self._direct and len(self._flying) < room:
-            with self._direct_lock:
-                topic = next(iter(self._direct))
-                payload, retain = self._direct.pop(topic)
+    def _send_ahead(self, connection: Connection, room: int) -> None:
+        while self._ahead and len(self._flying) < room:
+            message = self._ahead.pop()
             try:
-                self._send(connection, None, topic, payload, JSON_TYPE, retain=retain)
+                if message.answer:
+                    mid = connection.answer(message.topic, message.payload, JSON_TYPE, message.correlation)
+                else:
+                    mid = connection.publish(message.topic, message.payload, JSON_TYPE, retain=message.retain)
+                self._sent(mid, None)
             except SinkRejected as error:
-                self._last_error = f"{topic}: {error}"
+                self._last_error = f"{message.topic}: {error}"
 
     def _send_rows(self, connection: Connection, room: int) -> bool:
         """Fill the window; whether there may be more to send."""
@@ -236,20 +246,17 @@ class MqttSink:
                 if row is None:
                     return False
                 try:
-                    self._send(connection, row, row.topic, row.payload, row.content_type, retain=False)
+                    mid = connection.publish(self._root + row.topic, row.payload, row.content_type, retain=False)
+                    self._sent(mid, row)
                     self._published += 1
                 except SinkRejected as error:
                     self._refuse(row, PACKET_TOO_LARGE, str(error))
-                if self._direct:
-                    self._send_direct(connection, room)
+                self._send_ahead(connection, room)
         except OutboxError as error:
             log.debug("mqtt: the outbox cannot be read now: %s", error)
         return True
 
-    def _send(
-        self, connection: Connection, row: Row | None, topic: str, payload: bytes, content: str, *, retain: bool
-    ) -> None:
-        mid = connection.publish(self._root + topic, payload, content, retain=retain)
+    def _sent(self, mid: int, row: Row | None) -> None:
         self._last_sent = time.monotonic()
         if not self._flying:
             self._last_progress = self._last_sent
@@ -264,7 +271,7 @@ class MqttSink:
             row, became = self._flying.pop(mid, None), outcome(code)
             if row is None:
                 if became is not Outcome.ACCEPTED:
-                    self._last_error = f"heartbeat or status refused: {reason}"
+                    self._last_error = f"heartbeat, status or answer refused: {reason}"
             elif became is Outcome.ACCEPTED:
                 done.append(row.row)
                 self._suspects.settled(row.row)
@@ -302,9 +309,12 @@ class MqttSink:
         until = time.monotonic() + 1.0
         if not self._wait_for_room(connection, connection.receive_maximum, until):
             return False
-        self._send(connection, None, "status", self._identity.status("offline", time.time()), JSON_TYPE, retain=True)
+        self._say(connection, self._identity.status("offline", time.time()))
         self._wait_for_room(connection, 1, until)
         return True
+
+    def _say(self, connection: Connection, status: bytes) -> None:
+        self._sent(connection.publish(self._root + "status", status, JSON_TYPE, retain=True), None)
 
     def _wait_for_room(self, connection: Connection, below: int, until: float) -> bool:
         while len(self._flying) >= below and time.monotonic() < until:
@@ -324,10 +334,13 @@ class MqttSink:
         self._last_error = text
         self._since = self._since or time.time()
 
-    def _look_for_rival(self, connection: Connection) -> None:
-        received = connection.received()
-        if connection.address in self._known:
-            self._taken_over(self._identity.look(received))
+    def _take_in(self, connection: Connection) -> None:
+        for message in connection.received():
+            if message.topic != self._root + "status":
+                give(message, self._listeners)
+            elif connection.address in self._known:
+                self._taken_over(self._identity.look(message.payload))
+            connection.confirm(message)
 
     def _taken_over(self, trouble: str) -> None:
         if trouble:  # the pauses grow, so that the two do not race

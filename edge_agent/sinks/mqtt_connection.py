@@ -20,6 +20,7 @@ from paho.mqtt.properties import Properties
 from edge_agent.config import read_secret
 from edge_agent.config_mqtt import Address, MqttConfig
 from edge_agent.errors import ConfigError, SinkError, SinkRejected, SinkUnavailable
+from edge_agent.sinks.mqtt_inbound import Inbound, Mailbox
 from edge_agent.sinks.mqtt_outcome import KEEP_ALIVE_TIMEOUT, UNSPECIFIED, UNSUPPORTED_VERSION
 from edge_agent.sinks.mqtt_properties import Contents, of_connect, of_will, packet_size
 from edge_agent.tls import TlsContext, explain, make_context, warnings
@@ -81,7 +82,7 @@ class Connection:
         self._alias_maximum = 0
         self._aliases: dict[str, int] = {}
         self._acks: deque[tuple[int, int, str]] = deque()
-        self._received: deque[tuple[str, bytes]] = deque(maxlen=100)
+        self._mailbox = Mailbox()
         self._answered = threading.Event()
         self._connected = False
         self._lost: SinkError | None = None
@@ -101,6 +102,7 @@ class Connection:
             protocol=MQTTProtocolVersion.MQTTv5 if self._five else MQTTProtocolVersion.MQTTv311,
             transport="websockets" if self._config.websocket_path else "tcp",
             reconnect_on_failure=False,
+            manual_ack=True,  # a command is confirmed once it is on disk
         )
         client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(65535)  # the window is ours; paho must never hold a message back
@@ -126,8 +128,7 @@ class Connection:
         options: dict[str, Any] = {}
         if self._five:
             options["clean_start"] = not self._lasting
-            if self._lasting:
-                options["properties"] = of_connect(self._config)
+            options["properties"] = of_connect(self._config, lasting=self._lasting)
         try:
             self._client.connect(self.address.host, self.address.port, self._config.keepalive_s, **options)
         except (OSError, ValueError) as error:
@@ -162,10 +163,20 @@ class Connection:
         """Send at QoS 1; the packet id. Raises SinkUnavailable, SinkRejected (this message can never be sent)."""
         alias = self._alias(topic)
         on_wire = "" if topic in self._aliases else topic
-        properties: Properties | None = None
-        size = 0
-        if self._five:
-            properties, size = self._contents.of(content_type, retain=retain, alias=alias)
+        properties, size = self._contents.of(content_type, retain=retain, alias=alias)
+        mid = self._publish(on_wire, payload, properties, size, retain=retain)
+        if alias:
+            self._aliases[topic] = alias
+        return mid
+
+    def answer(self, topic: str, payload: bytes, content_type: str, correlation: bytes | None) -> int:
+        """Send an answer, with the ``correlation`` of what was asked; otherwise like ``publish``."""
+        properties, size = self._contents.of_answer(content_type, correlation)
+        return self._publish(topic, payload, properties, size, retain=False)
+
+    def _publish(self, on_wire: str, payload: bytes, properties: Properties | None, size: int, *, retain: bool) -> int:
+        if not self._five:
+            properties, size = None, 0
         if packet_size(on_wire, size, payload) > self._max_packet:
             raise SinkRejected(f"larger than the broker's maximum packet of {self._max_packet} bytes")
         try:
@@ -175,8 +186,6 @@ class Connection:
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self.check()
             raise SinkUnavailable(paho.error_string(info.rc))
-        if alias:
-            self._aliases[topic] = alias
         return info.mid
 
     def _alias(self, topic: str) -> int:
@@ -185,16 +194,17 @@ class Connection:
             return 0
         return self._aliases.get(topic) or (len(self._aliases) + 1 if len(self._aliases) < self._alias_maximum else 0)
 
-    def subscribe(self, topic: str) -> None:
+    def subscribe(self, topic: str, qos: int = 1) -> None:
         """Ask for a topic; a broker that denies it is not an error here."""
-        self._client.subscribe(topic, qos=1)
+        self._client.subscribe(topic, qos=qos)
 
-    def received(self) -> list[tuple[str, bytes]]:
-        """Messages since the last call: (topic, payload); only the newest hundred are kept."""
-        taken = []
-        while self._received:
-            taken.append(self._received.popleft())
-        return taken
+    def received(self) -> list[Inbound]:
+        """Messages since the last call; each is to be confirmed."""
+        return self._mailbox.take()
+
+    def confirm(self, message: Inbound) -> None:
+        """The broker need not send it again."""
+        self._client.ack(message.packet_id, message.qos)
 
     def acks(self) -> list[tuple[int, int, str]]:
         """PUBACKs since the last call: (packet id, reason code, its name)."""
@@ -256,7 +266,7 @@ class Connection:
         self._wake()
 
     def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
-        self._received.append((message.topic, bytes(message.payload)))
+        self._mailbox.put(message)
         self._wake()
 
 

@@ -13,6 +13,7 @@ from edge_agent.config_mqtt import Address, MqttConfig
 from edge_agent.errors import SinkError
 from edge_agent.sinks.mqtt_connection import JSON_TYPE, Connection
 from edge_agent.sinks.mqtt_identity import read_status
+from edge_agent.sinks.mqtt_inbound import Inbound
 from edge_agent.sinks.mqtt_visit import acknowledged, visit
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Farewell:
         try:
             connection.subscribe(self._topic)
             until = time.monotonic() + _RETAINED_S
-            found: list[tuple[str, bytes]] = []
+            found: list[Inbound] = []
             while not found and time.monotonic() < until:
                 connection.check()
                 time.sleep(0.02)
@@ -85,7 +86,7 @@ class Farewell:
             with self._lock:
                 if self._ours is None or address not in self._left:
                     return
-                if found and self._stale(found[-1][1]):
+                if found and self._stale(found[-1].payload):
                     self._say_offline(connection, address)
                 self._left.remove(address)
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from edge_agent.types import DEVICE, Event, rfc3339, uuid7_factory
@@ -33,15 +33,14 @@ class Identity:
         """Whether there was a sign of a second device lately."""
         return time.monotonic() - self._rival_at < RIVAL_S
 
-    def look(self, received: Sequence[tuple[str, bytes]]) -> str:
+    def look(self, status: bytes) -> str:
         """The status topic of a broker that knows us is ours, unless another box has our identity; what shows that, or "".
 
         Not every broker says why it ended a connection that was taken over (mosquitto 2.0 does not), but this they all show.
         """
-        for _, payload in received:
-            boot_id = read_status(payload).get("boot_id")
-            if isinstance(boot_id, str) and boot_id != self._boot_id:
-                return self.taken_over("another client published our status")
+        boot_id = read_status(status).get("boot_id")
+        if isinstance(boot_id, str) and boot_id != self._boot_id:
+            return self.taken_over("another client published our status")
         return ""
 
     def taken_over(self, reason: str) -> str:
