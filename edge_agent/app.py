@@ -21,6 +21,7 @@ from edge_agent.config import CameraConfig, Config
 from edge_agent.detect.default_model import take_model
 from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import list_models
+from edge_agent.health import hardware
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
@@ -30,10 +31,12 @@ from edge_agent.outbox import Outbox
 from edge_agent.pipeline import CameraLane, DetectionPool, FrameResult
 from edge_agent.record import RecordWriter
 from edge_agent.report import state_line
+from edge_agent.sensors.sensors import Sensors
 from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.build import batch_sinks
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.sinks.mqtt import wants as mqtt_wants
+from edge_agent.sinks.mqtt_inbound import Listener
 from edge_agent.snapshot import snapshot_jpeg
 from edge_agent.state_dir import state_lock
 from edge_agent.status_board import camera_status, mqtt_status, outbox_status, sink_status
@@ -81,7 +84,13 @@ class CameraUnit:
         on_result = self._result if keep else None
         self._keep_image = agent.config.privacy.images
         self.chain = build_chain(
-            agent.config, config, new_id=agent.new_id, emit=agent.outbox.put, on_result=on_result, clock=agent.clock
+            agent.config,
+            config,
+            new_id=agent.new_id,
+            emit=agent.outbox.put,
+            on_result=on_result,
+            sensors=agent.sensors.latest,
+            clock=agent.clock,
         )
         self.lane = CameraLane(self.slot, self.chain)
 
@@ -130,6 +139,7 @@ class Agent:
             wants={"mqtt": mqtt_wants, **{name: sink.wants for name, sink in sinks.items()}},
             retention_days=config.privacy.retention_days,
         )
+        self.sensors = Sensors(config.sensors, self.new_id)
         ready = threading.Condition()
         self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
         for unit in self.cameras:
@@ -151,6 +161,10 @@ class Agent:
                 boot_id=self.boot_id,
                 version=__version__,
                 on_alarm=lambda event: self.outbox.put([event]),
+                listeners=[
+                    Listener(topic, lambda message, take=take: take(message.payload), qos=0)  # type: ignore[misc]
+                    for topic, take in self.sensors.subscriptions.items()
+                ],
             )
         self.pumps = [BatchPump(name, self.outbox.outlet(name), sink) for name, sink in sinks.items()]
         self.rest: RestServer | None = None
@@ -159,6 +173,7 @@ class Agent:
             self.rest = RestServer(config.http, self.status, self.recent_events, self.models, shot)
         self.supervisor = Supervisor(self.stop)
         self._host = HostProbe(config.state_dir)
+        self._hardware = hardware.HardwareProbe()
         self._heartbeat = HeartbeatBuilder()
         self._digest = config.digest()
         self._next_beat, self._told_connects = 0.0, 0
@@ -211,6 +226,21 @@ class Agent:
             self.supervisor.spawn(
                 "engine", lambda _: self._loader.finish(), essential=False, deadline_s=math.inf, restart=False
             )
+        self.supervisor.spawn(
+            "hardware",
+            lambda beat: self._hardware.run(beat, self.stop),
+            essential=False,
+            deadline_s=hardware.DEADLINE_S,
+            restart=True,
+        )
+        for reader in self.sensors.readers:
+            self.supervisor.spawn(
+                f"sensor:{reader.name}",
+                lambda beat, reader=reader: reader.run(beat, self.stop),  # type: ignore[misc]
+                essential=False,
+                deadline_s=reader.deadline_s,
+                restart=True,
+            )
         # What was built until here stays: the collector need not walk through it while frames come.
         gc.collect()
         gc.freeze()
@@ -220,6 +250,7 @@ class Agent:
         self._notifier.watchdog(self.supervisor.check())
         for unit in self.cameras:
             unit.look()
+        self.outbox.put(self.sensors.look())
         self._tell()
         tick()
         if all(worker.state == "done" for worker in self.supervisor.states() if worker.essential):
@@ -338,6 +369,8 @@ class Agent:
                 not_taken=loaded.not_taken,
             ),
             host=self._host.sample(),
+            hardware=self._hardware.latest,
+            sensors=self.sensors.latest(),
             last_error=next(filter(None, errors), ""),
             http=self.rest.url if self.rest is not None else "",
         )

@@ -208,6 +208,8 @@ def _source_path(source: str, folder: Path) -> str:
 def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
     places: list[KeyPath] = [("state_dir",), ("models_dir",), *(place for place, _ in SECRET_FILES)]
     places += [(*section, key) for section in TLS_SECTIONS for key in _TLS_FILES]
+    sensors = effective.get("sensors")
+    places += [("sensors", index, "file") for index in range(len(sensors) if isinstance(sensors, list) else 0)]
     for place in places:
         section = value_at(effective, place[:-1])
         value = value_at(effective, place)

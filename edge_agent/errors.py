@@ -11,6 +11,7 @@
     ├── SourceError              a camera or a file
     │   ├── SourceNotFound       fatal for a file (it does not exist or cannot be decoded), retriable for a live source
     │   └── SourceLost           retriable: refused, stalled, ended, hung; the capture worker reopens
+    ├── SensorError              retriable: it cannot be read now, or what it says is no value; the next try tells
     ├── InferenceError           retriable once: a frame failed in the backend; a run of them is fatal for the worker
     ├── OutboxError              the store: retriable (busy, full disk); the queue in front of it holds what came
     │   └── OutboxCorrupt        the database was damaged: moved aside, a new one begun
@@ -78,6 +79,12 @@ class SourceNotFound(SourceError):
 
 class SourceLost(SourceError):
     """A live source refused, stalled, ended or hung."""
+
+    retriable = True
+
+
+class SensorError(EdgeAgentError):
+    """A sensor cannot be read now, or what it says is no value."""
 
     retriable = True
 

@@ -13,7 +13,7 @@ from edge_agent.outbox import Outbox
 from edge_agent.outbox.limits import Wants
 from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.store import BatchSink
-from edge_agent.types import Event, Metric, Phase, uuid7_factory
+from edge_agent.types import Event, Metric, Phase, Telemetry, uuid7_factory
 
 new_id = uuid7_factory()
 UTC = 1_700_000_000.0
@@ -35,6 +35,10 @@ def make_event(
 
 def make_metric(n: int = 0, camera: str = "door") -> Metric:
     return Metric(camera, "social_distancing", UTC + 60 * n, 60.0, 58.5, {"people": n})
+
+
+def make_telemetry(n: int = 0, sensor: str = "thermometer") -> Telemetry:
+    return Telemetry(sensor, UTC + n, float(n), "°C", "good")
 
 
 def make_outbox(

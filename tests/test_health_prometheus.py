@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.health.prometheus import Writer, escape_label, exposition
-from edge_agent.health.status import CameraStatus, SinkStatus, WorkerStatus
+from edge_agent.health.status import CameraStatus, HardwareStatus, SinkStatus, WorkerStatus
+from edge_agent.types import SensorValue
 from tests.health_fixtures import agent_status
 
 LINE = re.compile(r'^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z0-9_]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)$')
@@ -34,6 +35,34 @@ def test_what_it_says() -> None:
     assert seen['edge_agent_outbox_messages{priority="event"}'] == 2
     assert seen["edge_agent_mqtt_connected"] == 1
     assert seen["edge_agent_host_cpu_ratio"] == 0.5
+    assert seen["edge_agent_host_temperature_celsius"] == 51.2
+    assert seen['edge_agent_host_power_watts{rail="VDD_IN"}'] == 7.06
+
+
+def test_throttling_has_a_sample_for_each_reason_where_the_box_tells() -> None:
+    slow = HardwareStatus(throttled=("voltage",), throttled_s=12.5)
+    seen = parse(exposition(agent_status(hardware=slow)))
+    assert seen['edge_agent_host_throttled{reason="voltage"}'] == 1
+    assert seen['edge_agent_host_throttled{reason="temperature"}'] == 0
+    assert seen["edge_agent_host_throttled_seconds_total"] == 12.5
+    assert "throttled" not in exposition(agent_status(hardware=HardwareStatus()))
+
+
+def test_a_sensor_that_is_not_good_has_no_value() -> None:
+    sensors = {
+        "hall": SensorValue(21.5, "°C", 1.0),
+        "door": SensorValue(True, "", 1.0),
+        "x": SensorValue(7.0, "", 99.0, "stale"),
+    }
+    seen = parse(exposition(agent_status(sensors=sensors)))
+    assert {name: value for name, value in seen.items() if "sensor" in name} == {
+        'edge_agent_sensor_good{sensor="hall"}': 1,
+        'edge_agent_sensor_good{sensor="door"}': 1,
+        'edge_agent_sensor_good{sensor="x"}': 0,
+        'edge_agent_sensor_value{sensor="hall",unit="°C"}': 21.5,
+        'edge_agent_sensor_value{sensor="door",unit=""}': 1,
+        'edge_agent_health{part="sensors"}': 1,
+    }
 
 
 def test_frames_on_which_inference_failed_are_counted() -> None:

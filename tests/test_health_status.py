@@ -7,6 +7,7 @@ import pytest
 
 from edge_agent.health.status import (
     CameraStatus,
+    HardwareStatus,
     HostStatus,
     ModelStatus,
     MqttStatus,
@@ -16,7 +17,7 @@ from edge_agent.health.status import (
     WorkerStatus,
 )
 from edge_agent.status_board import outbox_status
-from edge_agent.types import CameraState
+from edge_agent.types import CameraState, SensorValue
 from tests.health_fixtures import agent_status
 from tests.outbox_fixtures import running
 
@@ -39,6 +40,8 @@ def test_all_well() -> None:
         ("model", {"safe_mode": "three crashes"}),
         ("host", {"host": HostStatus(clock_synchronised=False)}),
         ("host", {"host": HostStatus(disk_free_bytes=1)}),
+        ("host", {"hardware": HardwareStatus(throttled=("voltage",))}),
+        ("sensors", {"sensors": {"door": SensorValue(None, "", None, "stale", "nothing came")}}),
         ("workers", {"workers": (WorkerStatus("mqtt", essential=False, state="failed"),)}),
         ("workers", {"workers": (WorkerStatus("detect", essential=True, state="restarting"),)}),
     ],

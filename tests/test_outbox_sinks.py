@@ -24,7 +24,7 @@ from edge_agent.outbox.telling import LossLog, Teller
 from edge_agent.outbox.verify import verify
 from edge_agent.types import Heartbeat
 from tests.mosquitto import wait_for
-from tests.outbox_fixtures import UTC, make_event, make_metric, make_outbox, new_id, rows, running
+from tests.outbox_fixtures import UTC, make_event, make_metric, make_outbox, make_telemetry, new_id, rows, running
 
 BOTH = ("mqtt", "influxdb")
 DAY = 86400.0
@@ -282,6 +282,23 @@ def test_telemetry_goes_before_metrics_and_these_before_events(tmp_path: Path) -
         }
     finally:
         store.close()
+
+
+def test_a_disk_full_of_telemetry_has_room_for_events(tmp_path: Path) -> None:
+    with running(tmp_path / "o.db", max_mb=1.0, telemetry={"max_mb": None}) as outbox:
+        for start in range(0, 6000, 300):
+            outbox.put([make_telemetry(n) for n in range(start, start + 300)])
+            assert outbox.flush(20)
+        assert outbox.stat().dropped["telemetry"] > 0
+        for start in range(0, 600, 100):
+            outbox.put([make_event(n, text="x" * 300) for n in range(start, start + 100)])
+            assert outbox.flush(20)
+        assert numbers(outbox, "mqtt") == list(range(600))
+        stat = outbox.stat()
+        assert (stat.dropped["events"], stat.depth["telemetry"] > 0) == (0, True)
+        assert {
+            name for report in told(outbox, "outbox_drops") for name in report if report[name] and name in stat.depth
+        } == {"telemetry"}
 
 
 def test_a_queue_of_priorities_can_be_older_or_younger(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from edge_agent.types import CameraState
+from edge_agent.types import CameraState, SensorValue
 
 Health: TypeAlias = Literal["ok", "degraded", "failing"]
 WorkerState: TypeAlias = Literal["running", "stuck", "restarting", "done", "failed"]
+Throttling: TypeAlias = Literal["power", "temperature", "voltage"]
+"""Why a box is slowed down: it draws too much, is too hot, or is given too little."""
 _ORDER: dict[Health, int] = {"ok": 0, "degraded": 1, "failing": 2}
 _LOW_DISK = 200 * 2**20
 """Bytes. Below it the outbox may soon be unable to commit."""
@@ -134,8 +136,24 @@ class HostStatus:
     ram_available_bytes: int | None = None
     disk_total_bytes: int | None = None
     disk_free_bytes: int | None = None
-    temperature_c: float | None = None
     clock_synchronised: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareStatus:
+    """The board: its ``hottest`` part, whether it is slowed down and for how long in all since the start, watts by rail."""
+
+    temperature_c: float | None = None
+    hottest: str = ""
+    throttled: tuple[Throttling, ...] | None = None
+    throttled_s: float | None = None
+    power_w: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def input_w(self) -> float | None:
+        """What the whole box draws, where that is measured: rails need not add up to it."""
+        inputs = [watts for rail, watts in self.power_w.items() if rail.endswith("_IN") or len(self.power_w) == 1]
+        return inputs[0] if inputs else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +173,8 @@ class AgentStatus:
     sinks: tuple[SinkStatus, ...] = ()
     model: ModelStatus = ModelStatus()
     host: HostStatus = HostStatus()
+    hardware: HardwareStatus = HardwareStatus()
+    sensors: Mapping[str, SensorValue] = field(default_factory=dict)
     last_error: str = ""
     safe_mode: str = ""
     http: str = ""
@@ -174,7 +194,8 @@ class AgentStatus:
                 "outbox": _outbox(self.outbox),
                 "mqtt": _mqtt(self.mqtt),
                 **{sink.name: _sink(sink) for sink in self.sinks},
-                "host": _host(self.host),
+                "host": _host(self.host, self.hardware),
+                "sensors": _sensors(self.sensors),
             }
         )
 
@@ -262,10 +283,17 @@ def _sink(sink: SinkStatus) -> Part:
     return Part("degraded", sink.last_error) if sink.last_error else Part("ok")
 
 
-def _host(host: HostStatus) -> Part:
+def _host(host: HostStatus, hardware: HardwareStatus) -> Part:
     bad = []
     if host.disk_free_bytes is not None and host.disk_free_bytes < _LOW_DISK:
         bad.append(f"{host.disk_free_bytes // 2**20} MB of disk left")
     if host.clock_synchronised is False:
         bad.append("clock not synchronised")
+    if hardware.throttled:
+        bad.append(f"slowed down: {', '.join(hardware.throttled)}")
+    return Part("degraded", "; ".join(bad)) if bad else Part("ok")
+
+
+def _sensors(sensors: Mapping[str, SensorValue]) -> Part:
+    bad = [f"{name} {sensor.quality}: {sensor.reason}" for name, sensor in sensors.items() if sensor.quality != "good"]
     return Part("degraded", "; ".join(bad)) if bad else Part("ok")

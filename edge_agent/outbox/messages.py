@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from edge_agent.errors import OutboxError
-from edge_agent.types import Event, Metric, Stored, rfc3339
+from edge_agent.types import Event, Metric, Stored, Telemetry, rfc3339
 
 EVENT_TYPE = "application/cloudevents+json"
 JSON_TYPE = "application/json"
@@ -86,8 +86,12 @@ def draft(item: Stored, *, site: str, device: str, boot_id: str) -> Draft:
     try:
         if isinstance(item, Event):
             doc = _event(item, site, device, boot_id)
+        elif isinstance(item, Metric):
+            doc = _metric(item)
+        elif isinstance(item, Telemetry):
+            doc = _telemetry(item)
         else:
-            doc = _metric(item) if isinstance(item, Metric) else plain(item.data)
+            doc = plain(item.data)
         head = json.dumps(doc, separators=(",", ":"), ensure_ascii=False, allow_nan=False)[:-1]
     except (ValueError, OverflowError, OSError, TypeError, RecursionError) as error:
         raise OutboxError(f"cannot be written as JSON: {item.topic}: {error}") from error
@@ -116,6 +120,15 @@ def _metric(metric: Metric) -> dict[str, Any]:
         "interval_s": plain(metric.interval_s),
         "observed_s": plain(metric.observed_s),
         "data": plain(metric.data),
+    }
+
+
+def _telemetry(telemetry: Telemetry) -> dict[str, Any]:
+    return {
+        "time": rfc3339(telemetry.utc),
+        "value": plain(telemetry.value),
+        "unit": telemetry.unit,
+        "quality": telemetry.quality,
     }
 
 
