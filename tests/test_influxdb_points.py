@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edge_agent.outbox.messages import ROW_BITS, Row, draft
 from edge_agent.sinks.influxdb_points import MAX_FIELDS, MAX_NAME, MAX_TEXT, Point, Unfit, points
-from edge_agent.types import DEVICE, Event, Heartbeat, Metric, Stored
+from edge_agent.types import DEVICE, Event, Heartbeat, Metric, Stored, Telemetry
 from tests.outbox_fixtures import UTC, make_event, make_metric
 
 TAGS = {"site": "mill", "device": "box-7"}
@@ -87,10 +87,12 @@ def test_a_metric() -> None:
 
 
 def test_a_sensor() -> None:
-    (point,) = points(telemetry({"value": 71, "unit": "°C", "quality": "good", "door": {"open": False}}), TAGS)
+    point = only(Telemetry("boiler", UTC, 71, "°C", "good"))
     assert point["measurement"] == "edge_telemetry_boiler"
     assert point["tags"] == TAGS | {"sensor": "boiler"}
-    assert point["fields"] == {"value": 71.0, "unit": "°C", "quality": "good", "door_open": False}
+    assert point["fields"] == {"value": 71.0, "unit": "°C", "quality": "good"}
+    assert only(Telemetry("door", UTC, True, "", "good"))["fields"]["value"] is True
+    assert "value" not in only(Telemetry("boiler", UTC, None, "°C", "good"))["fields"]
 
 
 def test_a_heartbeat_and_its_cameras() -> None:

@@ -190,8 +190,8 @@ def test_a_redirect_is_not_followed(secret_file: Path, code: int) -> None:
     [("/there", "another path"), ("http://[", "nowhere"), ("//host/x", "://host"), (None, "another path")],
 )
 def test_a_redirect_to_anywhere_is_told(secret_file: Path, location: str | None, text: str) -> None:
-    headers = {} if location is None else {"Location": location}
-    with answering(secret_file, status(302, **headers)) as (_, server, pump):
+    answer = status(302) if location is None else status(302, Location=location)
+    with answering(secret_file, answer) as (_, server, pump):
         wait_for(lambda: pump.state.failures > 0)
         assert pump.state.last_error == (
             f"{server.url} answers 302 Found, which leads to {text}: not followed; correct webhook.url"
