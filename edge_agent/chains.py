@@ -10,6 +10,7 @@ from edge_agent.detect.default_model import take_model
 from edge_agent.detect.manifest import Manifest, Model
 from edge_agent.errors import ConfigError, ModelError
 from edge_agent.pipeline import CameraChain, FrameResult, UseCase
+from edge_agent.sinks.build import batch_sinks
 from edge_agent.track import MultiObjectTracker
 from edge_agent.types import NO_CLOCK, NewId, Output, SensorValue, StageClock, uuid7_factory
 from edge_agent.usecases.ground import CameraGround
@@ -96,6 +97,7 @@ def check(config: Config) -> list[str]:
     model = taken.model.manifest
     check_labels(config, model)
     _check_files(taken.model, config.detect)
+    facts += [f"{name}: {sink.address}" for name, sink in batch_sinks(config).items()]
     size = f"{model.input.size[0]}x{model.input.size[1]}"
     why = f" ({taken.why})" if taken.why else ""
     return [f"model {model.name}@{model.version}: {', '.join(model.labels[:5])}, input {size}{why}", *facts]

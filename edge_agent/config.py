@@ -26,6 +26,7 @@ from pydantic import (
 from edge_agent.config_base import Slug, Strict
 from edge_agent.config_mqtt import MqttConfig
 from edge_agent.config_sensors import SensorConfig
+from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
 from edge_agent.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -316,6 +317,8 @@ class Config(Strict):
         default_factory=list, max_length=64, description="other sensors to read, publish and offer to use cases"
     )
     mqtt: MqttConfig = MqttConfig()
+    influxdb: InfluxDbConfig = InfluxDbConfig()
+    webhook: WebhookConfig = WebhookConfig()
     outbox: OutboxConfig = OutboxConfig()
     http: HttpConfig = HttpConfig()
     logging: LoggingConfig = LoggingConfig()

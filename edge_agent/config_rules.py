@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from edge_agent.config import SocialDistancingConfig, TrackConfig
 from edge_agent.config_base import Strict
@@ -40,6 +41,10 @@ def findings(data: Any, has_http_token: bool) -> Iterator[Finding]:
         yield from _sensor(("sensors", index), sensor, own)
     yield from _token(_mapping(_get(data, "http")), has_http_token)
     yield from _broker(("mqtt",), _mapping(_get(data, "mqtt")))
+    for name in ("mqtt", "influxdb", "webhook"):
+        yield from _tls((name, "tls"), _mapping(_get(_get(data, name), "tls")))
+    for name in ("influxdb", "webhook"):
+        yield from _http_sink(name, _mapping(_get(data, name)))
 
 
 def closest(given: object, allowed: list[str]) -> str:
@@ -206,9 +211,6 @@ def _token(http: dict[str, Any], has_http_token: bool) -> Iterator[Finding]:
 
 
 def _broker(path: KeyPath, mqtt: dict[str, Any]) -> Iterator[Finding]:
-    tls = _mapping(mqtt.get("tls"))
-    if tls.get("key_file") and not tls.get("cert_file"):
-        yield (*path, "tls", "key_file"), "given without cert_file, the certificate that it is the key of"
     delay, expiry = _number(mqtt.get("will_delay_s", 0)), _number(mqtt.get("session_expiry_s", 0))
     if delay is not None and expiry is not None and delay > expiry:
         text = f"is {delay:g}, but the broker says offline as soon as it forgets the session, after session_expiry_s, {expiry:g}"
@@ -220,3 +222,30 @@ def _broker(path: KeyPath, mqtt: dict[str, Any]) -> Iterator[Finding]:
             if repr(where) in first:
                 yield (*path, "brokers", index), f"the same host and port as brokers[{first[repr(where)]}]; keep one"
             first.setdefault(repr(where), index)
+
+
+def _tls(path: KeyPath, tls: dict[str, Any]) -> Iterator[Finding]:
+    if tls.get("key_file") and not tls.get("cert_file"):
+        yield (*path, "key_file"), "given without cert_file, the certificate that it is the key of"
+
+
+def _http_sink(name: str, section: dict[str, Any]) -> Iterator[Finding]:
+    url = section.get("url")
+    if section.get("enabled") is True and name == "webhook" and url is None:
+        yield (name, "enabled"), "is true, but where to? set webhook.url"
+    if not isinstance(url, str) or not url.lower().startswith("http://"):
+        return
+    if "tls" in section:
+        yield (name, "url"), "is http://, which the section tls says nothing about; make it https://, or take tls out"
+    elif name == "webhook" and _host(url) not in LOOPBACK:
+        yield (
+            (name, "url"),
+            "is http:// and not on this machine: events would cross the network in the clear; use https://",
+        )
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None

@@ -112,9 +112,13 @@ class SinkError(EdgeAgentError):
 
 
 class SinkUnavailable(SinkError):
-    """The other side is away; keep and try again."""
+    """The other side is away; keep and try again, after ``retry_after_s`` seconds where it said so."""
 
     retriable = True
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class SinkRejected(SinkError):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,6 +233,15 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The stored copy of a heartbeat, for sinks that cannot be told directly; ``data`` is what MQTT gets, its ``time`` in it."""
+
+    data: Mapping[str, Any]
+
+    topic: ClassVar[str] = "heartbeat"
+
+
+@dataclass(frozen=True, slots=True)
 class Telemetry:
     """A sensor's value as it was read at ``utc``; or, with None, that there is no good one any more since then."""
 
@@ -249,7 +258,7 @@ class Telemetry:
 
 
 Output: TypeAlias = Event | Metric
-Stored: TypeAlias = Output | Telemetry
+Stored: TypeAlias = Output | Telemetry | Heartbeat
 """What the outbox takes."""
 
 

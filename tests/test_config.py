@@ -78,7 +78,7 @@ def test_what_the_example_calls_a_default_is_one() -> None:
     defaults["use_cases"]["social_distancing"] = SocialDistancingConfig().model_dump(mode="json")
     checked = sum(
         same_values(data[section], defaults[section], section)
-        for section in ("detect", "track", "mqtt", "outbox", "http", "logging", "privacy")
+        for section in ("detect", "track", "mqtt", "influxdb", "webhook", "outbox", "http", "logging", "privacy")
     )
     distancing = same_values(data["use_cases"]["social_distancing"], defaults["use_cases"]["social_distancing"], "")
     assert checked + distancing > 40

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.health.prometheus import Writer, escape_label, exposition
-from edge_agent.health.status import CameraStatus, HardwareStatus, WorkerStatus
+from edge_agent.health.status import CameraStatus, HardwareStatus, SinkStatus, WorkerStatus
 from edge_agent.types import SensorValue
 from tests.health_fixtures import agent_status
 
@@ -69,6 +69,14 @@ def test_frames_on_which_inference_failed_are_counted() -> None:
     seen = parse(exposition(agent_status(cameras=(CameraStatus("gate", "delivering", dropped=2, failed=3),))))
     assert seen['edge_agent_camera_frames_failed_total{camera="gate"}'] == 3
     assert seen['edge_agent_camera_frames_dropped_total{camera="gate"}'] == 2
+
+
+def test_sinks_beside_mqtt() -> None:
+    sinks = (SinkStatus("influxdb", delivered=70), SinkStatus("webhook", delivered=3, last_error="401"))
+    seen = parse(exposition(agent_status(sinks=sinks)))
+    assert [seen[f'edge_agent_sink_up{{sink="{name}"}}'] for name in ("influxdb", "webhook")] == [1, 0]
+    assert seen['edge_agent_sink_delivered_total{sink="influxdb"}'] == 70
+    assert seen['edge_agent_health{part="webhook"}'] == 1
 
 
 def test_every_family_has_help_and_type_once_before_its_samples() -> None:

@@ -12,6 +12,7 @@ from edge_agent.health.status import (
     ModelStatus,
     MqttStatus,
     OutboxStatus,
+    SinkStatus,
     WorkerState,
     WorkerStatus,
 )
@@ -32,6 +33,7 @@ def test_all_well() -> None:
         ("cameras", {"cameras": (CameraStatus("gate", "stalled"),)}),
         ("cameras", {"cameras": (CameraStatus("gate", "delivering", "black"),)}),
         ("mqtt", {"mqtt": MqttStatus(enabled=True, connected=False)}),
+        ("influxdb", {"sinks": (SinkStatus("influxdb", last_error="401"), SinkStatus("webhook"))}),
         ("outbox", {"outbox": OutboxStatus(state="failing")}),
         ("outbox", {"outbox": OutboxStatus(dropping=("influxdb",))}),
         ("model", {"model": ModelStatus(error="damaged")}),

@@ -83,6 +83,10 @@ def exposition(status: AgentStatus) -> str:
         "1 while the broker is there.",
         [({}, mqtt.connected)] if mqtt.enabled else [],
     )
+    well: list[Sample] = [({"sink": sink.name}, not sink.last_error) for sink in status.sinks]
+    out.family("edge_agent_sink_up", "gauge", "0 while a sink beside MQTT cannot deliver.", well)
+    delivered: list[Sample] = [({"sink": sink.name}, sink.delivered) for sink in status.sinks]
+    out.family("edge_agent_sink_delivered_total", "counter", "Messages a sink beside MQTT delivered.", delivered)
     workers: list[Sample] = [({"worker": worker.name}, worker.restarts) for worker in status.workers]
     out.family("edge_agent_worker_restarts_total", "counter", "Crashes that were followed by a new start.", workers)
     stuck: list[Sample] = [({"worker": worker.name}, worker.state == "stuck") for worker in status.workers]

@@ -92,6 +92,19 @@ class MqttStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SinkStatus:
+    """One sink beside MQTT; counts are since the process began, ``last_error`` is "" while all is well."""
+
+    name: str
+    address: str = ""
+    delivered: int = 0
+    refused: int = 0
+    failures: int = 0
+    """Deliveries in a row after which something had to be kept."""
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
     """The model at work; ``active`` False while none is loaded.
 
@@ -157,6 +170,7 @@ class AgentStatus:
     workers: tuple[WorkerStatus, ...] = ()
     outbox: OutboxStatus = OutboxStatus()
     mqtt: MqttStatus = MqttStatus()
+    sinks: tuple[SinkStatus, ...] = ()
     model: ModelStatus = ModelStatus()
     host: HostStatus = HostStatus()
     hardware: HardwareStatus = HardwareStatus()
@@ -179,6 +193,7 @@ class AgentStatus:
                 "model": _model(self.model, self.safe_mode),
                 "outbox": _outbox(self.outbox),
                 "mqtt": _mqtt(self.mqtt),
+                **{sink.name: _sink(sink) for sink in self.sinks},
                 "host": _host(self.host, self.hardware),
                 "sensors": _sensors(self.sensors),
             }
@@ -262,6 +277,10 @@ def _mqtt(mqtt: MqttStatus) -> Part:
     if not mqtt.enabled or mqtt.connected:
         return Part("ok")
     return Part("degraded", mqtt.last_error or "not connected")
+
+
+def _sink(sink: SinkStatus) -> Part:
+    return Part("degraded", sink.last_error) if sink.last_error else Part("ok")
 
 
 def _host(host: HostStatus, hardware: HardwareStatus) -> Part:

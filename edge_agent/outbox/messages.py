@@ -86,8 +86,12 @@ def draft(item: Stored, *, site: str, device: str, boot_id: str) -> Draft:
     try:
         if isinstance(item, Event):
             doc = _event(item, site, device, boot_id)
+        elif isinstance(item, Metric):
+            doc = _metric(item)
+        elif isinstance(item, Telemetry):
+            doc = _telemetry(item)
         else:
-            doc = _metric(item) if isinstance(item, Metric) else _telemetry(item)
+            doc = plain(item.data)
         head = json.dumps(doc, separators=(",", ":"), ensure_ascii=False, allow_nan=False)[:-1]
     except (ValueError, OverflowError, OSError, TypeError, RecursionError) as error:
         raise OutboxError(f"cannot be written as JSON: {item.topic}: {error}") from error
