@@ -14,6 +14,7 @@ from edge_agent.track import MultiObjectTracker
 from edge_agent.types import NO_CLOCK, NewId, Output, StageClock, uuid7_factory
 from edge_agent.usecases.ground import CameraGround
 from edge_agent.usecases.social_distancing import SocialDistancing
+from edge_agent.usecases.sop import Sop
 
 
 def build_chain(
@@ -35,6 +36,8 @@ def build_chain(
         and (distancing.cameras is None or camera.id in distancing.cameras)
     ):
         use_cases.append(SocialDistancing(distancing, camera, new_id))
+    if (sop := config.use_cases.sop) is not None and sop.enabled:
+        use_cases.append(Sop(sop, camera, new_id))
     return CameraChain(
         camera.id,
         tracker=MultiObjectTracker(config.track),

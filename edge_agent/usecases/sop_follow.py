@@ -1,0 +1,126 @@
+"""Following one person or station through a procedure: when a run begins, and when and why it ends.
+
+A run begins with the start trigger, else with the evidence of any step; nothing is told of it until that held for long
+enough. It ends with the end trigger, else when the last step is done (after ``LATE_S`` where something is missing or
+may be done again), when nothing went on for ``idle_s``, or when the person is gone. The next one cannot begin
+before it was seen that nothing goes on any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from edge_agent.config_sop import Procedure
+from edge_agent.usecases.evidence import TRUE, Evidence, Truth
+from edge_agent.usecases.sop_plan import Plan, for_s
+from edge_agent.usecases.sop_run import LATE_S, Outcome, Run
+
+Reason: TypeAlias = Literal["done", "end", "idle", "left", "lost", "end_of_file", "shutdown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run is sure; ``t`` is when it began."""
+
+    run: Run
+    t: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A run is over; ``t`` is when it ended."""
+
+    run: Run
+    t: float
+    reason: Reason
+
+
+Fact: TypeAlias = Started | Outcome | Ended
+
+
+class Follow:
+    """One subject. Not thread-safe, fed in frame order."""
+
+    def __init__(self, procedure: Procedure, plan: Plan) -> None:
+        self._is, self._plan = procedure, plan
+        self.run: Run | None = None
+        self.told = False
+        """The start of the run was told."""
+        self._start: Evidence | None = None
+        self._end: Evidence | None = None
+        self._quiet: Evidence | None = None
+        """After a run: evidence that still goes on, until it is over."""
+
+    @property
+    def idle(self) -> bool:
+        """There is nothing to remember."""
+        return self.run is None and self._quiet is None
+
+    def update(self, answers: Sequence[Truth], start: Truth | None, end: Truth | None, t: float) -> list[Fact]:
+        """What a frame brings: of each step, of the triggers (None: there is no such)."""
+        trigger = start if start is not None else max(answers)
+        if self._quiet is not None:
+            self._quiet.update(trigger, t)
+            if not self._quiet.over:
+                return []
+            self._quiet = None
+        if self.run is None:
+            if trigger != TRUE:
+                return []
+            self._begin(t)
+        assert self.run is not None
+        if self._start is not None and not self.told:
+            self._start.update(trigger, t)
+        facts: list[Fact] = list(self.run.update(answers, t))
+        if not self.told:
+            if not (self._start.confirmed if self._start is not None else self.run.begun):
+                if self._start.over if self._start is not None else not self.run.stirring:
+                    self.run = None
+                return []
+            self.told = True
+            facts.insert(0, Started(self.run, self.run.began))
+        return facts + self._look_for_end(end, t)
+
+    def gone(self, left: bool, t: float) -> list[Fact]:
+        """The person is no more to be seen: walked out of the picture, or was lost in it."""
+        if self.run is None or not self.told:
+            return []
+        if self.run.last_done is not None:
+            return self._over(self.run.finish(t), t, "done")
+        return self._over(self.run.abandon(t) if left else self.run.lose(t), t, "left" if left else "lost")
+
+    def stop(self, reason: Reason, t: float) -> list[Fact]:
+        """The recording or the agent ends."""
+        return self._over(self.run.stop(t), t, reason) if self.run is not None and self.told else []
+
+    def _begin(self, t: float) -> None:
+        self.run, self.told = Run(self._plan, t, ends_itself=self._is.end is None), False
+        self._start = Evidence(for_s(self._is.start)) if self._is.start is not None else None
+        self._end = Evidence(for_s(self._is.end)) if self._is.end is not None else None
+
+    def _look_for_end(self, end: Truth | None, t: float) -> list[Fact]:
+        run = self.run
+        assert run is not None
+        if self._end is not None and end is not None:
+            self._end.update(end, t)
+            if self._end.confirmed and self._end.began is not None:
+                return self._over(run.finish(self._end.began), self._end.began, "end")
+        elif (done := run.last_done) is not None:
+            if (again := run.begins_again()) is not None:
+                facts = self._over(run.finish(done), done, "done")
+                self._quiet, self.run = None, again
+                return facts
+            if t - max(done, run.stirred) > LATE_S:
+                return self._over(run.finish(done), done, "done")
+        if run.idle_s(t) > self._is.idle_s:
+            return self._over(run.lose(t) if run.mostly_dark else run.abandon(t), t, "idle")
+        return []
+
+    def _over(self, outcomes: list[Outcome], t: float, reason: Reason) -> list[Fact]:
+        run, self.run, self.told = self.run, None, False
+        assert run is not None
+        self._quiet = Evidence(0.0)
+        self._quiet.update(TRUE, t)
+        return [*outcomes, Ended(run, t, reason)]
