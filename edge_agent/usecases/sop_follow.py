@@ -87,6 +87,8 @@ class Follow:
         """The person is no more to be seen: walked out of the picture, or was lost in it."""
         if self.run is None or not self.told:
             return []
+        if left and self._end is not None and self._end.began is not None and self._end.value == TRUE:
+            return self._over(self.run.finish(self._end.began), self._end.began, "end")
         if self.run.last_done is not None:
             return self._over(self.run.finish(t), t, "done")
         return self._over(self.run.abandon(t) if left else self.run.lose(t), t, "left" if left else "lost")
@@ -96,7 +98,8 @@ class Follow:
         return self._over(self.run.stop(t), t, reason) if self.run is not None and self.told else []
 
     def _begin(self, t: float) -> None:
-        self.run, self.told = Run(self._plan, t, ends_itself=self._is.end is None), False
+        triggered, ends_itself = self._is.start is not None, self._is.end is None
+        self.run, self.told = Run(self._plan, t, triggered=triggered, ends_itself=ends_itself), False
         self._start = Evidence(for_s(self._is.start)) if self._is.start is not None else None
         self._end = Evidence(for_s(self._is.end)) if self._is.end is not None else None
 

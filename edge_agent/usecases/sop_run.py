@@ -102,11 +102,12 @@ class StepState:
 class Run:
     """One person's or station's way through a procedure, from ``t`` on. Not thread-safe, fed in frame order.
 
-    ``ends_itself``: no trigger ends it, so the first step done again after the last one is the next run's.
+    ``triggered``: begun by a trigger, not by the evidence of a step. ``ends_itself``: no trigger ends it, so the first
+    step done again after the last one is the next run's.
     """
 
-    def __init__(self, plan: Plan, t: float, *, ends_itself: bool = False) -> None:
-        self.plan, self.began, self._ends_itself = plan, t, ends_itself
+    def __init__(self, plan: Plan, t: float, *, triggered: bool = False, ends_itself: bool = False) -> None:
+        self.plan, self.began, self._is_new, self._ends_itself = plan, t, triggered, ends_itself
         self.states = [StepState(step, need) for step, need in zip(plan.steps, plan.need_s, strict=True)]
         self.repeated = False
         self.abandoned = False
@@ -114,14 +115,13 @@ class Run:
         self._dark_s = 0.0
         self._old: dict[int, Evidence] = {}
         """Steps that seemed to be done when the run began: a state of things that nobody brought about."""
-        self._is_new = True
 
     # ---- as time goes on
 
     def update(self, answers: Sequence[Truth], t: float) -> list[Outcome]:
         """What this frame brings; ``answers`` says of each step whether it is being done."""
         dt, self._t = t - self._t, t
-        if self._is_new and not self._ends_itself:
+        if self._is_new:
             self._old = {i: Evidence(0.0) for i, answer in enumerate(answers) if answer == TRUE and self.plan.before[i]}
         self._is_new = False
         if TRUE in answers:

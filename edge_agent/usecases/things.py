@@ -1,8 +1,9 @@
 """Who and what is in the scene, also while hidden: identities of people and objects over the gaps and slips of a tracker.
 
 - A track that jumps farther than anybody walks has been given to somebody else; it goes to whoever is nearest.
-- A new track near the place where somebody vanished goes on with that one; after more than a moment only where it did
-  not just come into the picture, so that whoever walks in is not taken for somebody who is hidden.
+- A new track near the place where somebody vanished goes on with that one, once it was seen for long enough to be no
+  false box; after more than a moment only where it did not just come into the picture, so that whoever walks in is not
+  taken for somebody who is hidden.
 - Who walked out over the border of the frame has left. Who vanished within it is hidden, for ``HIDDEN_S`` at most.
 - An object is remembered for a moment, or for as long as a person covers the place it was seen at.
 
@@ -12,7 +13,7 @@ in every frame has no loop over people.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.types import F64, I64, Bools, Observation, Tracks
-from edge_agent.usecases.evidence import GRACE_S
+from edge_agent.usecases.evidence import GRACE_S, TOLERANCE_S
 
 Rows = NDArray[np.intp]
 HIDDEN_S = 30.0
@@ -33,6 +34,8 @@ _JUMP, _JUMP_PER_S = 0.3, 1.2
 _REACH, _REACH_PER_S, _REACH_MOST = 0.7, 1.0, 5.0
 """... and that a newcomer may be off from somebody who vanished."""
 _MOMENT_S = 2.0
+_SURE_S = 0.7
+"""A newcomer seen for so long is believed."""
 _BORDER = 0.015
 """Of the frame: a box that ends nearer to the border touches it."""
 _OUTWARD = 0.15
@@ -42,11 +45,26 @@ _SPEED_TAU_S = 1.0
 
 _ROW = np.dtype(
     {
-        "names": ["id", "track", "label", "born", "seen", "left", "xy", "speed", "pace", "box"],
-        "formats": ["i8", "i8", "i4", "f8", "f8", "?", "(2,)f8", "(2,)f8", "(2,)f8", "(4,)f8"],
+        "names": [
+            "id",
+            "track",
+            "label",
+            "born",
+            "seen",
+            "left",
+            "new",
+            "walked_in",
+            "at",
+            "xy",
+            "speed",
+            "pace",
+            "box",
+        ],
+        "formats": ["i8", "i8", "i4", "f8", "f8", "?", "?", "?", "(2,)f8", "(2,)f8", "(2,)f8", "(2,)f8", "(4,)f8"],
     }
 )
-"""``xy`` metres on the floor, ``speed`` its smoothed change per second; ``pace`` that of the box's centre, pixels."""
+"""``xy`` metres on the floor, ``speed`` its smoothed change per second; ``pace`` that of the box's centre, pixels. ``new``:
+may yet turn out to be somebody who vanished; ``at`` where its first box was, ``walked_in`` whether at the border."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +95,6 @@ class Memory:
         self._map = np.zeros(0, np.int32)
         self._rows: NDArray[Any] = np.zeros(0, _ROW)
         self._next_id = 1
-        self._t: float | None = None
 
     def code(self, label: str) -> int:
         """The number that stands for a label; 0 for the person's."""
@@ -90,7 +107,7 @@ class Memory:
         boxes = tracks.boxes[there].astype(np.float64)
         now = _Seen(tracks.ids[there], self._label_codes(tracks)[there], boxes, seen.size)
         self._see(self._recognise(now, t), now, seen.ground.xy[there], t)
-        self._t = t
+        self._adopt(t)
         self._mark_left(t, seen.size)
         self._forget(t)
         kept = self._rows
@@ -128,49 +145,66 @@ class Memory:
             astray = off > _JUMP + _JUMP_PER_S * (t - known["seen"][at])
             astray |= known["label"][at] != seen.labels[old]
             rows[old[astray]] = -1
-        if (rows < 0).any():
-            self._match(rows, seen, t)
-            fresh = np.flatnonzero(rows < 0)
-            rows[fresh] = len(self._rows) + np.arange(len(fresh))
-            self._begin(seen.labels[fresh], seen.boxes[fresh], t)
+            self._exchange(rows, old[astray], seen, t)
+        fresh = np.flatnonzero(rows < 0)
+        if len(fresh):
+            rows[fresh] = len(known) + np.arange(len(fresh))
+            self._begin(seen, fresh, t)
         return rows
 
-    def _off(self, rows: Rows, centres: F64, t: float) -> tuple[F64, F64]:
-        """Pixels from where ``rows`` were last, and from where they would have come to (for half a second at most)."""
+    def _exchange(self, rows: Rows, astray: Rows, seen: _Seen, t: float) -> None:
+        """Give tracks that went astray to whoever is near and has no track now, nearest first."""
+        options = []
+        if not len(astray):
+            return
+        for row in np.setdiff1d(np.arange(len(self._rows)), rows).tolist():
+            off = self._off(np.full(len(astray), row), seen.centres[astray], t)[1] / seen.scale[astray]
+            gone = t - self._rows["seen"][row]
+            same = seen.labels[astray] == self._rows["label"][row]
+            near = np.flatnonzero((off <= _REACH + _REACH_PER_S * gone) & same & (gone <= _MOMENT_S))
+            options += [(off[i], int(astray[i]), row) for i in near]
+        for column, row in _nearest_first(options):
+            rows[column] = row
+
+    def _off(self, rows: Rows, centres: F64, t: float | F64) -> tuple[F64, F64]:
+        """Pixels from where ``rows`` were last, and from where they would have come to by ``t``, walking on for a moment."""
         box = self._rows["box"][rows]
         last = (box[:, :2] + box[:, 2:]) / 2
-        ahead = self._rows["pace"][rows] * np.minimum(t - self._rows["seen"][rows], 0.5)[:, None]
+        ahead = self._rows["pace"][rows] * np.clip(t - self._rows["seen"][rows], 0, 0.5)[:, None]
         apart = centres - last
         return np.hypot(apart[:, 0], apart[:, 1]), np.hypot(apart[:, 0] - ahead[:, 0], apart[:, 1] - ahead[:, 1])
 
-    def _match(self, rows: Rows, seen: _Seen, t: float) -> None:
-        """Give tracks without a thing the nearest thing without a track, nearest pairs first."""
-        options = []
-        free = np.setdiff1d(np.arange(len(self._rows)), rows)
-        for column in np.flatnonzero(rows < 0).tolist():
-            for row in free.tolist():
-                known = self._rows[row]
-                gone = t - known["seen"]
-                long_gone = gone > _MOMENT_S and (seen.entering[column] or known["left"])
-                if known["label"] != seen.labels[column] or long_gone:
-                    continue
-                still, ahead = self._off(np.array([row]), seen.centres[column : column + 1], t)
-                off = min(still[0], ahead[0]) / seen.scale[column]
-                if off <= min(_REACH + _REACH_PER_S * gone, _REACH_MOST):
-                    # Where somebody was going decides between two who are both near enough.
-                    options.append((ahead[0] / seen.scale[column], column, row))
-        taken: set[int] = set()
-        for _, column, row in sorted(options):
-            if rows[column] < 0 and row not in taken:
-                rows[column] = row
-                taken.add(row)
-
-    def _begin(self, labels: NDArray[np.int32], boxes: F64, t: float) -> None:
-        new = np.zeros(len(labels), _ROW)
+    def _begin(self, seen: _Seen, columns: Rows, t: float) -> None:
+        new = np.zeros(len(columns), _ROW)
         new["id"] = np.arange(self._next_id, self._next_id + len(new))
-        new["label"], new["box"], new["born"], new["seen"], new["xy"] = labels, boxes, t, t, np.nan
+        new["label"], new["box"], new["walked_in"] = seen.labels[columns], seen.boxes[columns], seen.entering[columns]
+        new["born"], new["seen"], new["new"], new["at"], new["xy"] = t, t, True, seen.centres[columns], np.nan
         self._next_id += len(new)
         self._rows = np.concatenate([self._rows, new])
+
+    def _adopt(self, t: float) -> None:
+        """Newcomers that are sure by now go on with somebody who vanished before, where one fits."""
+        kept = self._rows
+        young = np.flatnonzero(kept["new"] & (t - kept["born"] >= _SURE_S - TOLERANCE_S) & (kept["seen"] == t))
+        if not len(young):
+            return
+        kept["new"][young] = False
+        options = []
+        for row in np.flatnonzero((kept["seen"] < t) & ~kept["new"]).tolist():
+            gone = kept["born"][young] - kept["seen"][row]
+            still, ahead = self._off(np.full(len(young), row), kept["at"][young], kept["born"][young])
+            scale = np.maximum(kept["box"][young, 3] - kept["box"][young, 1], kept["box"][row, 3] - kept["box"][row, 1])
+            fits = np.minimum(still, ahead) / scale <= np.minimum(_REACH + _REACH_PER_S * gone, _REACH_MOST)
+            fits &= (kept["label"][young] == kept["label"][row]) & (gone > -_SURE_S / 2)
+            fits &= (gone <= _MOMENT_S) | ~(kept["walked_in"][young] | kept["left"][row])
+            # Where somebody was going decides between two who are both near enough.
+            options += [(ahead[i] / scale[i], int(young[i]), row) for i in np.flatnonzero(fits)]
+        replaced = []
+        for newcomer, row in _nearest_first(options):
+            kept["id"][newcomer], kept["born"][newcomer] = kept["id"][row], kept["born"][row]
+            replaced.append(row)
+        if replaced:
+            self._rows = np.delete(kept, replaced)
 
     def _see(self, rows: Rows, seen: _Seen, xy: F64, t: float) -> None:
         idents, boxes = seen.tracks, seen.boxes
@@ -213,6 +247,7 @@ class Memory:
         person = kept["label"] == 0
         patience = np.where(kept["left"], LEFT_S, HIDDEN_S)
         patience[~person | (kept["seen"] - kept["born"] < KNOWN_S)] = GRACE_S
+        patience[kept["new"]] = _SURE_S
         late = (unseen > patience) & ~person & (unseen <= COVERED_S)
         if late.any():
             late[late] = _covered(kept["box"][late], kept["box"][person & (unseen == 0)])
@@ -239,6 +274,17 @@ class _Seen:
         self.scale: F64 = own
         edge = _BORDER * np.array(size)
         self.entering: Bools = (boxes[:, :2] < edge).any(axis=1) | (boxes[:, 2] > size[0] - edge[0])
+
+
+def _nearest_first(options: list[tuple[float, int, int]]) -> Iterator[tuple[int, int]]:
+    """Pairs of (distance, newcomer, known), each of both at most once."""
+    newcomers: set[int] = set()
+    known: set[int] = set()
+    for _, newcomer, row in sorted(options):
+        if newcomer not in newcomers and row not in known:
+            newcomers.add(newcomer)
+            known.add(row)
+            yield newcomer, row
 
 
 def _covered(boxes: F64, by: F64) -> Bools:
