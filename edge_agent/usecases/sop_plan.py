@@ -31,6 +31,8 @@ class Plan:
     before: tuple[tuple[int, ...], ...]
     ancestors: tuple[frozenset[int], ...]
     follows: tuple[frozenset[int], ...]
+    busy: tuple[bool, ...]
+    """Somebody does it, in person; else it is a state of things, which goes on when nobody is there."""
     last: frozenset[int]
     """The required steps that no other required one follows: with them the procedure is done."""
 
@@ -49,8 +51,17 @@ def make_plan(procedure: Procedure) -> Plan:
         before,
         ancestors,
         follows,
+        tuple(_by_somebody(step.when, procedure.label) for step in steps),
         frozenset(i for i in required if not follows[i] & required),
     )
+
+
+def _by_somebody(condition: Condition, label: str) -> bool:
+    parts = (condition.zone, condition.has, condition.lacks, condition.near, condition.crosses)
+    speeds = (condition.faster_than_mps, condition.slower_than_mps)
+    if condition.count == label or (condition.count is None and any(part is not None for part in (*parts, *speeds))):
+        return True
+    return any(_by_somebody(inner, label) for inner in [*(condition.all or []), *(condition.any or [])])
 
 
 def reach(start: int, before: Sequence[Sequence[int]]) -> set[int]:

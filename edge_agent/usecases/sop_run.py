@@ -123,22 +123,22 @@ class Run:
         dt, self._t = t - self._t, t
         if self._is_new:
             self._old = {i: Evidence(0.0) for i, answer in enumerate(answers) if answer == TRUE and self.plan.before[i]}
-        self._is_new = False
-        if TRUE in answers:
-            self._active, self._dark_s = t, 0.0
-        elif UNKNOWN in answers or dt > GRACE_S:
-            self._dark_s += dt
-        told: list[Outcome] = []
+            self._is_new = False
+        dark, active = dt > GRACE_S, False
         for i, (state, answer) in enumerate(zip(self.states, answers, strict=True)):
             if self._is_old(i, answer, t):
                 continue
             state.evidence.update(answer, t)
+            active |= answer == TRUE and (state.done is None or self.plan.busy[i])
+            dark |= answer == UNKNOWN
             if state.done is None and state.opened:
-                state.lit_s += dt if answer != UNKNOWN and dt <= GRACE_S else 0.0
-                state.dark_s += dt if answer == UNKNOWN or dt > GRACE_S else 0.0
-        for i, state in enumerate(self.states):
-            told += self._go_on(i, state, t)
-        return told
+                hidden = answer == UNKNOWN or dt > GRACE_S
+                state.lit_s, state.dark_s = state.lit_s + dt * (not hidden), state.dark_s + dt * hidden
+        if active:
+            self._active, self._dark_s = t, 0.0
+        elif dark:
+            self._dark_s += dt
+        return [outcome for i, state in enumerate(self.states) for outcome in self._go_on(i, state, t)]
 
     @property
     def begun(self) -> bool:
