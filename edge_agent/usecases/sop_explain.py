@@ -12,7 +12,8 @@ def words(condition: Condition, who: str = "the person") -> str:
     """A condition as half a sentence: ``the person is in sink and has soap``."""
     parts = list(_about_things(condition))
     if condition.count is not None:
-        parts = [f"{_number(condition)} {condition.count}" + ("" if not parts else " that " + " and ".join(parts))]
+        few = (condition.at_most if condition.at_most is not None else condition.at_least or 1) == 1
+        parts = [f"{_number(condition)} {condition.count} {'is' if few else 'are'} " + " and ".join(parts or ["there"])]
     elif parts:
         parts = [f"{who} " + " and ".join(parts)]
     if condition.sensor is not None:
@@ -26,7 +27,7 @@ def words(condition: Condition, who: str = "the person") -> str:
         if inner:
             told = join.join(words(other, who) for other in inner)
             parts.append(f"({told})" if len(inner) > 1 else told)
-    parts += [f"it is not so that {words(other, who)}" for other in condition.none or []]
+    parts += [_denied(words(other, who), who) for other in condition.none or []]
     return " and ".join(parts) + (f" for {condition.for_s:g} s" if condition.for_s else "")
 
 
@@ -80,12 +81,25 @@ def sentences(procedure: Procedure) -> Iterator[str]:
     yield f"{procedure.name} is followed for {each}{where}."
     start = f"when {_held(procedure.start, who)}" if procedure.start else "with the first sign of any step"
     yield f"A run begins {start}."
-    for step, before in zip(procedure.steps, predecessors(procedure.steps), strict=True):
+    for i, (step, before) in enumerate(zip(procedure.steps, predecessors(procedure.steps), strict=True), 1):
         kind = [word for word, on in (("optional", step.optional), ("repeatable", step.repeatable)) if on]
         shown = f"It shows when {_held(step.when, who)}"
-        yield expectation(step, before) + (f" ({', '.join(kind)})" if kind else "") + f". {shown}."
+        yield f"{i}. {expectation(step, before)}" + (f" ({', '.join(kind)})" if kind else "") + f". {shown}."
     end = f"when {_held(procedure.end, who)}" if procedure.end else "when the last step is done"
     yield f"The run ends {end}. It is abandoned when nothing goes on for {procedure.idle_s:g} s."
+
+
+def _denied(told: str, who: str) -> str:
+    """The contrary, where it is simple to say."""
+    for yes, no in (
+        ("somebody ", "nobody "),
+        (f"{who} stands in ", f"{who} does not stand in "),
+        (f"{who} has ", f"{who} has no "),
+        ("at least 1 ", "no "),
+    ):
+        if told.startswith(yes) and " and " not in told:
+            return no + told.removeprefix(yes)
+    return f"it is not so that {told}"
 
 
 def _held(condition: Condition, who: str) -> str:
@@ -94,17 +108,15 @@ def _held(condition: Condition, who: str) -> str:
 
 
 def _about_things(condition: Condition) -> Iterator[str]:
-    at = {"feet": "stands", "centre": "is", "head": "has the head"}[condition.anchor]
-    if condition.count is not None:
-        at = "is"
+    at = {"feet": "stands ", "centre": "is ", "head": "has the head "}[condition.anchor]
     if condition.zone is not None:
-        yield f"{at} in {condition.zone}"
+        yield f"{'' if condition.count is not None else at}in {condition.zone}"
     if condition.has is not None:
         yield f"has {condition.has}"
     if condition.lacks is not None:
         yield f"has no {condition.lacks}"
     if condition.near is not None:
-        yield f"is within {condition.within_m or 1:g} m of {condition.near}"
+        yield f"{'' if condition.count is not None else 'is '}within {condition.within_m or 1:g} m of {condition.near}"
     if condition.crosses is not None:
         way = "" if condition.direction in (None, "any") else f" {condition.direction}"
         yield f"crosses {condition.crosses}{way}"
