@@ -80,12 +80,11 @@ class Test:
     def _of_things(self, scene: Scene) -> Answer:
         things, condition = scene.things, self._is
         of = scene.persons if "count" not in self._things else things.labels == self._things["count"]
-        found = np.where(of, TRUE, FALSE).astype(np.int8)
-        found[scene.hidden & of] = UNKNOWN
-        found[things.left] = FALSE
         if self._zone is not None:
-            found = np.where(of, scene.in_zone(self._zone, condition.anchor), FALSE).astype(np.int8)
-        if not found.any() and "count" not in self._things:
+            found: Truths = scene.in_zone(self._zone, condition.anchor) * of
+        else:
+            found = np.where(things.left, FALSE, np.where(scene.hidden, UNKNOWN, TRUE)).astype(np.int8) * of
+        if "count" not in self._things and not found.any():
             return np.int8(FALSE) if self._somebody else found
         for name in ("has", "lacks"):
             if name in self._things:

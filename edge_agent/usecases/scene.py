@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_agent.config import CameraConfig
 from edge_agent.config_sop import Anchor, Direction
 from edge_agent.types import F64, Bools, Observation
-from edge_agent.usecases.evidence import FALSE, TRUE, UNKNOWN
+from edge_agent.usecases.evidence import FALSE, GRACE_S, TRUE, UNKNOWN
 from edge_agent.usecases.lines import CLEAR, CLEAR_M, Line, goes
 from edge_agent.usecases.things import Memory, Things
 from edge_agent.usecases.zones import Zones, anchors
@@ -86,8 +86,7 @@ class Scene:
         self.hidden: Bools = things.unseen_s > 0
         self.persons: Bools = things.labels == 0
         self._points: dict[Anchor, F64] = {}
-        self._inside: dict[Anchor, Bools] = {}
-        self._floor: Bools | None = None
+        self._zones: dict[Anchor | None, Truths] = {}
 
     def points(self, anchor: Anchor) -> F64:
         """(N,2) anchor points in fractions of the frame."""
@@ -97,30 +96,29 @@ class Scene:
 
     def in_zone(self, zone: str, anchor: Anchor) -> Truths:
         """Who is in a zone. Somebody hidden may be, where the way there is not too far; an object stays where it was."""
-        place, things = self.place, self.things
-        if zone in place.floor_zones.names:
-            if self._floor is None:
-                self._floor = place.floor_zones.inside(things.xy)
-            inside = self._floor[place.floor_zones.names.index(zone)]
-        else:
-            if anchor not in self._inside:
-                self._inside[anchor] = place.frame_zones.inside(self.points(anchor))
-            inside = self._inside[anchor][place.frame_zones.names.index(zone)]
-        found = np.where(inside, TRUE, FALSE).astype(np.int8)
-        if self.hidden.any():
-            rows = np.flatnonzero(self.hidden)
-            reach = np.where(self.persons[rows], _SLACK_M + _WALK_MPS * things.unseen_s[rows], 0.0)
-            near = self._distances(zone, anchor, rows) <= reach
-            found[rows] = np.where(near & ~things.left[rows], UNKNOWN, FALSE)
-        return found
-
-    def _distances(self, zone: str, anchor: Anchor, rows: NDArray[np.intp]) -> F64:
-        """Metres from a zone; in the frame by body heights, which is only roughly right across the picture."""
         place = self.place
         if zone in place.floor_zones.names:
-            zones, points, scale = place.floor_zones, self.things.xy[rows], np.ones((len(rows), 2))
-        else:
-            zones, points = place.frame_zones, self.points(anchor)[rows]
-            scale = place.person_height_m / self.heights[rows, None] * np.array(self.size)
-        far: F64 = zones.distances(points, scale)[zones.names.index(zone)]
-        return np.nan_to_num(far)
+            if None not in self._zones:
+                self._zones[None] = self._judge(place.floor_zones, self.things.xy, None)
+            row: Truths = self._zones[None][place.floor_zones.names.index(zone)]
+            return row
+        if anchor not in self._zones:
+            self._zones[anchor] = self._judge(place.frame_zones, self.points(anchor), np.array(self.size))
+        row = self._zones[anchor][place.frame_zones.names.index(zone)]
+        return row
+
+    def _judge(self, zones: Zones, points: F64, size: NDArray[np.int64] | None) -> Truths:
+        """(Z,N). ``size`` None: points are metres; else fractions, whose metres go by the height of the person's box."""
+        found: Truths = zones.inside(points).astype(np.int8) * np.int8(TRUE)
+        if self.hidden.any():
+            things = self.things
+            found[:, self.hidden] //= TRUE  # UNKNOWN in it, FALSE outside
+            rows = (self.persons & (things.unseen_s > GRACE_S)).nonzero()[0]
+            if len(rows):
+                scale = np.ones((len(rows), 2))
+                scale = scale if size is None else self.place.person_height_m / self.heights[rows, None] * size
+                reach = _SLACK_M + _WALK_MPS * things.unseen_s[rows]
+                near = np.nan_to_num(zones.distances(points[rows], scale)) <= reach
+                found[:, rows] = np.where(near, np.int8(UNKNOWN), np.int8(FALSE))
+            found[:, things.left] = FALSE
+        return found

@@ -95,7 +95,9 @@ class _Station:
         end = self._end.ask(scene, held=False) if self._end is not None else None
         offset = scene.utc - scene.t
         for key, row in self._concerned(scene, steps if start is None else [start]):
-            follow = self._follows.setdefault(key, Follow(self._is, self._plan))
+            follow = self._follows.get(key)
+            if follow is None:
+                follow = self._follows[key] = Follow(self._is, self._plan)
             begin, finish = (None if answer is None else _of(answer, row) for answer in (start, end))
             facts = follow.update([_of(step, row) for step in steps], begin, finish, scene.t)
             track = None if self._somebody else int(scene.things.tracks[row])

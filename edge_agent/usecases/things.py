@@ -209,20 +209,19 @@ class Memory:
     def _see(self, rows: Rows, seen: _Seen, xy: F64, t: float) -> None:
         idents, boxes = seen.tracks, seen.boxes
         kept = self._rows
-        taken = np.isin(kept["track"], idents)
-        kept["track"][taken] = 0  # a track belongs to one thing only
-        dt = t - kept["seen"][rows]
-        moved = dt > 0
-        if moved.any():
-            on, dt = rows[moved], dt[moved, None]
-            old = kept["box"][on]
-            step = (boxes[moved, :2] + boxes[moved, 2:] - old[:, :2] - old[:, 2:]) / 2
-            kept["pace"][on] += (1 - np.exp(-dt / _PACE_TAU_S)) * (step / dt - kept["pace"][on])
-            walked = (xy[moved] - kept["xy"][on]) / dt
-            share = np.where(np.isnan(walked), 0, 1 - np.exp(-dt / _SPEED_TAU_S))
-            kept["speed"][on] += share * (np.nan_to_num(walked) - kept["speed"][on])
-        kept["track"][rows], kept["box"][rows], kept["xy"][rows] = idents, boxes, xy
-        kept["seen"][rows], kept["left"][rows] = t, False
+        if (kept["track"][rows] != idents).any():
+            kept["track"][np.isin(kept["track"], idents)] = 0  # a track belongs to one thing only
+            kept["track"][rows] = idents
+        dt = (t - kept["seen"][rows])[:, None]
+        if dt.any():
+            old, dt = kept["box"][rows], np.maximum(dt, 1e-9)
+            step = (boxes[:, :2] + boxes[:, 2:] - old[:, :2] - old[:, 2:]) / 2
+            kept["pace"][rows] += (1 - np.exp(-dt / _PACE_TAU_S)) * (step / dt - kept["pace"][rows])
+            walked = (xy - kept["xy"][rows]) / dt
+            speed = kept["speed"][rows]
+            speed += (1 - np.exp(-dt / _SPEED_TAU_S)) * (np.where(np.isnan(walked), speed, walked) - speed)
+            kept["speed"][rows] = speed
+        kept["box"][rows], kept["xy"][rows], kept["seen"][rows], kept["left"][rows] = boxes, xy, t, False
 
     # ---- who is gone
 
