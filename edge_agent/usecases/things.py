@@ -29,7 +29,7 @@ LEFT_S = 4.0
 COVERED_S = 120.0
 KNOWN_S = 1.5
 """Whoever was in view for less and vanishes was probably never there."""
-_JUMP, _JUMP_PER_S = 0.3, 1.2
+_JUMP, _JUMP_PER_S = 0.25, 0.5
 """Body heights that a track may be off from where it should be; the second for each second since it was seen."""
 _REACH, _REACH_PER_S, _REACH_MOST = 0.7, 1.0, 5.0
 """... and that a newcomer may be off from somebody who vanished."""
