@@ -308,7 +308,7 @@ RECIPES = (
         ("person",),
         (
             Act("wash", (0.17, 0.6), 20, (23, 28), min_s=20),
-            Act("dry", (0.44, 0.58), 2, (4, 7), within_s=60),
+            Act("dry", (0.44, 0.58), 2, (4, 7), within_s=30),
             Act("handle_food", (0.78, 0.7), 3, (6, 15), optional=True),
         ),
         (
@@ -392,7 +392,7 @@ RECIPES = (
             *(("ok", 0),) * 3,
             *(("skip", k) for k in (0, 1)),
             *(("swap", k) for k in (0, 1)),
-            *(("repeat", k) for k in (0, 1, 2)),
+            *(("repeat", k) for k in (0, 1)),
             *(("hidden", k) for k in (0, 1)),
             *(("abandon", k) for k in (0, 1)),
             ("fast", 1),

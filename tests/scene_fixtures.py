@@ -73,8 +73,8 @@ def square(x: float, y: float, side: float = 0.2) -> list[Place]:
     return [(x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half)]
 
 
-ZONES = {"left": square(0.2, 0.6), "middle": square(0.5, 0.6), "right": square(0.8, 0.6)}
-LEFT, MIDDLE, RIGHT, NOWHERE = (0.2, 0.6), (0.5, 0.6), (0.8, 0.6), (0.35, 0.9)
+ZONES = {"left": square(0.2, 0.6), "middle": square(0.5, 0.6), "right": square(0.8, 0.6), "far": square(0.6, 0.9, 0.1)}
+LEFT, MIDDLE, RIGHT, FAR, NOWHERE = (0.2, 0.6), (0.5, 0.6), (0.8, 0.6), (0.6, 0.9), (0.35, 0.9)
 
 
 def camera(**settings: Any) -> CameraConfig:

@@ -97,14 +97,12 @@ class Scene:
     def in_zone(self, zone: str, anchor: Anchor) -> Truths:
         """Who is in a zone. Somebody hidden may be, where the way there is not too far; an object stays where it was."""
         place = self.place
-        if zone in place.floor_zones.names:
-            if None not in self._zones:
-                self._zones[None] = self._judge(place.floor_zones, self.things.xy, None)
-            row: Truths = self._zones[None][place.floor_zones.names.index(zone)]
-            return row
-        if anchor not in self._zones:
-            self._zones[anchor] = self._judge(place.frame_zones, self.points(anchor), np.array(self.size))
-        row = self._zones[anchor][place.frame_zones.names.index(zone)]
+        floor = zone in place.floor_zones.names
+        key, zones = (None, place.floor_zones) if floor else (anchor, place.frame_zones)
+        if key not in self._zones:
+            points = self.things.xy if floor else self.points(anchor)
+            self._zones[key] = self._judge(zones, points, None if floor else np.array(self.size))
+        row: Truths = self._zones[key][zones.names.index(zone)]
         return row
 
     def _judge(self, zones: Zones, points: F64, size: NDArray[np.int64] | None) -> Truths:

@@ -118,8 +118,9 @@ def _times(path: Path, step: Step, idle_s: float) -> Iterator[Fault]:
         )
     if step.wait_s is not None and step.within_s is not None and step.wait_s > step.within_s:
         yield (*path, "within_s"), f"is {step.within_s:g}, less than wait_s, {step.wait_s:g}: no moment would be right"
-    if step.wait_s is not None and step.wait_s >= idle_s:
-        yield (*path, "wait_s"), f"is {step.wait_s:g}, but a run is abandoned after idle_s, {idle_s:g}: unreachable"
+    for name, limit in (("wait_s", step.wait_s), ("within_s", step.within_s)):
+        if limit is not None and limit >= idle_s:
+            yield (*path, name), f"is {limit:g}, but the run is abandoned before, after idle_s, {idle_s:g}: unreachable"
 
 
 # ---- one condition

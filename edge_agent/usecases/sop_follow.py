@@ -15,8 +15,9 @@ from typing import Literal, TypeAlias
 from edge_agent.config_sop import Procedure
 from edge_agent.usecases.evidence import TRUE, Evidence, Truth
 from edge_agent.usecases.sop_plan import Plan, for_s
-from edge_agent.usecases.sop_run import LATE_S, Outcome, Run
+from edge_agent.usecases.sop_run import LATE_S, Outcome, Run, lasting, wear_off
 
+_TRIGGER = -1
 Reason: TypeAlias = Literal["done", "end", "idle", "left", "lost", "end_of_file", "shutdown"]
 
 
@@ -50,26 +51,24 @@ class Follow:
         """The start of the run was told."""
         self._start: Evidence | None = None
         self._end: Evidence | None = None
-        self._quiet: Evidence | None = None
-        """After a run: evidence that still goes on, until it is over."""
+        self._old: dict[int, Evidence] = {}
+        """After a run: steps that still go on (``_TRIGGER``: the start trigger), until they are over."""
 
     @property
     def idle(self) -> bool:
         """There is nothing to remember."""
-        return self.run is None and self._quiet is None
+        return self.run is None and not self._old
 
     def update(self, answers: Sequence[Truth], start: Truth | None, end: Truth | None, t: float) -> list[Fact]:
         """What a frame brings: of each step, of the triggers (None: there is no such)."""
-        trigger = start if start is not None else max(answers)
-        if self._quiet is not None:
-            self._quiet.update(trigger, t)
-            if not self._quiet.over:
-                return []
-            self._quiet = None
+        trigger = start if start is not None else TRUE
         if self.run is None:
-            if trigger != TRUE:
+            for i in list(self._old):
+                wear_off(self._old, i, trigger if i == _TRIGGER else answers[i], t)
+            fresh = any(answer == TRUE and i not in self._old for i, answer in enumerate(answers))
+            if trigger != TRUE or _TRIGGER in self._old or (start is None and not fresh):
                 return []
-            self._begin(t)
+            self._begin(answers, t)
         assert self.run is not None
         if self._start is not None and not self.told:
             self._start.update(trigger, t)
@@ -77,7 +76,7 @@ class Follow:
         if not self.told:
             if not (self._start.confirmed if self._start is not None else self.run.begun):
                 if self._start.over if self._start is not None else not self.run.stirring:
-                    self.run = None
+                    self.run, self._old = None, self.run.old
                 return []
             self.told = True
             facts.insert(0, Started(self.run, self.run.began))
@@ -97,9 +96,12 @@ class Follow:
         """The recording or the agent ends."""
         return self._over(self.run.stop(t), t, reason) if self.run is not None and self.told else []
 
-    def _begin(self, t: float) -> None:
-        triggered, ends_itself = self._is.start is not None, self._is.end is None
-        self.run, self.told = Run(self._plan, t, triggered=triggered, ends_itself=ends_itself), False
+    def _begin(self, answers: Sequence[Truth], t: float) -> None:
+        if self._is.start is not None:
+            # What is so from the start, and should come after something else, is a state that nobody brought about.
+            self._old |= {i: lasting(t) for i, a in enumerate(answers) if a == TRUE and self._plan.before[i]}
+        self.run, self.told = Run(self._plan, t, self._old, ends_itself=self._is.end is None), False
+        self._old = {}
         self._start = Evidence(for_s(self._is.start)) if self._is.start is not None else None
         self._end = Evidence(for_s(self._is.end)) if self._is.end is not None else None
 
@@ -113,7 +115,7 @@ class Follow:
         elif (done := run.last_done) is not None:
             if (again := run.begins_again()) is not None:
                 facts = self._over(run.finish(done), done, "done")
-                self._quiet, self.run = None, again
+                self._old, self.run = {}, again
                 return facts
             if t - max(done, run.stirred) > LATE_S:
                 return self._over(run.finish(done), done, "done")
@@ -124,6 +126,5 @@ class Follow:
     def _over(self, outcomes: list[Outcome], t: float, reason: Reason) -> list[Fact]:
         run, self.run, self.told = self.run, None, False
         assert run is not None
-        self._quiet = Evidence(0.0)
-        self._quiet.update(TRUE, t)
+        self._old = run.lingering() if self._is.start is None else {_TRIGGER: lasting(t)}
         return [*outcomes, Ended(run, t, reason)]

@@ -102,28 +102,23 @@ class StepState:
 class Run:
     """One person's or station's way through a procedure, from ``t`` on. Not thread-safe, fed in frame order.
 
-    ``triggered``: begun by a trigger, not by the evidence of a step. ``ends_itself``: no trigger ends it, so the first
-    step done again after the last one is the next run's.
+    ``old`` are steps that seem to be done when it begins and are not its deeds, until that is over. ``ends_itself``: no
+    trigger ends it, so the first step done again after the last one is the next run's.
     """
 
-    def __init__(self, plan: Plan, t: float, *, triggered: bool = False, ends_itself: bool = False) -> None:
-        self.plan, self.began, self._is_new, self._ends_itself = plan, t, triggered, ends_itself
+    def __init__(self, plan: Plan, t: float, old: dict[int, Evidence], *, ends_itself: bool = False) -> None:
+        self.plan, self.began, self.old, self._ends_itself = plan, t, old, ends_itself
         self.states = [StepState(step, need) for step, need in zip(plan.steps, plan.need_s, strict=True)]
         self.repeated = False
         self.abandoned = False
         self._t = self._active = t
         self._dark_s = 0.0
-        self._old: dict[int, Evidence] = {}
-        """Steps that seemed to be done when the run began: a state of things that nobody brought about."""
 
     # ---- as time goes on
 
     def update(self, answers: Sequence[Truth], t: float) -> list[Outcome]:
         """What this frame brings; ``answers`` says of each step whether it is being done."""
         dt, self._t = t - self._t, t
-        if self._is_new:
-            self._old = {i: Evidence(0.0) for i, answer in enumerate(answers) if answer == TRUE and self.plan.before[i]}
-            self._is_new = False
         dark, active = dt > GRACE_S, False
         for i, (state, answer) in enumerate(zip(self.states, answers, strict=True)):
             if self._is_old(i, answer, t):
@@ -175,10 +170,14 @@ class Run:
         """The next run, where this one is complete and its first step is being done again."""
         for i, state in enumerate(self.states):
             if self.complete and self._is_next(i) and state.evidence.confirmed:
-                following = Run(self.plan, state.evidence.began or self._t, ends_itself=True)
+                following = Run(self.plan, state.evidence.began or self._t, self.lingering(i), ends_itself=True)
                 following.states[i].evidence = state.evidence
                 return following
         return None
+
+    def lingering(self, but: int | None = None) -> dict[int, Evidence]:
+        """What still goes on, to be no deed of the next run."""
+        return {i: lasting(self._t) for i, state in enumerate(self.states) if i != but and not state.evidence.over}
 
     def _is_next(self, i: int) -> bool:
         """Step ``i`` as it goes on now belongs to the next run."""
@@ -245,13 +244,7 @@ class Run:
 
     def _is_old(self, i: int, answer: Truth, t: float) -> bool:
         """Step ``i`` still shows what it showed when the run began."""
-        old = self._old.get(i)
-        if old is None:
-            return False
-        old.update(answer, t)
-        if old.over:
-            del self._old[i]
-        return not old.over
+        return i in self.old and not wear_off(self.old, i, answer, t)
 
     # ---- one step
 
@@ -360,6 +353,22 @@ class Run:
         """When everything before a step was done, else when the run began."""
         times = [state.done for state in before if state.done is not None]
         return max(times, default=self.began)
+
+
+def lasting(t: float) -> Evidence:
+    """Of something that goes on at ``t``."""
+    seen = Evidence(0.0)
+    seen.update(TRUE, t)
+    return seen
+
+
+def wear_off(old: dict[int, Evidence], i: int, answer: Truth, t: float) -> bool:
+    """Watch one of ``old``; it is taken out, and this is True, once it is over."""
+    old[i].update(answer, t)
+    if not old[i].over:
+        return False
+    del old[i]
+    return True
 
 
 def _lasted(state: StepState) -> str:

@@ -1,11 +1,11 @@
 """Who and what is in the scene, also while hidden: identities of people and objects over the gaps and slips of a tracker.
 
-- A track that jumps farther than anybody walks has been given to somebody else; it goes to whoever is nearest.
+- A track that jumps farther than anybody walks, to where somebody else just was, goes on with that one.
 - A new track near the place where somebody vanished goes on with that one, once it was seen for long enough to be no
   false box; after more than a moment only where it did not just come into the picture, so that whoever walks in is not
   taken for somebody who is hidden.
 - Who walked out over the border of the frame has left. Who vanished within it is hidden, for ``HIDDEN_S`` at most.
-- An object is remembered for a moment, or for as long as a person covers the place it was seen at.
+- An object is remembered for a moment, or for as long as a person who came in front of it covers the place it was at.
 
 Lengths are body heights, so the distance from the camera has no parameter. All rows are kept as arrays; what happens
 in every frame has no loop over people.
@@ -44,27 +44,26 @@ _PACE_TAU_S = 0.7
 _SPEED_TAU_S = 1.0
 
 _ROW = np.dtype(
-    {
-        "names": [
-            "id",
-            "track",
-            "label",
-            "born",
-            "seen",
-            "left",
-            "new",
-            "walked_in",
-            "at",
-            "xy",
-            "speed",
-            "pace",
-            "box",
-        ],
-        "formats": ["i8", "i8", "i4", "f8", "f8", "?", "?", "?", "(2,)f8", "(2,)f8", "(2,)f8", "(2,)f8", "(4,)f8"],
-    }
+    [
+        ("id", "i8"),
+        ("track", "i8"),
+        ("label", "i4"),
+        ("born", "f8"),
+        ("seen", "f8"),
+        ("left", "?"),
+        ("new", "?"),
+        ("walked_in", "?"),
+        ("front", "?"),
+        ("at", "f8", 2),
+        ("xy", "f8", 2),
+        ("speed", "f8", 2),
+        ("pace", "f8", 2),
+        ("box", "f8", 4),
+    ]
 )
 """``xy`` metres on the floor, ``speed`` its smoothed change per second; ``pace`` that of the box's centre, pixels. ``new``:
-may yet turn out to be somebody who vanished; ``at`` where its first box was, ``walked_in`` whether at the border."""
+may yet turn out to be somebody who vanished; ``at`` where its first box was, ``walked_in`` whether at the border;
+``front``: an object that was last seen before somebody's body, so that this body does not hide it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +143,6 @@ class Memory:
             off = np.minimum(*self._off(at, seen.centres[old], t)) / seen.scale[old]
             astray = off > _JUMP + _JUMP_PER_S * (t - known["seen"][at])
             astray |= known["label"][at] != seen.labels[old]
-            rows[old[astray]] = -1
             self._exchange(rows, old[astray], seen, t)
         fresh = np.flatnonzero(rows < 0)
         if len(fresh):
@@ -153,10 +151,15 @@ class Memory:
         return rows
 
     def _exchange(self, rows: Rows, astray: Rows, seen: _Seen, t: float) -> None:
-        """Give tracks that went astray to whoever is near and has no track now, nearest first."""
-        options = []
+        """Give tracks that went astray to whoever is near and has no other track, nearest first.
+
+        A track with nobody near keeps its own: who moves oddly is still more likely than who is nobody.
+        """
         if not len(astray):
             return
+        own = rows[astray]
+        rows[astray] = -1
+        options = []
         for row in np.setdiff1d(np.arange(len(self._rows)), rows).tolist():
             off = self._off(np.full(len(astray), row), seen.centres[astray], t)[1] / seen.scale[astray]
             gone = t - self._rows["seen"][row]
@@ -165,6 +168,9 @@ class Memory:
             options += [(off[i], int(astray[i]), row) for i in near]
         for column, row in _nearest_first(options):
             rows[column] = row
+        for column, row in zip(astray.tolist(), own.tolist(), strict=True):
+            if rows[column] < 0 and row not in rows and self._rows["label"][row] == seen.labels[column]:
+                rows[column] = row
 
     def _off(self, rows: Rows, centres: F64, t: float | F64) -> tuple[F64, F64]:
         """Pixels from where ``rows`` were last, and from where they would have come to by ``t``, walking on for a moment."""
@@ -222,6 +228,9 @@ class Memory:
             speed += (1 - np.exp(-dt / _SPEED_TAU_S)) * (np.where(np.isnan(walked), speed, walked) - speed)
             kept["speed"][rows] = speed
         kept["box"][rows], kept["xy"][rows], kept["seen"][rows], kept["left"][rows] = boxes, xy, t, False
+        objects = seen.labels > 0
+        if objects.any():
+            kept["front"][rows[objects]] = _covered(boxes[objects], boxes[~objects])
 
     # ---- who is gone
 
@@ -247,7 +256,7 @@ class Memory:
         patience = np.where(kept["left"], LEFT_S, HIDDEN_S)
         patience[~person | (kept["seen"] - kept["born"] < KNOWN_S)] = GRACE_S
         patience[kept["new"]] = _SURE_S
-        late = (unseen > patience) & ~person & (unseen <= COVERED_S)
+        late = (unseen > patience) & ~person & ~kept["front"] & ~kept["new"] & (unseen <= COVERED_S)
         if late.any():
             late[late] = _covered(kept["box"][late], kept["box"][person & (unseen == 0)])
         keep = (unseen <= patience) | late
