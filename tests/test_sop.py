@@ -66,7 +66,7 @@ def test_in_order_everything_is_completed() -> None:
     assert a.type == "edge_agent.sop.completed"
     assert len({event.episode for event in events}) == 1
     assert len({event.id for event in events}) == 5
-    assert a.data | {"confidence": 1} == {
+    assert dict(a.data) | {"confidence": 1} == {
         "procedure": "it", "station": "it", "track_id": 1, "step": "a", "expected": "a", "observed": "seen for 1.0 s",
         "started": rfc3339(START + 2), "ended": rfc3339(START + 3), "seen_s": 1.0, "unseen_s": 0.0, "confidence": 1,
         "missing": [],
@@ -172,8 +172,8 @@ def test_what_could_not_be_seen_is_unknown_and_never_passed() -> None:
     events = play(sop(A, B, C, end=END), visit(("a", 4), ("-", 1), ("?", 8), ("-", 1), ("c", 4)), seconds=32)
     assert told(events) == [("a", "completed"), ("c", "completed"), ("b", "unknown"), ("run", "unknown")]
     unknown = events[-2]
-    assert unknown.data["unseen_s"] == pytest.approx(8, abs=0.3)
-    assert unknown.data["confidence"] < 0.6
+    assert 5 < unknown.data["unseen_s"] <= 8, "less the time for the way there"
+    assert unknown.data["confidence"] < 0.8
 
 
 def test_too_short_a_time_out_of_sight_is_no_excuse() -> None:
@@ -201,7 +201,7 @@ def test_a_pause_is_no_end() -> None:
 
 
 def test_who_is_lost_in_the_picture_is_unknown_and_who_walks_out_has_given_up() -> None:
-    lost = play(sop(A, B), visit(("a", 4), ("?", 60)), seconds=45)
+    lost = play(sop(A, B, idle_s=90), visit(("a", 4), ("?", 90)), seconds=75)
     assert told(lost) == [("a", "completed"), ("b", "unknown"), ("run", "unknown")]
     assert lost[-1].data["reason"] == "lost"
 

@@ -103,7 +103,7 @@ def test_an_object_is_remembered_for_a_moment_or_while_somebody_covers_it() -> N
             t = k / 10
             people = [before] if covered and t >= 4 else []
             things = memory.update(observe(t, people, [box] if t < 4 else []))
-        return things.ids[things.labels == box_code].tolist()
+        return [int(ident) for ident in things.ids[things.labels == box_code]]
 
     assert len(watch(covered=True)) == 1
     assert watch(covered=False) == []

@@ -17,7 +17,7 @@ import numpy as np
 from edge_agent.config_sop import Condition
 from edge_agent.usecases.evidence import FALSE, GRACE_S, TOLERANCE_S, TRUE, UNKNOWN, Truth
 from edge_agent.usecases.overlap import gaps_m, has, share_covered
-from edge_agent.usecases.scene import Place, Scene, Truths
+from edge_agent.usecases.scene import AROUND_S, Place, Scene, Truths
 from edge_agent.usecases.schedule import Schedule
 
 Names: TypeAlias = Mapping[str, str]
@@ -84,6 +84,8 @@ class Test:
             found: Truths = scene.in_zone(self._zone, condition.anchor) * of
         else:
             found = np.where(things.left, FALSE, np.where(scene.hidden, UNKNOWN, TRUE)).astype(np.int8) * of
+        if self._somebody or "count" in self._things:
+            found = found * (things.unseen_s <= AROUND_S)
         if "count" not in self._things and not found.any():
             return np.int8(FALSE) if self._somebody else found
         for name in ("has", "lacks"):

@@ -24,6 +24,8 @@ Truths: TypeAlias = NDArray[np.int8]
 SensorValue: TypeAlias = float | str | bool
 CROSSED_S = 2.0
 """For how long somebody has *just* crossed a line."""
+AROUND_S = 15.0
+"""Somebody hidden for longer may well have gone by a way that nobody sees, so that they stand in nobody's place."""
 _WALK_MPS, _SLACK_M = 1.5, 0.3
 """Whoever is unseen may have come so far."""
 

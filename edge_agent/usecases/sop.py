@@ -14,7 +14,7 @@ from edge_agent.config import CameraConfig
 from edge_agent.config_sop import Condition, Procedure, SopConfig
 from edge_agent.types import Event, NewId, Observation, Output
 from edge_agent.usecases.conditions import Answer, Test
-from edge_agent.usecases.evidence import TRUE, Truth
+from edge_agent.usecases.evidence import GRACE_S, TRUE, UNKNOWN, Truth
 from edge_agent.usecases.scene import Place, Scene, SensorValue
 from edge_agent.usecases.sop_events import Teller
 from edge_agent.usecases.sop_follow import Follow, Reason
@@ -94,12 +94,14 @@ class _Station:
         start = self._start.ask(scene, held=False) if self._start is not None else None
         end = self._end.ask(scene, held=False) if self._end is not None else None
         offset = scene.utc - scene.t
+        self._rename(scene)
         for key, row in self._concerned(scene, steps if start is None else [start]):
             follow = self._follows.get(key)
             if follow is None:
                 follow = self._follows[key] = Follow(self._is, self._plan)
             begin, finish = (None if answer is None else _of(answer, row) for answer in (start, end))
-            facts = follow.update([_of(step, row) for step in steps], begin, finish, scene.t)
+            hidden = not self._somebody and bool(scene.things.unseen_s[row] > GRACE_S)
+            facts = follow.update([_of(step, row) for step in steps], begin, finish, scene.t, hidden=hidden)
             track = None if self._somebody else int(scene.things.tracks[row])
             yield from self._teller.tell(facts, key, track, offset)
             if follow.idle:
@@ -113,15 +115,26 @@ class _Station:
             yield from self._teller.tell(follow.stop(reason, t), key, None, offset)
         self._follows.clear()
 
+    def _rename(self, scene: Scene) -> None:
+        """Newcomers who are somebody known bring what they did meanwhile, unless that one has a run that goes on."""
+        for newcomer, known in scene.things.renamed:
+            follow = self._follows.get(newcomer)
+            if follow is not None and known not in self._follows:
+                self._follows[known] = self._follows.pop(newcomer)
+                self._teller.rename(newcomer, known)
+            elif follow is not None and not follow.told:
+                del self._follows[newcomer]
+
     def _concerned(self, scene: Scene, triggers: list[Answer]) -> list[tuple[int, int]]:
         """Whom to look at: key and row of everybody who is followed or does something now."""
         if self._somebody:
             return [(_STATION, -1)]
         stirring = np.zeros(len(scene.persons), bool)
+        dark = scene.things.unseen_s > GRACE_S
         for answer in triggers:
-            stirring |= answer == TRUE
+            stirring |= np.where(dark, answer == UNKNOWN, answer == TRUE)
         ids = scene.things.ids.tolist()
-        rows = np.flatnonzero(stirring & scene.persons & ~scene.hidden).tolist()
+        rows = np.flatnonzero(stirring & scene.persons).tolist()
         concerned = {ids[row]: row for row in rows}
         if self._follows:
             concerned |= {ident: row for row, ident in enumerate(ids) if ident in self._follows}

@@ -44,6 +44,11 @@ class Teller:
                 yield Event(self._new_id(utc), self._camera, self._use_case, "run", "ended", run, utc, data)
                 del self._runs[key]
 
+    def rename(self, old: int, new: int) -> None:
+        """The run of one subject goes on as that of another."""
+        if old in self._runs:
+            self._runs[new] = self._runs.pop(old)
+
     def _outcome(self, fact: Outcome, offset: float) -> dict[str, Any]:
         name = fact.step.step if fact.step is not None else None
         return {

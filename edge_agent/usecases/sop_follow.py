@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from edge_agent.config_sop import Procedure
-from edge_agent.usecases.evidence import TRUE, Evidence, Truth
+from edge_agent.usecases.evidence import TRUE, UNKNOWN, Evidence, Truth
 from edge_agent.usecases.sop_plan import Plan, for_s
 from edge_agent.usecases.sop_run import LATE_S, Outcome, Run, lasting, wear_off
 
@@ -59,13 +59,19 @@ class Follow:
         """There is nothing to remember."""
         return self.run is None and not self._old
 
-    def update(self, answers: Sequence[Truth], start: Truth | None, end: Truth | None, t: float) -> list[Fact]:
-        """What a frame brings: of each step, of the triggers (None: there is no such)."""
+    def update(
+        self, answers: Sequence[Truth], start: Truth | None, end: Truth | None, t: float, *, hidden: bool = False
+    ) -> list[Fact]:
+        """What a frame brings: of each step, of the triggers (None: there is no such).
+
+        ``hidden``: the person is out of sight for more than a moment, and what they do there counts for a run to come.
+        """
         trigger = start if start is not None else TRUE
         if self.run is None:
             for i in list(self._old):
                 wear_off(self._old, i, trigger if i == _TRIGGER else answers[i], t)
             fresh = any(answer == TRUE and i not in self._old for i, answer in enumerate(answers))
+            fresh |= hidden and UNKNOWN in answers
             if trigger != TRUE or _TRIGGER in self._old or (start is None and not fresh):
                 return []
             self._begin(answers, t)
@@ -75,10 +81,12 @@ class Follow:
         facts: list[Fact] = list(self.run.update(answers, t))
         if not self.told:
             if not (self._start.confirmed if self._start is not None else self.run.begun):
-                if self._start.over if self._start is not None else not self.run.stirring:
-                    self.run, self._old = None, self.run.old
+                if self._is_nothing(self.run, t):
+                    self._old, self.run = self.run.old, None
                 return []
             self.told = True
+            if self._start is None:
+                self.run.begin()
             facts.insert(0, Started(self.run, self.run.began))
         return facts + self._look_for_end(end, t)
 
@@ -95,6 +103,12 @@ class Follow:
     def stop(self, reason: Reason, t: float) -> list[Fact]:
         """The recording or the agent ends."""
         return self._over(self.run.stop(t), t, reason) if self.run is not None and self.told else []
+
+    def _is_nothing(self, run: Run, t: float) -> bool:
+        """Whether a run that is not sure will not become one."""
+        if self._start is not None:
+            return self._start.over
+        return not run.stirring and not (run.shadowed and run.idle_s(t) <= self._is.idle_s)
 
     def _begin(self, answers: Sequence[Truth], t: float) -> None:
         if self._is.start is not None:

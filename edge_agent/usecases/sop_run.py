@@ -146,6 +146,16 @@ class Run:
         return any(not state.evidence.over for state in self.states)
 
     @property
+    def shadowed(self) -> bool:
+        """Something may have been done out of sight."""
+        return any(state.evidence.most_s > state.evidence.held_s for state in self.states)
+
+    def begin(self) -> None:
+        """It is sure: it began with the first that was seen."""
+        began = [state.evidence.began for state in self.states if state.evidence.began is not None]
+        self.began = min(began, default=self.began)
+
+    @property
     def complete(self) -> bool:
         """Every step that is required was done."""
         return all(state.done is not None or state.step.optional for state in self.states)

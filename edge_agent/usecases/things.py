@@ -24,7 +24,7 @@ from edge_agent.types import F64, I64, Bools, Observation, Tracks
 from edge_agent.usecases.evidence import GRACE_S, TOLERANCE_S
 
 Rows = NDArray[np.intp]
-HIDDEN_S = 30.0
+HIDDEN_S = 60.0
 LEFT_S = 4.0
 COVERED_S = 120.0
 KNOWN_S = 1.5
@@ -38,7 +38,7 @@ _SURE_S = 0.7
 """A newcomer seen for so long is believed."""
 _BORDER = 0.015
 """Of the frame: a box that ends nearer to the border touches it."""
-_OUTWARD = 0.15
+_OUTWARD, _FASTEST = 0.15, 4.0
 """Body heights per second."""
 _PACE_TAU_S = 0.7
 _SPEED_TAU_S = 1.0
@@ -83,6 +83,8 @@ class Things:
     xy: F64
     speed_mps: F64
     tracks: I64
+    renamed: tuple[tuple[int, int], ...] = ()
+    """Newcomers who turned out now to be somebody who had vanished: the id they had, and the one they go on with."""
 
 
 class Memory:
@@ -106,7 +108,7 @@ class Memory:
         boxes = tracks.boxes[there].astype(np.float64)
         now = _Seen(tracks.ids[there], self._label_codes(tracks)[there], boxes, seen.size)
         self._see(self._recognise(now, t), now, seen.ground.xy[there], t)
-        self._adopt(t)
+        renamed = self._adopt(t)
         self._mark_left(t, seen.size)
         self._forget(t)
         kept = self._rows
@@ -122,6 +124,7 @@ class Memory:
             xy=kept["xy"],
             speed_mps=np.where(young, np.nan, speed),
             tracks=kept["track"],
+            renamed=renamed,
         )
 
     def _label_codes(self, tracks: Tracks) -> NDArray[np.int32]:
@@ -143,20 +146,28 @@ class Memory:
             off = np.minimum(*self._off(at, seen.centres[old], t)) / seen.scale[old]
             astray = off > _JUMP + _JUMP_PER_S * (t - known["seen"][at])
             astray |= known["label"][at] != seen.labels[old]
-            self._exchange(rows, old[astray], seen, t)
+            if astray.any():
+                astray |= self._usurping(at, at[astray], seen.centres[old], seen.scale[old], t)
+                self._exchange(rows, old[astray], seen, t)
         fresh = np.flatnonzero(rows < 0)
         if len(fresh):
             rows[fresh] = len(known) + np.arange(len(fresh))
             self._begin(seen, fresh, t)
         return rows
 
+    def _usurping(self, own: Rows, missing: Rows, centres: F64, scale: F64, t: float) -> Bools:
+        """Which tracks, whose rows are ``own``, stand where one of the rows ``missing`` should be: they may be that one."""
+        usurping = np.zeros(len(own), bool)
+        for row in missing.tolist():
+            off = np.minimum(*self._off(np.full(len(own), row), centres, t)) / scale
+            usurping |= (off <= _JUMP) & (own != row)
+        return usurping
+
     def _exchange(self, rows: Rows, astray: Rows, seen: _Seen, t: float) -> None:
         """Give tracks that went astray to whoever is near and has no other track, nearest first.
 
         A track with nobody near keeps its own: who moves oddly is still more likely than who is nobody.
         """
-        if not len(astray):
-            return
         own = rows[astray]
         rows[astray] = -1
         options = []
@@ -188,12 +199,12 @@ class Memory:
         self._next_id += len(new)
         self._rows = np.concatenate([self._rows, new])
 
-    def _adopt(self, t: float) -> None:
+    def _adopt(self, t: float) -> tuple[tuple[int, int], ...]:
         """Newcomers that are sure by now go on with somebody who vanished before, where one fits."""
         kept = self._rows
         young = np.flatnonzero(kept["new"] & (t - kept["born"] >= _SURE_S - TOLERANCE_S) & (kept["seen"] == t))
         if not len(young):
-            return
+            return ()
         kept["new"][young] = False
         options = []
         for row in np.flatnonzero((kept["seen"] < t) & ~kept["new"]).tolist():
@@ -205,12 +216,14 @@ class Memory:
             fits &= (gone <= _MOMENT_S) | ~(kept["walked_in"][young] | kept["left"][row])
             # Where somebody was going decides between two who are both near enough.
             options += [(ahead[i] / scale[i], int(young[i]), row) for i in np.flatnonzero(fits)]
-        replaced = []
+        replaced, renamed = [], []
         for newcomer, row in _nearest_first(options):
+            renamed.append((int(kept["id"][newcomer]), int(kept["id"][row])))
             kept["id"][newcomer], kept["born"][newcomer] = kept["id"][row], kept["born"][row]
             replaced.append(row)
         if replaced:
             self._rows = np.delete(kept, replaced)
+        return tuple(renamed)
 
     def _see(self, rows: Rows, seen: _Seen, xy: F64, t: float) -> None:
         idents, boxes = seen.tracks, seen.boxes
@@ -222,6 +235,9 @@ class Memory:
         if dt.any():
             old, dt = kept["box"][rows], np.maximum(dt, 1e-9)
             step = (boxes[:, :2] + boxes[:, 2:] - old[:, :2] - old[:, 2:]) / 2
+            step[(np.abs(step) > _FASTEST * dt * seen.scale[:, None]).any(axis=1)] = (
+                0  # the tracker's slip, nobody's pace
+            )
             kept["pace"][rows] += (1 - np.exp(-dt / _PACE_TAU_S)) * (step / dt - kept["pace"][rows])
             walked = (xy - kept["xy"][rows]) / dt
             speed = kept["speed"][rows]
