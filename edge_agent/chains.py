@@ -15,6 +15,7 @@ from edge_agent.track import MultiObjectTracker
 from edge_agent.types import NO_CLOCK, NewId, Output, SensorValue, StageClock, uuid7_factory
 from edge_agent.usecases.ground import CameraGround
 from edge_agent.usecases.social_distancing import SocialDistancing
+from edge_agent.usecases.sop import Sop
 
 
 def build_chain(
@@ -37,6 +38,8 @@ def build_chain(
         and (distancing.cameras is None or camera.id in distancing.cameras)
     ):
         use_cases.append(SocialDistancing(distancing, camera, new_id))
+    if (sop := config.use_cases.sop) is not None and sop.enabled:
+        use_cases.append(Sop(sop, camera, new_id))
     return CameraChain(
         camera.id,
         tracker=MultiObjectTracker(config.track),
@@ -51,13 +54,24 @@ def build_chain(
 
 
 def check_labels(config: Config, model: Manifest) -> None:
-    """Refuse a use case that waits for what the model cannot say. Raises ConfigError."""
-    distancing = config.use_cases.social_distancing
-    if distancing is not None and distancing.enabled and distancing.label not in model.labels:
-        known = ", ".join(model.labels[:20]) + (" …" if len(model.labels) > 20 else "")
-        name = f"{model.name}@{model.version}"
-        where = f"use_cases.social_distancing.label: given {distancing.label!r}"
-        raise ConfigError([f"{where}, which model {name} does not know; it knows: {known}"])
+    """Refuse use cases that wait for what the model cannot say. Raises ConfigError."""
+    wanted: list[tuple[str, str]] = []
+    distancing, sop = config.use_cases.social_distancing, config.use_cases.sop
+    if distancing is not None and distancing.enabled:
+        wanted.append(("social_distancing.label", distancing.label))
+    for i, procedure in enumerate(sop.procedures if sop is not None and sop.enabled else []):
+        wanted += [
+            (f"sop.procedures[{i}].requires_labels[{k}]", label) for k, label in enumerate(procedure.requires_labels)
+        ]
+    known = ", ".join(model.labels[:20]) + (" …" if len(model.labels) > 20 else "")
+    name = f"{model.name}@{model.version}"
+    problems = [
+        f"use_cases.{where}: given {label!r}, which model {name} does not know; it knows: {known}"
+        for where, label in wanted
+        if label not in model.labels
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_files(model: Model, detect: DetectConfig) -> None:

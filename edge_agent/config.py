@@ -27,6 +27,7 @@ from edge_agent.config_base import Slug, Strict
 from edge_agent.config_mqtt import MqttConfig
 from edge_agent.config_sensors import SensorConfig
 from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
+from edge_agent.config_sop import SopConfig
 from edge_agent.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -66,6 +67,12 @@ class GroundConfig(Strict):
     points: list[GroundPoint] = Field(min_length=4, max_length=1000, description="at least four, spread over the floor")
     lens: Lens = Field("auto", description="`auto` estimates k1 from the points where they carry enough evidence")
     max_error_m: float = Field(0.5, gt=0, description="refuse the points when their RMS reprojection error is larger")
+    zones: dict[Slug, Annotated[list[Point], Field(min_length=3, max_length=200)]] = Field(
+        default_factory=dict, description="named polygons in metres of the site's plane"
+    )
+    lines: dict[Slug, Annotated[list[Point], Field(min_length=2, max_length=20)]] = Field(
+        default_factory=dict, description="named lines in metres of the site's plane"
+    )
 
 
 class CameraConfig(Strict):
@@ -83,6 +90,9 @@ class CameraConfig(Strict):
     max_fps: float | None = Field(None, gt=0, le=1000, description="process at most this many frames per second")
     zones: dict[Slug, Annotated[list[tuple[Fraction, Fraction]], Field(min_length=3, max_length=200)]] = Field(
         default_factory=dict, description="named polygons in fractions of the frame"
+    )
+    lines: dict[Slug, Annotated[list[tuple[Fraction, Fraction]], Field(min_length=2, max_length=20)]] = Field(
+        default_factory=dict, description="named lines in fractions of the frame, to be crossed"
     )
     ground: GroundConfig | None = Field(
         None, description="pixel to metre correspondences; without them distances are estimates"
@@ -231,6 +241,9 @@ class UseCasesConfig(Strict):
 
     social_distancing: SocialDistancingConfig | None = Field(
         None, description="people too near each other for too long"
+    )
+    sop: SopConfig | None = Field(
+        None, description="standard operating procedures: is each done step by step, in order?"
     )
 
 

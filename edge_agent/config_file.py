@@ -142,7 +142,7 @@ def locate(path: Path, error: ConfigError) -> ConfigError:
     A camera may stand there by its id (``cameras.hall.ground``) as well as by its number (``cameras[0].ground``).
     """
     tree = read_tree(_read(path))
-    places = {dotted(place): tree.mark(place) for place in tree.keys}
+    places = {dotted(place): tree.mark(place) for place in [*tree.keys, *tree.values]}
     cameras = value_at(tree.data, ("cameras",))
     numbers = {f"cameras.{value_at(c, ('id',))}.": f"cameras[{i}]." for i, c in enumerate(cameras or [])}
     problems = []

@@ -5,13 +5,18 @@ with wrong types and unknown keys; whatever has the wrong shape is passed over h
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from edge_agent.config import SocialDistancingConfig, TrackConfig
 from edge_agent.config_base import Strict
 from edge_agent.config_sensors import SOURCES
+from edge_agent.config_sop import Procedure
+from edge_agent.usecases.sop_check import Names, faults
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 Finding: TypeAlias = tuple[KeyPath, str]
@@ -33,7 +38,9 @@ def findings(data: Any, has_http_token: bool) -> Iterator[Finding]:
     path: KeyPath = ("use_cases", "social_distancing")
     use_case = _get(_get(data, "use_cases"), "social_distancing")
     yield from _leave(path, use_case)
-    yield from _names(path, use_case, cameras)
+    yield from _cameras(path, use_case, cameras)
+    yield from _zone(path, use_case, cameras)
+    yield from _procedures(_get(_get(data, "use_cases"), "sop"), cameras)
     sensors = _mappings(_get(data, "sensors"))
     yield from _unique_ids("sensors", sensors)
     own = f"edge/v1/{_get(data, 'site') or 'site'}/{_get(data, 'device')}/"
@@ -114,19 +121,21 @@ def _leave(path: KeyPath, section: Any) -> Iterator[Finding]:
         yield (*path, pair[0]), f"leave_distance_m is {pair[1]:g}, which must not be below distance_m, {pair[2]:g}"
 
 
-def _names(path: KeyPath, use_case: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
+def _cameras(path: KeyPath, use_case: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
     known = list(dict.fromkeys(camera["id"] for _, camera in cameras if isinstance(camera.get("id"), str)))
-    chosen = _get(use_case, "cameras")
-    for index, name in enumerate(_list(chosen)):
+    for index, name in enumerate(_list(_get(use_case, "cameras"))):
         if isinstance(name, str) and name not in known:
             yield (
                 (*path, "cameras", index),
                 f"given {name!r}, no such camera; there are: {', '.join(known)}{closest(name, known)}",
             )
+
+
+def _zone(path: KeyPath, use_case: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
     zone = _get(use_case, "zone")
     if not isinstance(zone, str):
         return
-    concerned = [camera for _, camera in cameras if not isinstance(chosen, list) or camera.get("id") in chosen]
+    concerned = _chosen(use_case, cameras)
     without = [str(camera.get("id", "?")) for camera in concerned if zone not in _mapping(camera.get("zones"))]
     if without:
         zones = sorted({str(name) for camera in concerned for name in _mapping(camera.get("zones"))})
@@ -134,11 +143,51 @@ def _names(path: KeyPath, use_case: Any, cameras: list[tuple[int, dict[str, Any]
         yield (*path, "zone"), f"given {zone!r}, which camera {', '.join(without)} does not have; {there_are}"
 
 
+def _chosen(use_case: Any, cameras: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The cameras it runs on."""
+    chosen = _get(use_case, "cameras")
+    return [camera for _, camera in cameras if not isinstance(chosen, list) or camera.get("id") in chosen]
+
+
+def _procedures(section: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
+    """Those that are right by their types; the others are told by these."""
+    names: list[str] = []
+    for index, procedure in enumerate(_list(_get(section, "procedures"))):
+        path: KeyPath = ("use_cases", "sop", "procedures", index)
+        yield from _cameras(path, procedure, cameras)
+        try:
+            typed = Procedure.model_validate_json(json.dumps(procedure), strict=True)
+        except ValidationError:
+            continue
+        if typed.name in names:
+            text = f"given {typed.name!r}, which is already the name of procedures[{names.index(typed.name)}]"
+            yield (*path, "name"), f"{text}; names must differ"
+        names.append(typed.name)
+        for place, text in faults(typed, [_places(camera) for camera in _chosen(procedure, cameras)]):
+            yield (*path, *place), text
+
+
+def _places(camera: dict[str, Any]) -> Names:
+    """The zones and lines of a camera, as far as they are right."""
+    ground = _mapping(camera.get("ground"))
+    zones, floor = (
+        {name: corners for name, value in _mapping(given).items() if (corners := _corners(value))}
+        for given in (camera.get("zones"), ground.get("zones"))
+    )
+    lines = [*_mapping(camera.get("lines")), *_mapping(ground.get("lines"))]
+    return Names(str(camera.get("id", "?")), zones, floor, lines)
+
+
+def _corners(polygon: Any) -> list[Corner] | None:
+    """The corners of a polygon; None where they are not all right."""
+    good = [corner for value in _list(polygon) if (corner := _corner(value)) is not None]
+    return good if len(good) == len(_list(polygon)) and 3 <= len(good) <= 200 else None
+
+
 def _zones(path: KeyPath, zones: dict[str, Any]) -> Iterator[Finding]:
     for name, polygon in zones.items():
-        corners = [_corner(value) for value in _list(polygon)]
-        good = [corner for corner in corners if corner is not None]
-        if len(good) != len(corners) or len(good) < 3 or len(good) > 200:
+        good = _corners(polygon)
+        if good is None:
             continue
         area = abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in _edges(good))) / 2
         crossing = _crossing(good)

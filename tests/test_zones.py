@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edge_agent.errors import ConfigError
-from edge_agent.usecases.zones import Zones, foot_fractions
+from edge_agent.usecases.zones import Zones, anchors, foot_fractions
 
 Point = tuple[float, float]
 
@@ -79,6 +79,31 @@ def test_feet_outside_are_outside_and_feet_on_the_frames_border_are_in_a_zone_th
         np.float32,
     )
     assert zones.inside(foot_fractions(boxes, (100, 100))).tolist() == [[True, False, False, False]]
+
+
+@given(polygon=stars(), place=points)
+def test_the_distance_is_that_to_the_nearest_edge_and_none_inside(polygon: list[Point], place: Point) -> None:
+    scale = np.array([[2.0, 3.0]])
+    found = Zones({"z": polygon}).distances(np.array([place]), scale)[0, 0]
+    shares = np.linspace(0, 1, 400)[:, None]
+    corners = np.array(polygon) * scale
+    edges = [a + shares * (b - a) for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True)]
+    near = min(float(np.hypot(*(edge - np.array(place) * scale).T).min()) for edge in edges)
+    if not away_from_edges(polygon, place):
+        assert found <= near + 1e-9
+    else:
+        assert found == (0.0 if winding(polygon, place) > 0.5 else pytest.approx(near, abs=0.01))
+
+
+def test_metres_have_no_border_and_what_is_nowhere_is_in_no_zone() -> None:
+    floor = Zones({"yard": [(0, 0), (4, 0), (4, 4), (0, 4)]}, framed=False)
+    assert floor.inside(np.array([[-5e-4, 2.0], [5e-4, 2.0], [np.nan, np.nan]]))[0].tolist() == [False, True, False]
+
+
+def test_feet_centre_and_head() -> None:
+    boxes = np.array([[10, 20, 30, 60]], np.float32)
+    for anchor, place in (("feet", (0.2, 0.6)), ("centre", (0.2, 0.4)), ("head", (0.2, 0.2))):
+        assert anchors(boxes, (100, 100), anchor)[0].tolist() == pytest.approx(place)  # type: ignore[arg-type]
 
 
 def test_no_zones_and_no_people() -> None:

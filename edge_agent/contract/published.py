@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelState
 from edge_agent.health.heartbeat_fields import Heartbeat
@@ -15,6 +15,8 @@ from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
 from edge_agent.sinks.mqtt_visit import Probe
 from edge_agent.types import DEVICE, Phase, data_schema, event_type
 from edge_agent.usecases.minutes import DistancingMinute
+from edge_agent.usecases.sop_events import RunEnded, RunFacts, StepFacts
+from edge_agent.usecases.sop_run import What
 from edge_agent.usecases.violation import ViolationEnded, ViolationStarted, ViolationUpdated
 
 
@@ -76,6 +78,9 @@ CHANNELS = (
             _event("social_distancing", "violation", ViolationStarted, "started"),
             _event("social_distancing", "violation", ViolationUpdated, "updated"),
             _event("social_distancing", "violation", ViolationEnded, "ended"),
+            _event("sop", "run", RunFacts, "started"),
+            _event("sop", "run", RunEnded, "ended"),
+            *(_event("sop", what, StepFacts) for what in get_args(What)),
         ),
     ),
     Channel(

@@ -1,7 +1,7 @@
-"""Named polygons in fractions of the frame, and who stands in them.
+"""Named polygons in fractions of the frame or in metres of the floor, and who stands in them.
 
-The anchor of a person is the foot point, the bottom centre of the box, exactly where it is: nothing is clipped to
-the zone or the frame first, so feet outside are outside.
+The anchor of a person is the foot point, the bottom centre of the box, unless another is chosen; and it counts exactly
+where it is: nothing is clipped to the zone or the frame first, so feet outside are outside.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from edge_agent.config_sop import Anchor
 from edge_agent.errors import ConfigError
 from edge_agent.types import F32, F64, Bools
 
@@ -18,9 +19,14 @@ _BORDER = 1e-3
 
 
 class Zones:
-    """The zones of one camera; immutable. Raises ConfigError for polygons that cross themselves or have no area."""
+    """The zones of one camera; immutable. Raises ConfigError for polygons that cross themselves or have no area.
 
-    def __init__(self, zones: Mapping[str, Sequence[tuple[float, float]]], where: str = "zones") -> None:
+    ``framed``: in fractions of the frame, whose border belongs to a zone that reaches it; else in metres.
+    """
+
+    def __init__(
+        self, zones: Mapping[str, Sequence[tuple[float, float]]], where: str = "zones", *, framed: bool = True
+    ) -> None:
         self.names = tuple(zones)
         problems = []
         begins, ends, starts = [np.empty((0, 2))], [np.empty((0, 2))], [0]
@@ -28,20 +34,21 @@ class Zones:
             polygon = np.array(corners, np.float64).reshape(-1, 2)
             if fault := _fault(polygon):
                 problems.append(f"{where}.{name}: {fault}")
-            polygon = np.where(polygon <= 0, polygon - _BORDER, np.where(polygon >= 1, polygon + _BORDER, polygon))
+            if framed:
+                polygon = np.where(polygon <= 0, polygon - _BORDER, np.where(polygon >= 1, polygon + _BORDER, polygon))
             begins.append(polygon)
             ends.append(np.roll(polygon, -1, axis=0))
             starts.append(starts[-1] + len(polygon))
         if problems:
             raise ConfigError(problems)
         # Columns (E,1), for E edges.
-        self._x1, self._y1, x2, self._y2 = np.split(np.hstack([np.vstack(begins), np.vstack(ends)]), 4, axis=1)
+        self._x1, self._y1, self._x2, self._y2 = np.split(np.hstack([np.vstack(begins), np.vstack(ends)]), 4, axis=1)
         level = self._y1 == self._y2  # never crossed, whatever its slope is called
-        self._slope = (x2 - self._x1) / np.where(level, 1.0, self._y2 - self._y1)
+        self._slope = (self._x2 - self._x1) / np.where(level, 1.0, self._y2 - self._y1)
         self._starts = np.array(starts[:-1], np.intp)
 
     def inside(self, points: F64) -> Bools:
-        """(Z,N): whether each of (N,2) points, fractions of the frame, lies in each zone, in the order of ``names``.
+        """(Z,N): whether each of (N,2) points lies in each zone, in the order of ``names``; one that is NaN does not.
 
         Even-odd rule; the left and upper edges belong to a zone, the right and lower ones do not (W. R. Franklin, PNPOLY).
         """
@@ -53,8 +60,30 @@ class Zones:
         inside: Bools = np.add.reduceat(crosses, self._starts, axis=0, dtype=np.int64) % 2 == 1
         return inside
 
+    def distances(self, points: F64, scale: F64) -> F64:
+        """(Z,N): how far each of (N,2) points is from each zone, 0 inside; ``scale`` (N,2) turns both axes into the unit."""
+        if not self.names or not len(points):
+            return np.zeros((len(self.names), len(points)))
+        x, y = points[:, 0] * scale[:, 0], points[:, 1] * scale[:, 1]
+        x1, y1 = self._x1 * scale[:, 0], self._y1 * scale[:, 1]
+        along_x, along_y = self._x2 * scale[:, 0] - x1, self._y2 * scale[:, 1] - y1
+        length = along_x**2 + along_y**2
+        share = ((x - x1) * along_x + (y - y1) * along_y) / np.where(length > 0, length, 1)
+        share = np.clip(share, 0, 1)
+        apart = np.hypot(x - x1 - share * along_x, y - y1 - share * along_y)
+        nearest: F64 = np.minimum.reduceat(apart, self._starts, axis=0)
+        return np.where(self.inside(points), 0.0, nearest)
 
-def foot_fractions(boxes: F32, size: tuple[int, int]) -> F64:
+
+def anchors(boxes: F32 | F64, size: tuple[int, int], anchor: Anchor) -> F64:
+    """(N,2) feet (lower centre), centres or heads (upper centre) of (N,4) boxes as fractions of a frame of ``size``."""
+    points = foot_fractions(boxes, size)
+    if anchor != "feet":
+        points[:, 1] = (boxes[:, 1] if anchor == "head" else (boxes[:, 1] + boxes[:, 3]) / 2) / size[1]
+    return points
+
+
+def foot_fractions(boxes: F32 | F64, size: tuple[int, int]) -> F64:
     """(N,2) foot points of (N,4) boxes as fractions of a frame of ``size`` (width, height)."""
     foot = np.empty((len(boxes), 2))
     foot[:, 0] = (boxes[:, 0] + boxes[:, 2]) / (2 * size[0])

@@ -1,0 +1,152 @@
+"""Standard operating procedures: each is followed for each person or station, and what becomes of its steps is told.
+
+Events: ``run`` started when the first step (or the start trigger) is sure, and ended with what it came to; between
+them one event for each outcome of a step (``sop_run.What``), whose subject is the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from edge_agent.config import CameraConfig
+from edge_agent.config_sop import Condition, Procedure, SopConfig
+from edge_agent.types import Event, NewId, Observation, Output
+from edge_agent.usecases.conditions import Answer, Test
+from edge_agent.usecases.evidence import GRACE_S, TRUE, UNKNOWN, Truth
+from edge_agent.usecases.scene import Place, Scene, SensorValue
+from edge_agent.usecases.sop_events import Teller
+from edge_agent.usecases.sop_follow import Follow, Reason
+from edge_agent.usecases.sop_plan import make_plan
+
+_STATION = 0
+"""Stands where a thing's id stands, in a procedure of the station."""
+
+
+class Sop:
+    """The use case for one camera (see ``pipeline.UseCase``). ``new_id`` makes ids of events and runs.
+
+    A camera that is silent for a while ends no run: what happened meanwhile is unknown, and the run goes on.
+    """
+
+    name = "sop"
+
+    def __init__(self, config: SopConfig, camera: CameraConfig, new_id: NewId) -> None:
+        self._places: dict[str, Place] = {}
+        self._stations: list[_Station] = []
+        for procedure in config.procedures:
+            if procedure.cameras is not None and camera.id not in procedure.cameras:
+                continue
+            place = self._places.setdefault(procedure.label, Place(camera, procedure.label))
+            for name, names in (procedure.stations or {procedure.name: {}}).items():
+                teller = Teller(camera.id, self.name, procedure, name, new_id)
+                self._stations.append(_Station(procedure, names, place, teller))
+        self._last: Observation | None = None
+
+    @property
+    def open_episodes(self) -> int:
+        """Runs whose start was told and whose end was not."""
+        return sum(station.open for station in self._stations)
+
+    def update(self, seen: Observation) -> list[Output]:
+        """See ``pipeline.UseCase``."""
+        self._last = seen
+        sensors: Mapping[str, SensorValue] = getattr(seen, "sensors", {})
+        scenes = {label: place.look(seen, sensors) for label, place in self._places.items()}
+        return [event for station in self._stations for event in station.update(scenes[station.label])]
+
+    def close(self, reason: str) -> list[Output]:
+        """See ``pipeline.UseCase``."""
+        last = self._last
+        if last is None or reason not in ("end_of_file", "shutdown"):
+            return []
+        why: Reason = "shutdown" if reason == "shutdown" else "end_of_file"
+        return [event for station in self._stations for event in station.close(why, last.t, last.utc - last.t)]
+
+
+class _Station:
+    """One procedure at one place: asks its conditions, follows whom it concerns, and makes the events."""
+
+    def __init__(self, procedure: Procedure, names: Mapping[str, str], place: Place, teller: Teller) -> None:
+        self.label = procedure.label
+        self._is, self._plan, self._teller = procedure, make_plan(procedure), teller
+        self._somebody = procedure.scope == "station"
+
+        def test(condition: Condition) -> Test:
+            return Test(condition, place, names, somebody=self._somebody)
+
+        self._steps = [test(step.when) for step in procedure.steps]
+        self._start = test(procedure.start) if procedure.start is not None else None
+        self._end = test(procedure.end) if procedure.end is not None else None
+        self._follows: dict[int, Follow] = {}
+        self._left: dict[int, bool] = {}
+        """Of everybody in the last frame: walked out of the picture."""
+
+    @property
+    def open(self) -> int:
+        """Runs that were told and are not over."""
+        return sum(follow.told for follow in self._follows.values())
+
+    def update(self, scene: Scene) -> Iterator[Event]:
+        """The events of one frame."""
+        steps = [test.ask(scene, held=False) for test in self._steps]
+        start = self._start.ask(scene, held=False) if self._start is not None else None
+        end = self._end.ask(scene, held=False) if self._end is not None else None
+        offset = scene.utc - scene.t
+        self._rename(scene)
+        for key, row in self._concerned(scene, steps if start is None else [start]):
+            follow = self._follows.get(key)
+            if follow is None:
+                follow = self._follows[key] = Follow(self._is, self._plan)
+            begin, finish = (None if answer is None else _of(answer, row) for answer in (start, end))
+            hidden = not self._somebody and bool(scene.things.unseen_s[row] > GRACE_S)
+            facts = follow.update([_of(step, row) for step in steps], begin, finish, scene.t, hidden=hidden)
+            track = None if self._somebody else int(scene.things.tracks[row])
+            yield from self._teller.tell(facts, key, track, offset)
+            if follow.idle:
+                del self._follows[key]
+        if not self._somebody and self._follows:
+            yield from self._say_goodbye(scene, offset)
+
+    def close(self, reason: Reason, t: float, offset: float) -> Iterator[Event]:
+        """End every run."""
+        for key, follow in self._follows.items():
+            yield from self._teller.tell(follow.stop(reason, t), key, None, offset)
+        self._follows.clear()
+
+    def _rename(self, scene: Scene) -> None:
+        """Newcomers who are somebody known bring what they did meanwhile, unless that one has a run that goes on."""
+        for newcomer, known in scene.things.renamed:
+            follow = self._follows.get(newcomer)
+            if follow is not None and known not in self._follows:
+                self._follows[known] = self._follows.pop(newcomer)
+                self._teller.rename(newcomer, known)
+            elif follow is not None and not follow.told:
+                del self._follows[newcomer]
+
+    def _concerned(self, scene: Scene, triggers: list[Answer]) -> list[tuple[int, int]]:
+        """Whom to look at: key and row of everybody who is followed or does something now."""
+        if self._somebody:
+            return [(_STATION, -1)]
+        stirring = np.zeros(len(scene.persons), bool)
+        dark = scene.things.unseen_s > GRACE_S
+        for answer in triggers:
+            stirring |= np.where(dark, answer == UNKNOWN, answer == TRUE)
+        ids = scene.things.ids.tolist()
+        rows = np.flatnonzero(stirring & scene.persons).tolist()
+        concerned = {ids[row]: row for row in rows}
+        if self._follows:
+            concerned |= {ident: row for row, ident in enumerate(ids) if ident in self._follows}
+        return list(concerned.items())
+
+    def _say_goodbye(self, scene: Scene, offset: float) -> Iterator[Event]:
+        there = dict(zip(scene.things.ids.tolist(), scene.things.left.tolist(), strict=True))
+        for key in [key for key in self._follows if key not in there]:
+            facts = self._follows.pop(key).gone(self._left.get(key, False), scene.t)
+            yield from self._teller.tell(facts, key, None, offset)
+        self._left = there
+
+
+def _of(answer: Answer, row: int) -> Truth:
+    return int(answer[row]) if isinstance(answer, np.ndarray) else int(answer)
