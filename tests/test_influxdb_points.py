@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import influxdb_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.outbox.messages import ROW_BITS, Row, draft
+from edge_agent.outbox.ledger import Losses
+from edge_agent.outbox.messages import ROW_BITS, Priority, Row, draft
 from edge_agent.sinks.influxdb_points import MAX_FIELDS, MAX_NAME, MAX_TEXT, Point, Unfit, points
-from edge_agent.types import DEVICE, Event, Heartbeat, Metric, Stored
-from tests.outbox_fixtures import UTC, make_event, make_metric
+from edge_agent.types import DEVICE, Event, Heartbeat, Metric, Stored, Telemetry
+from tests.contract import SYNTHETIC
+from tests.outbox_fixtures import UTC, make_event, make_metric, new_id
 
 TAGS = {"site": "mill", "device": "box-7"}
 
@@ -29,8 +33,8 @@ def only(item: Stored, number: int = 1) -> Point:
     return point
 
 
-def telemetry(data: Any, topic: str = "telemetry/boiler", **more: Any) -> Row:
-    doc = {"time": "2026-01-31T12:00:00.250Z", "data": data, **more}
+def telemetry(values: dict[str, Any], topic: str = "telemetry/boiler") -> Row:
+    doc = values | {"time": "2026-01-31T12:00:00.250Z"}
     return Row((2 << ROW_BITS) + 5, None, topic, json.dumps(doc).encode())
 
 
@@ -39,11 +43,11 @@ def test_an_event() -> None:
         3, "started", "episode-1", distance_m=1, calibrated=True, zone="till", pairs=[{"a": 1}], ended=None
     )
     point = only(event, 42)
-    assert point["measurement"] == "edge_event_social_distancing"
+    assert point["measurement"] == "edge_event_synthetic"
     assert point["tags"] == TAGS | {
         "camera": "door",
-        "use_case": "social_distancing",
-        "what": "violation",
+        "use_case": SYNTHETIC,
+        "what": "thing",
         "phase": "started",
     }
     assert point["fields"] == {
@@ -61,20 +65,22 @@ def test_an_event() -> None:
 
 
 def test_an_event_about_the_box_is_one_of_the_camera_that_it_names() -> None:
-    data = {"camera": "till-2", "state": "stalled", "reasons": {"max_mb": 3}}
-    point = only(Event("i", DEVICE, "device", "camera_state", None, "i", UTC, data))
+    data = {"camera": "till-2", "state": "reconnecting", "previous": "delivering", "reason": ""}
+    ident = new_id(UTC)
+    point = only(Event(ident, DEVICE, "device", "camera_state", None, ident, UTC, data))
     assert point["tags"] == TAGS | {"camera": "till-2", "use_case": "device", "what": "camera_state"}
-    assert "camera" not in point["fields"] and point["fields"]["reasons_max_mb"] == 3.0
-    about_none = only(Event("i", DEVICE, "device", "outbox_drops", None, "i", UTC, {"events": 1}))
-    assert about_none["tags"]["camera"] == DEVICE
+    assert "camera" not in point["fields"] and point["fields"]["state"] == "reconnecting"
+    lost = Losses()
+    lost.add(Priority.EVENT, "max_mb", 3)
+    report = {**lost.data(), "sink": "mqtt"}
+    about_none = only(Event(ident, DEVICE, "device", "outbox_drops", None, ident, UTC, report))
+    assert about_none["tags"]["camera"] == DEVICE and about_none["fields"]["reasons_max_mb"] == 3.0
 
 
 def test_a_metric() -> None:
-    point = only(
-        Metric("door", "social_distancing", UTC, 60.0, 58.5, {"people": {"mean": 1, "max": 3}, "violations": 2})
-    )
-    assert point["measurement"] == "edge_metric_social_distancing"
-    assert point["tags"] == TAGS | {"camera": "door", "use_case": "social_distancing"}
+    point = only(Metric("door", SYNTHETIC, UTC, 60.0, 58.5, {"people": {"mean": 1, "max": 3}, "violations": 2}))
+    assert point["measurement"] == "edge_metric_synthetic"
+    assert point["tags"] == TAGS | {"camera": "door", "use_case": SYNTHETIC}
     assert point["fields"] == {
         "people_mean": 1.0,
         "people_max": 3.0,
@@ -85,10 +91,12 @@ def test_a_metric() -> None:
 
 
 def test_a_sensor() -> None:
-    (point,) = points(telemetry({"temperature_c": 71, "open": False}, unit="C"), TAGS)
+    point = only(Telemetry("boiler", UTC, 71, "°C", "good"))
     assert point["measurement"] == "edge_telemetry_boiler"
     assert point["tags"] == TAGS | {"sensor": "boiler"}
-    assert point["fields"] == {"temperature_c": 71.0, "open": False, "unit": "C"}
+    assert point["fields"] == {"value": 71.0, "unit": "°C", "quality": "good"}
+    assert only(Telemetry("door", UTC, True, "", "good"))["fields"]["value"] is True
+    assert "value" not in only(Telemetry("boiler", UTC, None, "°C", "good"))["fields"]
 
 
 def test_a_heartbeat_and_its_cameras() -> None:
@@ -117,9 +125,11 @@ def test_two_messages_of_one_series_in_one_millisecond_are_two_points_and_each_t
 
 
 def test_names_need_no_escape_and_collide_with_nothing_of_influxdbs_own() -> None:
-    data = {"zone/till": 1, "a b,c=d\n": 2, "time": 3, "_field": 4, "sensor": 5, "Grüße": 6, "x" * 500: 7, "": 8}
-    (point,) = points(telemetry(data), TAGS)
+    data = {"zone/till": 1, "a b,c=d\n": 2, "time": 3, "_field": 4, "camera": 5, "Grüße": 6, "x" * 500: 7, "": 8}
+    point = only(Metric("door", SYNTHETIC, UTC, 60.0, 58.5, data))
     assert point["fields"] == {
+        "interval_s": 60.0,
+        "observed_s": 58.5,
         "zone_till": 1.0,
         "a_b_c_d_": 2.0,
         "value_time": 3.0,
@@ -167,7 +177,8 @@ def test_what_holds_nothing_to_be_drawn_makes_no_point() -> None:
         Row(1, 1, "heartbeat", json.dumps({"time": "2026-01-31T12:00:00", "sequence": 1}).encode()),
         Row(1, 1, "heartbeat", json.dumps({"time": 5, "sequence": 1}).encode()),
         Row(1, 1, "heartbeat", json.dumps({"time": "2026-01-31T12:00:00Z", "sequence": 1, "cameras": [3]}).encode()),
-        telemetry(3),
+        telemetry({}, "telemetry/a/b"),
+        Row(1, 1, "telemetry/boiler", b"3"),
     ],
 )
 def test_a_message_read_back_from_a_damaged_file_is_told_from_a_good_one(row: Row) -> None:
@@ -182,7 +193,13 @@ values = st.recursive(
 )
 
 
+NAME = "[A-Za-z0-9][A-Za-z0-9_]*"
+VALUE = r'([-+0-9.e]+i?|true|false|"([^"\\\n]|\\["\\])*")'
+LINE = re.compile(f"{NAME}(,{NAME}=[A-Za-z0-9._-]+)* {NAME}={VALUE}(,{NAME}={VALUE})* [0-9]+", re.IGNORECASE)
+"""Line protocol without escapes but in text."""
+
+
 @given(st.dictionaries(st.text(), values, max_size=20))
-def test_whatever_a_sensor_says_becomes_a_point_or_none(data: dict[str, Any]) -> None:
-    for point in points(telemetry(data), TAGS):
-        assert all(isinstance(value, float | bool | str) for value in point["fields"].values())
+def test_whatever_a_sensor_says_becomes_one_good_line_or_none(values: dict[str, Any]) -> None:
+    for point in points(telemetry(values), TAGS):
+        assert LINE.fullmatch(influxdb_client.Point.from_dict(point, write_precision="ns").to_line_protocol())

@@ -99,12 +99,23 @@ def test_events_go_one_by_one_in_order_signed_and_as_they_are(secret_file: Path)
 
 
 def test_only_events_of_the_types_that_are_asked_for(secret_file: Path) -> None:
-    types = ["edge_agent.social_distancing.*.started", "*.camera_state"]
+    types = ["edge_agent.synthetic.*.started", "*.camera_state"]
     with answering(secret_file, status(200), count=0, types=types) as (outbox, server, _):
-        change = Event(new_id(UTC), DEVICE, "device", "camera_state", None, "s", UTC, {"n": 5})
-        outbox.put([make_event(1, "started"), make_event(2, "ended"), make_event(3), make_metric(4), change])
+        ident = new_id(UTC)
+        change = Event(
+            ident,
+            DEVICE,
+            "device",
+            "camera_state",
+            None,
+            ident,
+            UTC,
+            {"camera": "till-2", "state": "reconnecting", "previous": "delivering", "reason": ""},
+        )
+        wanted = make_event(1, "started")
+        outbox.put([wanted, make_event(2, "ended"), make_event(3), make_metric(4), change])
         wait_for(lambda: len(server.posted) == 2 and depth(outbox, "webhook") == 0)
-        assert numbers(server) == [1, 5]
+        assert [json.loads(posted.body)["id"] for posted in server.posted] == [wanted.id, ident]
         assert outbox.stat().sinks["mqtt"].depth == {"events": 4, "metrics": 1, "telemetry": 0}
     assert verify(secret_file.parent / "o.db").problems == []
 
@@ -180,9 +191,22 @@ def test_a_redirect_is_not_followed(secret_file: Path, code: int) -> None:
     with serve({"/other": status(200)}) as other:
         with answering(secret_file, status(code, Location=f"{other.url}/other?key=hunter2")) as (outbox, _, pump):
             wait_for(lambda: pump.state.failures > 1)
-            assert pump.state.last_error.endswith(f" to {other.url}: not followed; correct webhook.url")
+            assert pump.state.last_error.endswith(f"leads to {other.url}: not followed; correct webhook.url")
             assert depth(outbox, "webhook") == 3
         assert other.asked == []
+
+
+@pytest.mark.parametrize(
+    ("location", "text"),
+    [("/there", "another path"), ("http://[", "nowhere"), ("//host/x", "://host"), (None, "another path")],
+)
+def test_a_redirect_to_anywhere_is_told(secret_file: Path, location: str | None, text: str) -> None:
+    answer = status(302) if location is None else status(302, Location=location)
+    with answering(secret_file, answer) as (_, server, pump):
+        wait_for(lambda: pump.state.failures > 0)
+        assert pump.state.last_error == (
+            f"{server.url} answers 302 Found, which leads to {text}: not followed; correct webhook.url"
+        )
 
 
 def test_nobody_reads_a_long_answer_to_its_end(secret_file: Path) -> None:

@@ -1,4 +1,4 @@
-"""``check`` and ``schema``: the configuration."""
+"""``check`` and ``schema``: the configuration, and the contract for machines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from edge_agent import config_file
 from edge_agent.cli.common import add_verb, out
-from edge_agent.config import json_schema
+from edge_agent.config import json_schema as config_schema
 
 
 def add(verbs: Any) -> None:
@@ -23,7 +23,7 @@ def add(verbs: Any) -> None:
     parser = add_verb(
         verbs, "schema", _schema, "print a JSON Schema", "schema config > config.schema.json", config=False
     )
-    parser.add_argument("of", choices=["config"], help="what to describe")
+    parser.add_argument("of", choices=["config", "events", "messages", "asyncapi"], help="what to describe")
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -41,5 +41,16 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _schema(args: argparse.Namespace) -> int:
-    out(json.dumps(json_schema(), indent=None if args.json else 2))
+    from edge_agent.contract import asyncapi, schemas
+
+    if args.of == "asyncapi" and not args.json:
+        out(asyncapi.as_yaml().rstrip())
+        return 0
+    described = {
+        "config": config_schema,
+        "events": schemas.events,
+        "messages": schemas.messages,
+        "asyncapi": asyncapi.document,
+    }
+    out(json.dumps(described[args.of](), indent=None if args.json else 2))
     return 0

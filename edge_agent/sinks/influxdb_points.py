@@ -35,7 +35,7 @@ class Unfit(Exception):
 
 
 def points(row: Row, tags: Mapping[str, str]) -> list[Point]:
-    """None where nothing in it can be drawn; ``tags`` are added to each. Raises Unfit."""
+    """No point at all where nothing in it can be drawn; ``tags`` are added to each. Raises Unfit."""
     try:
         doc = json.loads(row.payload)
         when = round(parse_rfc3339(doc["time"]) * 1000) * _NS_PER_MS + row.row % _NS_PER_MS
@@ -77,8 +77,7 @@ def _metric(doc: dict[str, Any], names: list[str]) -> Iterator[Point]:
 
 def _telemetry(doc: dict[str, Any], names: list[str]) -> Iterator[Point]:
     (sensor,) = names
-    rest = {key: value for key, value in doc.items() if key not in {"time", "data"}}
-    fields = _fields(rest) | _fields(doc.get("data", {}))
+    fields = _fields({key: value for key, value in doc.items() if key != "time"})
     yield {"measurement": f"edge_telemetry_{_name(sensor)}", "tags": {"sensor": sensor}, "fields": fields}
 
 

@@ -225,6 +225,9 @@ class Connection:
         with contextlib.suppress(OSError), _raw(self._client.socket()) as sock:
             sock.shutdown(socket.SHUT_RDWR)
         self._client.loop_stop()
+        # Without a cycle it goes at once, with the two sockets that paho keeps to the end.
+        self._client.on_connect = self._client.on_disconnect = None
+        self._client.on_publish = self._client.on_message = None
 
     # paho's thread
 
