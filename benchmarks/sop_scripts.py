@@ -315,8 +315,8 @@ RECIPES = (
             *(("ok", 0),) * 3,
             *(("skip", k) for k in (0, 1)),
             *(("swap", k) for k in (0, 1)),
-            *(("repeat", k) for k in (0, 1)),
             *(("hidden", k) for k in (0, 1)),
+            ("repeat", 1),
             ("fast", 0),
             ("pause", 0),
             ("slow", 1),
@@ -358,7 +358,7 @@ RECIPES = (
         ("person", "cash_box"),
         (
             Act("meet", (0.1, 0.68), 2, (3, 4)),
-            Act("count_cash", (0.1, 0.68), 15, (18, 26), _puts_box, _takes_box, min_s=15),
+            Act("count_cash", (0.1, 0.68), 15, (18, 26), _puts_box, _takes_box, min_s=15, max_s=300),
             Act("sign", (0.34, 0.68), 2, (4, 6)),
         ),
         (*(("ok", 0),) * 3, ("skip", 1), ("fast", 1), ("abandon", 1), ("hidden", 2)),

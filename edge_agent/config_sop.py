@@ -63,7 +63,7 @@ class Step(Strict):
     step: Slug = Field(description="its name; unique in the procedure")
     when: Condition = Field(description="what shows that it is being done")
     confidence: float = Field(
-        0.3, ge=0, le=1, description="least share of the frames in which the evidence was there while it was done"
+        0.2, ge=0, le=1, description="least share of the frames in which the evidence was there while it was done"
     )
     after: list[Slug] | None = Field(
         None, max_length=50, description="steps that must be done before; default: the one above; []: none"

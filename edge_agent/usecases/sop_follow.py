@@ -81,7 +81,7 @@ class Follow:
         facts: list[Fact] = list(self.run.update(answers, t))
         if not self.told:
             if not (self._start.confirmed if self._start is not None else self.run.begun):
-                if self._is_nothing(self.run, t):
+                if not hidden and self._is_nothing(self.run, t):
                     self._old, self.run = self.run.old, None
                 return []
             self.told = True

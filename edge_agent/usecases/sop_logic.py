@@ -74,7 +74,7 @@ def overlap(a: Corners, b: Corners) -> bool:
 
 
 def _cross(a: F64, b: F64) -> np.ndarray:
-    """(A,B) whether edges of two polygons cross or touch."""
+    """(A,B) whether edges of two polygons cross; to touch is not enough."""
 
     def side(p: F64, q: F64, r: F64) -> F64:
         way = q - p
@@ -84,7 +84,7 @@ def _cross(a: F64, b: F64) -> np.ndarray:
         return found
 
     a2, b2 = np.roll(a, -1, axis=0), np.roll(b, -1, axis=0)
-    crossed: np.ndarray = (side(a, a2, b) * side(a, a2, b2) <= 0) & ((side(b, b2, a) * side(b, b2, a2)).T <= 0)
+    crossed: np.ndarray = (side(a, a2, b) * side(a, a2, b2) < 0) & ((side(b, b2, a) * side(b, b2, a2)).T < 0)
     return crossed
 
 

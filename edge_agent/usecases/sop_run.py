@@ -124,7 +124,7 @@ class Run:
             if self._is_old(i, answer, t):
                 continue
             state.evidence.update(answer, t)
-            active |= answer == TRUE and (state.done is None or self.plan.busy[i])
+            active |= answer == TRUE and state.evidence.confirmed and (state.done is None or self.plan.busy[i])
             dark |= answer == UNKNOWN
             if state.done is None and state.opened:
                 hidden = answer == UNKNOWN or dt > GRACE_S
