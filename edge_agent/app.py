@@ -16,6 +16,7 @@ from typing import Any
 from edge_agent import __version__
 from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.chains import build_chain, check_labels
+from edge_agent.command_handlers import AgentCommands
 from edge_agent.config import CameraConfig, Config
 from edge_agent.detect.default_model import take_model
 from edge_agent.detect.loading import DetectorLoader
@@ -30,6 +31,7 @@ from edge_agent.pipeline import CameraLane, DetectionPool, FrameResult
 from edge_agent.record import RecordWriter
 from edge_agent.report import state_line
 from edge_agent.sinks.mqtt import MqttSink
+from edge_agent.sinks.mqtt_inbound import Listener
 from edge_agent.snapshot import snapshot_jpeg
 from edge_agent.state_dir import state_lock
 from edge_agent.status_board import camera_status, mqtt_status, outbox_status
@@ -136,6 +138,7 @@ class Agent:
         self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
         self.mqtt: MqttSink | None = None
+        self.commands = AgentCommands(self, self._answer)
         if config.mqtt.enabled and options.mqtt:
             self.mqtt = MqttSink(
                 config.mqtt,
@@ -145,12 +148,15 @@ class Agent:
                 boot_id=self.boot_id,
                 version=__version__,
                 on_alarm=lambda event: self.outbox.put([event]),
+                listeners=[Listener(self.commands.topic, self.commands.on_message)] * config.commands.enabled,
             )
         self.rest: RestServer | None = None
         if config.http.enabled:
             shot = self.snapshot if config.privacy.images else None
             self.rest = RestServer(config.http, self.status, self.recent_events, self.models, shot)
         self.supervisor = Supervisor(self.stop)
+        self.again = False
+        """Whether to start again once it has stopped."""
         self._host = HostProbe(config.state_dir)
         self._heartbeat = HeartbeatBuilder()
         self._digest = config.digest()
@@ -182,6 +188,7 @@ class Agent:
     def _start(self) -> None:
         self.supervisor.install_signals(self._last_words)
         self.outbox.start()
+        self.commands.start()
         if self.mqtt is not None:
             self.mqtt.start()
         if self.rest is not None:
@@ -202,6 +209,9 @@ class Agent:
             self.supervisor.spawn(
                 "engine", lambda _: self._loader.finish(), essential=False, deadline_s=math.inf, restart=False
             )
+        self.supervisor.spawn(
+            "commands", self.commands.work, essential=False, deadline_s=self.commands.deadline_s, restart=True
+        )
         # What was built until here stays: the collector need not walk through it while frames come.
         gc.collect()
         gc.freeze()
@@ -211,6 +221,7 @@ class Agent:
         self._notifier.watchdog(self.supervisor.check())
         for unit in self.cameras:
             unit.look()
+        self.commands.look()
         self._tell()
         tick()
         if all(worker.state == "done" for worker in self.supervisor.states() if worker.essential):
@@ -234,6 +245,7 @@ class Agent:
             self._told_connects = connects
             model = status.model
             active = {"name": model.name, "version": model.version, "sha256": model.sha256, "backend": model.backend}
+            self.commands.connected()
             self.mqtt.publish_now("model", {"active": active, "previous": None, "state": "confirmed"}, retain=True)
 
     def _stop(self) -> None:
@@ -250,6 +262,7 @@ class Agent:
         steps.append(StopStep("outbox close", lambda: self.outbox.stop(0.5), 0.7))
         if self.rest is not None:
             steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.5), 0.6))  # type: ignore[misc]
+        steps.append(StopStep("commands", self.commands.stop, 0.1))
         run_stop_steps(steps)
 
     def _close_detection(self) -> None:
@@ -281,8 +294,20 @@ class Agent:
     def camera_changed(self, change: CameraChange) -> None:
         """A camera's state or view changed: an event about the box."""
         data = {"camera": change.camera, "state": change.value, "previous": change.previous, "reason": change.reason}
-        ident = self.new_id(change.utc)
-        self.outbox.put([Event(ident, DEVICE, "device", change.what, None, ident, change.utc, data)])
+        self.tell(change.what, data, change.utc)
+
+    def tell(self, what: str, data: dict[str, Any], utc: float) -> None:
+        """An event about the box."""
+        ident = self.new_id(utc)
+        self.outbox.put([Event(ident, DEVICE, "device", what, None, ident, utc, data)])
+
+    def restart(self) -> None:
+        """Stop in order, and start again as a new process."""
+        self.again = True
+        self.stop.set()
+
+    def _answer(self, topic: str, payload: bytes, correlation: bytes | None) -> bool:
+        return self.mqtt is not None and self.mqtt.answer(topic, payload, correlation)
 
     def status(self) -> AgentStatus:
         """The state of the moment; callable from any thread, cheap."""

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from edge_agent.config_base import Strict
+from edge_agent.config_commands import CommandsConfig
 from edge_agent.config_mqtt import MqttConfig
 from edge_agent.errors import ConfigError
 
@@ -314,6 +315,7 @@ class Config(Strict):
     track: TrackConfig = TrackConfig()
     use_cases: UseCasesConfig = UseCasesConfig()
     mqtt: MqttConfig = MqttConfig()
+    commands: CommandsConfig = CommandsConfig()
     outbox: OutboxConfig = OutboxConfig()
     http: HttpConfig = HttpConfig()
     logging: LoggingConfig = LoggingConfig()
