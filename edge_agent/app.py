@@ -55,6 +55,8 @@ class RunOptions:
     record: Path | None = None
     mqtt: bool = True
     loop: bool = False
+    file: Path | None = None
+    """Where the configuration is from."""
 
 
 class CameraUnit:
@@ -104,8 +106,8 @@ class Agent:
     """One daemon. The constructor raises for what is wrong before anything runs; ``run`` blocks until the end."""
 
     def __init__(self, config: Config, options: RunOptions, clock: StageClock = NO_CLOCK) -> None:
-        self.config = config = config.overridden(source=options.source, model=options.model)
         self.options = options
+        self.config = config = self.effective(config)
         self.clock = clock
         self.stop = threading.Event()
         self.started = time.monotonic()
@@ -138,7 +140,7 @@ class Agent:
         self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
         self.mqtt: MqttSink | None = None
-        self.commands = AgentCommands(self, self._answer)
+        self.commands = AgentCommands(self, options.file, self._answer)
         if config.mqtt.enabled and options.mqtt:
             self.mqtt = MqttSink(
                 config.mqtt,
@@ -178,7 +180,10 @@ class Agent:
             try:
                 self._start()
                 self.supervisor.wait(lambda: self._tick(tick), interval_s)
+                if self.supervisor.failure is not None:
+                    self.again |= self.commands.died(str(self.supervisor.failure))
             finally:
+                self.again &= self.supervisor.signal is None
                 self._stop()
         if self.supervisor.failure is not None:
             log.error("%s", self.supervisor.failure)
@@ -249,7 +254,10 @@ class Agent:
             self.mqtt.publish_now("model", {"active": active, "previous": None, "state": "confirmed"}, retain=True)
 
     def _stop(self) -> None:
-        self._notifier.stopping("stopping")
+        if self.again:
+            self._notifier.restarting("starting again")
+        else:
+            self._notifier.stopping("stopping")
         self.stop.set()
         steps = [
             StopStep("capture", lambda: self.supervisor.join("capture:", 1.8), 2.0),
@@ -271,7 +279,7 @@ class Agent:
             self.detector.close()
 
     def _close_chains(self) -> None:
-        asked = self.supervisor.signal is not None or self.supervisor.failure is not None
+        asked = self.again or self.supervisor.signal is not None or self.supervisor.failure is not None
         for unit in self.cameras:
             if not unit.lane.close("shutdown" if asked else "end_of_file"):
                 log.error(
@@ -300,6 +308,15 @@ class Agent:
         """An event about the box."""
         ident = self.new_id(utc)
         self.outbox.put([Event(ident, DEVICE, "device", what, None, ident, utc, data)])
+
+    def effective(self, config: Config) -> Config:
+        """``config`` with what the command line says about this run."""
+        return config.overridden(source=self.options.source, model=self.options.model)
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over a configuration that differs only in what is asked for anew each time; from any thread."""
+        self.config, self._digest = config, config.digest()
+        logging.getLogger().setLevel(config.logging.level.upper())
 
     def restart(self) -> None:
         """Stop in order, and start again as a new process."""
@@ -368,7 +385,9 @@ class Agent:
             for manifest in list_models(self.config.models_dir)
         ]
 
-    def snapshot(self, camera: str) -> bytes | None:
-        """For REST, only where pictures are allowed."""
+    def snapshot(self, camera: str, max_width: int | None = None) -> bytes | None:
+        """For REST and commands, only where pictures are allowed."""
         last = next((unit.last for unit in self.cameras if unit.config.id == camera), None)
-        return None if last is None else snapshot_jpeg(last, hide_persons=self.config.privacy.pixelate)
+        if last is None:
+            return None
+        return snapshot_jpeg(last, hide_persons=self.config.privacy.pixelate, max_width=max_width)
