@@ -316,6 +316,7 @@ class Agent:
     def reconfigure(self, config: Config) -> None:
         """Take over a configuration that differs only in what is asked for anew each time; from any thread."""
         self.config, self._digest = config, config.digest()
+        self._next_beat = 0.0  # with its hash
         logging.getLogger().setLevel(config.logging.level.upper())
 
     def restart(self) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.mosquitto import Subscriber, wait_for
+from tests.agent_process import RunningAgent, write_config
+from tests.mosquitto import Mosquitto, Subscriber, broker, subscriber, wait_for
 
 ROOT = "edge/v1/lab/box1/"
 ANSWERS = ROOT + "replies/backend"
@@ -59,3 +63,28 @@ class Asker:
         correlation = self.send(name, payload, **options)
         wait_for(lambda: self.answers(correlation), timeout_s, f"an answer to {name}")
         return self.answers(correlation)[0][1]
+
+
+@contextmanager
+def commanded(root: Path, folder: Path, **change: Any) -> Iterator[tuple[RunningAgent, Asker]]:
+    """A running agent that is connected to a broker which lets everybody do everything, and whoever commands it."""
+    with (
+        broker(folder / "broker") as server,
+        subscriber(server.port) as sub,
+        RunningAgent(folder, "-c", config_for(root, folder, server, **change), "--realtime") as agent,
+    ):
+        wait_until_listening(sub)
+        yield agent, Asker(sub)
+
+
+def config_for(root: Path, folder: Path, server: Mosquitto, **change: Any) -> Path:
+    """The pedestrian video, slowly, and that broker."""
+    video = {"id": "pets", "source": str(root / ".cache" / "vtest.avi"), "fps": 7, "max_fps": 2}
+    mqtt = {"host": "127.0.0.1", "port": server.port, "reconnect_max_s": 1, "reconnect_spread_s": 0}
+    mqtt |= change.pop("mqtt", {})
+    return write_config(root, folder, **{"mqtt": mqtt, "cameras": [video], **change})
+
+
+def wait_until_listening(sub: Subscriber) -> None:
+    """An agent says that it is online after it has subscribed."""
+    wait_for(lambda: sub.under("/status"), 60, "the agent's status")

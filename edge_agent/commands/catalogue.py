@@ -170,13 +170,14 @@ class Ask(BaseModel):
 
 @functools.cache
 def ask_model(command: Command) -> type[Ask]:
-    """The model of what comes: the id is needed where there is an effect, the arguments where there are any."""
+    """The model of what comes: the id is needed where there is an effect, the arguments where one of them is."""
+    needed = any(field.is_required() for field in command.args.model_fields.values())
     about = Field(... if command.effect else None, description="unique for ever; an effect happens once for it")
     return create_model(
         f"{command.name}, request",
         __base__=Ask,
         id=(Ident if command.effect else Ident | None, about),
-        args=(command.args, NoArgs() if command.args is NoArgs else ...),
+        args=(command.args, ... if needed else command.args()),
     )
 
 

@@ -92,13 +92,14 @@ def understand(name: str, data: dict[str, Any]) -> Request:
     command = COMMANDS.get(name)
     if command is None:
         raise CommandError("unknown_command", f"there are: {', '.join(COMMANDS)}")
-    text = json.dumps(data, sort_keys=True)
     try:
-        asked = ask_model(command).model_validate_json(text, strict=True)
+        # Through JSON, as strictness differs: a time is text there.
+        asked = ask_model(command).model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise _faults(error) from None
     expires = None if asked.expires is None else asked.expires.timestamp()
-    return Request(command, asked.args, asked.id, expires, hashlib.sha256(f"{name} {text}".encode()).hexdigest())
+    digest = hashlib.sha256(f"{name} {json.dumps(data.get('args'), sort_keys=True)}".encode()).hexdigest()
+    return Request(command, asked.args, asked.id, expires, digest)
 
 
 def _faults(error: ValidationError) -> CommandError:
