@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -167,7 +168,7 @@ class AgentCommands:
         )
 
     def _status(self, _: Request) -> dict[str, Any]:
-        plain: dict[str, Any] = _STATUS.dump_python(self._agent.status(), mode="json")
+        plain: dict[str, Any] = json.loads(_STATUS.dump_json(self._agent.status()))
         return plain
 
     def _snapshot(self, request: Request) -> Snapshot:

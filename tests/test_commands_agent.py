@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.agent_process import RunningAgent
@@ -135,3 +138,49 @@ def test_a_command_that_was_written_down_and_not_done_is_told_truly(
             assert asker.ask(name, {"id": "k1", "args": args}) == answer
             assert asker.ask("ping")["result"]["boot_id"] == boots(asker)[1]
             assert agent.end() == 0
+
+
+def test_what_lets_the_agent_not_start_is_taken_back_at_once(root: Path, tmp_path: Path) -> None:
+    with commanded(root, tmp_path, commands=ALL) as (agent, asker):
+        patch = {"detect": {"backend": "onnxruntime", "onnxruntime": {"providers": ["CUDAExecutionProvider"]}}}
+        answer = asker.ask("config.apply", {"id": "c1", "args": {"config": patch}}, timeout_s=60)
+        assert answer["error"]["code"] == "rolled_back" and "does not start" in answer["error"]["message"]
+        assert asker.ask("config.get")["result"]["overlay"] == {}
+        assert len(boots(asker)) == 2 and agent.end() == 0
+
+
+def test_a_picture_comes_pixelated_and_not_too_large_where_privacy_allows_it(root: Path, tmp_path: Path) -> None:
+    commands = {"allow": ["snapshot", "config.apply"]}
+    with commanded(root, tmp_path, commands=commands, privacy={"images": True}) as (agent, asker):
+        agent.wait_for_log("delivering")
+        shot = {"args": {"camera": "pets", "width": 320}}
+        wait_for(lambda: asker.ask("snapshot", shot)["ok"])
+        picture = base64.b64decode(asker.ask("snapshot", shot)["result"]["jpeg"])
+        image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+        assert image is not None and image.shape == (240, 320, 3)
+        assert asker.ask("snapshot", {"args": {"camera": "yard"}})["error"]["code"] == "not_available"
+        # Stricter from afar it may become, and less strict again no further than the file says.
+        stricter = {"id": "p1", "args": {"config": {"privacy": {"images": False}}}}
+        assert asker.ask("config.apply", stricter, timeout_s=60)["ok"]
+        assert asker.ask("snapshot", shot)["error"]["code"] == "not_allowed"
+        assert agent.end() == 0
+
+
+def test_the_box_is_looked_over_while_the_agent_works(root: Path, tmp_path: Path) -> None:
+    with commanded(root, tmp_path) as (agent, asker):
+        result = asker.ask("diagnostics", timeout_s=60)["result"]
+        assert {"system", "network"} <= {check["area"] for check in result["checks"]}
+        assert asker.ask("status")["result"]["cameras"][0]["id"] == "pets"
+        assert agent.end() == 0
+
+
+def test_a_flood_is_cut_off_and_events_still_come(root: Path, tmp_path: Path) -> None:
+    with commanded(root, tmp_path) as (agent, asker):
+        sent = [asker.send("ping") for _ in range(300)]
+        # In order: those that were taken, those that were told that it is too much, then silence.
+        wait_for(lambda: asker.answers(sent[39]))
+        codes = [answer.get("error", {}).get("code", "ok") for one in sent for _, answer in asker.answers(one)]
+        assert codes.count("ok") >= 10 and codes.count("rate_limited") >= 10 and len(codes) < 200
+        assert agent.log.count("commands come faster") == 1
+        wait_for(lambda: asker.sub.under("/events/pets/"), 40)
+        assert agent.end() == 0

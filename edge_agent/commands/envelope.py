@@ -111,9 +111,12 @@ def _faults(error: ValidationError) -> CommandError:
 
 
 def succeeded(name: str, ident: str | None, result: BaseModel | dict[str, Any]) -> bytes:
-    """The answer with a result; or with the error that it is too large."""
+    """The answer with a result, or with the error that it cannot be sent."""
     plain = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
-    answer = _encode({"id": ident, "command": name, "ok": True, "result": plain})
+    try:
+        answer = _encode({"id": ident, "command": name, "ok": True, "result": plain})
+    except (ValueError, TypeError, RecursionError) as error:
+        return failed(name, ident, CommandError("failed", f"a fault of the agent: the answer is no JSON: {error}"))
     if len(answer) > MAX_ANSWER:
         text = f"the answer has {len(answer)} bytes; at most {MAX_ANSWER} are sent"
         return failed(name, ident, CommandError("too_large", text))
