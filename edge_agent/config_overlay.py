@@ -67,7 +67,7 @@ def one_patch(first: Patch, then: Patch) -> dict[str, Any]:
 
 def keys(patch: Patch) -> list[str]:
     """The keys that it touches, for people."""
-    return [dotted(path) for path, _ in _leaves(patch, ()) if path]
+    return list(dict.fromkeys(dotted(path).partition("[")[0] for path, _ in _leaves(patch, ()) if path))
 
 
 def findings(patch: Patch, camera_ids: list[str]) -> Iterator[Finding]:

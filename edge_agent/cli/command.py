@@ -67,9 +67,11 @@ def _ask(folder: Path, request: dict[str, Any], wait_s: float) -> dict[str, Any]
         except (FileNotFoundError, ConnectionRefusedError) as error:
             if not asked:
                 raise CommandError("not_available", f"{folder}: no agent is running there") from error
-        except ConnectionError:
+        except (ConnectionError, BlockingIOError):  # it ended, or has more to do than it can take
             asked = True
         except TimeoutError:
             break
+        except OSError as error:
+            raise CommandError("not_available", f"{folder}: {error}") from error
         time.sleep(_PAUSE_S)
     raise CommandError("timeout", f"no answer after {wait_s} s; --id {request['id']} asks again")

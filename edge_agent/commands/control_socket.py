@@ -46,7 +46,7 @@ class ControlSocket:
             self._path.chmod(0o600)  # before anybody can connect
             if self._path != self._link:
                 self._link.symlink_to(self._path)
-            sock.listen(MAX_CLIENTS)
+            sock.listen(64)
         except OSError as error:
             sock.close()
             log.warning("no control socket at %s: %s", self._path, error.strerror)
