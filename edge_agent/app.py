@@ -150,7 +150,7 @@ class Agent:
                 boot_id=self.boot_id,
                 version=__version__,
                 on_alarm=lambda event: self.outbox.put([event]),
-                listeners=[Listener(self.commands.topic, self.commands.on_message)] * config.commands.enabled,
+                listeners=[Listener(self.commands.topic, self.commands.on_message)] if config.commands.enabled else [],
             )
         self.rest: RestServer | None = None
         if config.http.enabled:

@@ -95,7 +95,7 @@ class Desk:
         self._handlers, self._ledger, self._post = handlers, ledger, post
         self._resume, self._on_record, self._clock_ok = resume, on_record, clock_ok
         self._jobs: queue.Queue[_Job] = queue.Queue(MAX_WAITING)
-        self._lock = threading.Lock()
+        self._lock, self._telling = threading.Lock(), threading.Lock()
         self._current: _Job | None = None
         self._waiting: dict[str, list[Reply]] = defaultdict(list)
         """Who waits for the outcome of an id, at the control socket."""
@@ -183,10 +183,11 @@ class Desk:
     def tell(self) -> None:
         """Send the answers over MQTT that could not be sent until now."""
         try:
-            for entry in self._ledger.untold():
-                if entry.address is None or entry.answer is None or not self._send(entry.address, entry.answer):
-                    return
-                self._ledger.told(entry.id)
+            with self._telling:  # or two threads would send one twice
+                for entry in self._ledger.untold():
+                    if entry.address is None or entry.answer is None or not self._send(entry.address, entry.answer):
+                        return
+                    self._ledger.told(entry.id)
         except CommandError as error:
             log.error("%s", error)
 
