@@ -53,6 +53,7 @@ class ConfigCommands:
     def __init__(self, agent: Configured, file: Path | None, on_outcome: Callable[[Overlay], None]) -> None:
         self._agent, self._file, self._on_outcome = agent, file, on_outcome
         self._trial = Trial(agent.config.state_dir, agent.config.commands.trial_s)
+        self._trouble = ""
 
     def get(self, _: Request) -> ConfigShown:
         """What is at work."""
@@ -119,7 +120,9 @@ class ConfigCommands:
         try:
             overlay = self._trial.look(Readiness.of(self._agent.status()))
         except OSError as error:
-            log.error("the configuration on trial cannot be judged: %s", error)
+            if str(error) != self._trouble:
+                log.error("what became of the configuration on trial cannot be written down: %s", error)
+            self._trouble = str(error)
             return None
         if overlay.state == "trial":
             return None

@@ -33,7 +33,6 @@ class Asker:
         payload: dict[str, Any] | bytes | None = None,
         *,
         to: str | None = ANSWERS,
-        expiry_s: int | None = None,
         retain: bool = False,
     ) -> bytes:
         """Publish a command; the correlation data that its answer will carry."""
@@ -42,8 +41,6 @@ class Asker:
         properties.CorrelationData = correlation
         if to is not None:
             properties.ResponseTopic = to
-        if expiry_s is not None:
-            properties.MessageExpiryInterval = expiry_s
         body = payload if isinstance(payload, bytes) else b"" if payload is None else json.dumps(payload).encode()
         self.sub.publish(ROOT + f"commands/{name}", body, retain=retain, properties=properties)
         return correlation

@@ -95,7 +95,8 @@ class Desk:
         self._handlers, self._ledger, self._post = handlers, ledger, post
         self._resume, self._on_record, self._clock_ok = resume, on_record, clock_ok
         self._jobs: queue.Queue[_Job] = queue.Queue(MAX_WAITING)
-        self._lock, self._telling = threading.Lock(), threading.Lock()
+        # Three, as the first is held while the disk is written to, and the main thread must not wait for that.
+        self._door, self._lock, self._telling = threading.Lock(), threading.Lock(), threading.Lock()
         self._current: _Job | None = None
         self._waiting: dict[str, list[Reply]] = defaultdict(list)
         """Who waits for the outcome of an id, at the control socket."""
@@ -120,7 +121,7 @@ class Desk:
         if name not in asked.allowed:
             raise CommandError("not_allowed", f"the configuration of this box does not list {name} in commands.allow")
         job = _Job(request, asked, time.monotonic() + self._left_s(request, asked))
-        with self._lock:
+        with self._door:
             if not request.command.effect:
                 self._queue(job)
                 return
@@ -172,7 +173,7 @@ class Desk:
             log.error("%s", error)
             if isinstance(to, Address):
                 self._send(to, answer)
-        with self._lock:
+        with self._door:
             waiting = self._waiting.pop(ident, [])
         for reply in waiting:
             reply(answer)
