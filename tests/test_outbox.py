@@ -18,7 +18,7 @@ from edge_agent.outbox.messages import Priority
 from edge_agent.outbox.ranges import cover
 from edge_agent.types import rfc3339
 from tests.mosquitto import wait_for
-from tests.outbox_fixtures import UTC, make_event, make_metric, make_outbox, rows, running
+from tests.outbox_fixtures import UTC, make_event, make_metric, make_outbox, make_telemetry, rows, running
 
 
 def docs(found: list[Any]) -> list[dict[str, Any]]:
@@ -124,6 +124,22 @@ def test_queue_overflow_drops_metrics_first_then_the_oldest(tmp_path: Path) -> N
             "sequences": [],
         }
         assert outbox.stat().dropped == {"events": 10, "metrics": 60, "telemetry": 0}
+    finally:
+        outbox.stop(5)
+
+
+def test_what_the_queue_cannot_hold_is_telemetry_first(tmp_path: Path) -> None:
+    outbox = make_outbox(tmp_path / "o.db", queue=100)
+    outbox.put([make_telemetry(n) for n in range(90)])
+    outbox.put([make_event(n) for n in range(30)])
+    outbox.put([make_metric(n) for n in range(40)])
+    outbox.start()
+    assert outbox.flush(5)
+    try:
+        assert [len(rows(outbox, priority)) for priority in (1, 2)] == [40, 30]
+        assert [doc["data"]["n"] for doc in docs(rows(outbox)) if "n" in doc["data"]] == list(range(30))
+        assert [doc["value"] for doc in docs(rows(outbox, 2))] == list(range(60, 90)), "the oldest go"
+        assert outbox.stat().dropped == {"events": 0, "metrics": 0, "telemetry": 60}
     finally:
         outbox.stop(5)
 

@@ -17,6 +17,7 @@ pytest.importorskip("pycocotools")
 pytest.importorskip("onnx")
 
 import cv2  # noqa: E402
+import onnx  # noqa: E402
 
 from edge_agent.detect.decoders import FAMILIES  # noqa: E402
 from edge_agent.detect.manifest import load_model as load_manifest  # noqa: E402
@@ -27,7 +28,7 @@ from training.bundle import finish, write_files  # noqa: E402
 from training.checkpoint import load_model  # noqa: E402
 from training.cli import main  # noqa: E402
 from training.equalise import equalise  # noqa: E402
-from training.export_onnx import export_onnx  # noqa: E402
+from training.export_onnx import export_onnx, stored  # noqa: E402
 from training.export_tflite import export_tflite  # noqa: E402
 from training.finetune import fresh_run, settings_for  # noqa: E402
 from training.graph import run, to_input, trace  # noqa: E402
@@ -112,7 +113,16 @@ def test_every_file_gives_what_the_network_gives(tmp_path: Path) -> None:
     assert {operation.name for operation in operations} == convolutions | rest
     assert edge_tpu.faults(operations) == [] and "| CONV_2D |" in edge_tpu.table(operations)
     assert edge_tpu.faults(edge_tpu.inspect(tmp_path / "f.tflite"))
-    assert (tmp_path / "i.tflite").stat().st_size < (tmp_path / "f.tflite").stat().st_size
+
+
+def test_float_files_keep_kernels_in_16_bits(tmp_path: Path) -> None:
+    graph = trace(small())
+    export_onnx(graph, SIZE, tmp_path / "f.onnx")
+    kernels = [t for t in onnx.load(str(tmp_path / "f.onnx")).graph.initializer if t.name.endswith(".weight")]
+    assert len(kernels) == sum(layer.op == "conv" for layer in graph.layers)
+    assert {kernel.data_type for kernel in kernels} == {onnx.TensorProto.FLOAT16}
+    with pytest.raises(ValueError, match="a weight of 7e\\+04 does not fit 16 bits"):
+        stored(np.full((1, 1, 1, 1), 7e4, np.float32))
 
 
 def test_the_report_tells_the_layer_that_suffers() -> None:

@@ -85,12 +85,12 @@ def _from_onnx(path: Path) -> tuple[Detector | Classifier, Settings]:
 def _unfold(module: Conv | nn.Conv2d, weight: NDArray[Any], bias: NDArray[Any], *, stem: bool) -> None:
     """Folded weights back into a layer; its batch norm, if it has one, becomes the bias alone."""
     if stem:  # the inverse of what ``graph.trace`` does to take in its own input
-        weight = weight * np.float32(TRAINED_MEAN / IMAGE_STD)
+        weight = weight.astype(np.float32) * np.float32(TRAINED_MEAN / IMAGE_STD)
         bias = bias - weight.sum(axis=(1, 2, 3)) * np.float32((IMAGE_MEAN - TRAINED_MEAN) / TRAINED_MEAN)
     conv = module.conv if isinstance(module, Conv) else module
     if conv.weight.shape != weight.shape:
         raise ValueError(f"a kernel {list(weight.shape)} where the network has {list(conv.weight.shape)}")
-    conv.weight.copy_(torch.from_numpy(np.array(weight)))
+    conv.weight.copy_(torch.from_numpy(weight.astype(np.float32)))
     if isinstance(module, Conv) and isinstance(module.bn, nn.BatchNorm2d):
         module.bn.weight.fill_((1.0 + module.bn.eps) ** 0.5)
         module.bn.bias.copy_(torch.from_numpy(np.array(bias)))

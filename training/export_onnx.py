@@ -22,6 +22,18 @@ OPSET = 13
 BOXES, SCORES = "boxes", "scores"
 
 
+def stored(weight: NDArray[np.float32]) -> NDArray[np.float16]:
+    """A kernel as float files keep it. Raises ValueError where a weight is too large.
+
+    Calculated is in 32 bits: every runtime widens the constants once, when it loads the file, which is half as large for it.
+    """
+    with np.errstate(over="ignore"):
+        halves = weight.astype(np.float16)
+    if not np.isfinite(halves).all():
+        raise ValueError(f"a weight of {np.abs(weight).max():.3g} does not fit 16 bits")
+    return halves
+
+
 class _Builder:
     """Nodes and constants of one file. In an integer file each map goes through an int8 (QuantizeLinear, DequantizeLinear)."""
 
@@ -67,7 +79,8 @@ class _Builder:
         assert layer.weight is not None and layer.bias is not None
         kernel, bias = f"{layer.name}.weight", f"{layer.name}.bias"
         if self.quantised is None:
-            self.constant(kernel, layer.weight)
+            halves = self.constant(kernel, stored(layer.weight))
+            kernel = self.node("Cast", [halves], f"{kernel}/real", to=TensorProto.FLOAT)
             self.constant(bias, layer.bias)
         else:
             integers, scales = self.quantised.kernel(layer)

@@ -13,13 +13,13 @@ import flatbuffers
 import numpy as np
 from numpy.typing import NDArray
 
-from training.export_onnx import BOXES, SCORES
+from training.export_onnx import BOXES, SCORES, stored
 from training.graph import INPUT, Graph, Layer
 from training.network import STRIDES
 from training.quantise import Quantised, Scale
 
 _VERSIONS = {"CONV_2D": (1, 3), "DEPTHWISE_CONV_2D": (1, 3), "ADD": (1, 2), "RESIZE_NEAREST_NEIGHBOR": (1, 2)}
-_VERSIONS |= {"CONCATENATION": (1, 2), "RESHAPE": (1, 1)}
+_VERSIONS |= {"CONCATENATION": (1, 2), "RESHAPE": (1, 1), "DEQUANTIZE": (3, 3)}
 
 
 class _Writer:
@@ -46,7 +46,7 @@ class _Writer:
         axis: int = 0,
     ) -> int:
         """Add one; its type is that of ``data``, or that of the maps."""
-        kinds = {"float32": 0, "int32": 2, "int8": 9}  # schema.TensorType
+        kinds = {"float32": 0, "float16": 1, "int32": 2, "int8": 9}  # schema.TensorType
         t = self.schema.TensorT()
         t.name, t.shape = name.encode(), list(shape)
         t.type = kinds[str(data.dtype)] if data is not None else kinds["int8" if self.quantised else "float32"]
@@ -95,11 +95,15 @@ class _Writer:
         if layer.depthwise:
             kernel = kernel.reshape(1, *kernel.shape[1:])
         _, h, w, _ = self.shapes[layer.inputs[0]]
-        inputs = [
-            self.index[layer.inputs[0]],
-            self.tensor(f"{layer.name}/kernel", kernel.shape, kernel, scales, axis=3 if layer.depthwise else 0),
-            self.tensor(f"{layer.name}/bias", bias.shape, bias, steps),
-        ]
+        if self.quantised:
+            weights = self.tensor(
+                f"{layer.name}/kernel", kernel.shape, kernel, scales, axis=3 if layer.depthwise else 0
+            )
+        else:
+            halves = self.tensor(f"{layer.name}/halves", kernel.shape, stored(kernel))
+            weights = self.tensor(f"{layer.name}/kernel", kernel.shape)
+            self.operator("DEQUANTIZE", [halves], weights, self.schema.DequantizeOptionsT())
+        inputs = [self.index[layer.inputs[0]], weights, self.tensor(f"{layer.name}/bias", bias.shape, bias, steps)]
         kind = "DEPTHWISE_CONV_2D" if layer.depthwise else "CONV_2D"
         options = self.schema.DepthwiseConv2DOptionsT() if layer.depthwise else self.schema.Conv2DOptionsT()
         options.padding = 0  # SAME

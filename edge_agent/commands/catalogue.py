@@ -11,8 +11,7 @@ from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, create_model
 
-from edge_agent.config import Slug
-from edge_agent.config_base import Strict
+from edge_agent.config_base import Slug, Strict
 from edge_agent.config_commands import CommandName
 from edge_agent.errors import CommandCode
 

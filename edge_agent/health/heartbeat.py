@@ -2,7 +2,7 @@
 
 Size: at most 1024 bytes with one camera, whatever the names and errors are (names may have 63 characters), and at most
 150 bytes for each further camera with a name of up to 32 characters (182 with 63). ``last_error`` gets what is left.
-Unknown values are left out. Site, device and camera-independent names are in the topic.
+Unknown values are left out; of a model's version 32 characters are shown. Site, device and camera-independent names are in the topic.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import threading
 from typing import Any
 
-from edge_agent.health.status import AgentStatus, CameraStatus, HostStatus
+from edge_agent.health.status import AgentStatus, CameraStatus, HardwareStatus, HostStatus
 from edge_agent.types import rfc3339
 
 MAX_BYTES = 1024
@@ -20,6 +20,9 @@ MAX_BYTES_PER_CAMERA = 182
 """Each further one, with a name of 63 characters."""
 _TOP = 10**9
 """Counters are shown modulo this: a reader looks at differences, and the size is bounded."""
+_TOP_MB = 10**8
+_PART = 12
+"""Characters of the name of the hottest part."""
 
 
 class HeartbeatBuilder:
@@ -60,7 +63,7 @@ def _content(status: AgentStatus) -> dict[str, Any]:
     return {
         "version": status.version[:20],
         "boot_id": status.boot_id[:36],
-        "uptime_s": int(status.uptime_s),
+        "uptime_s": _whole(status.uptime_s),
         "config": status.config_hash[:12],
         "status": status.liveness().status,
         **({"safe_mode": True} if status.safe_mode else {}),
@@ -73,10 +76,11 @@ def _content(status: AgentStatus) -> dict[str, Any]:
             dropping=True if outbox.dropping else None,
             state=None if outbox.state == "ok" else outbox.state,
         ),
-        "model": _known(name=model.name[:63], version=model.version[:63], sha256=model.sha256[:64])
+        "model": _known(name=model.name[:63], version=model.version[:32], sha256=model.sha256[:64])
         if model.active
         else None,
-        "host": _host(status.host),
+        "host": _host(status.host, status.hardware),
+        **_known(sensors_bad=sum(sensor.quality != "good" for sensor in status.sensors.values()) or None),
     }
 
 
@@ -93,7 +97,7 @@ def _camera(camera: CameraStatus) -> dict[str, Any]:
     )
 
 
-def _host(host: HostStatus) -> dict[str, Any]:
+def _host(host: HostStatus, hardware: HardwareStatus) -> dict[str, Any]:
     used = None
     if host.ram_total_bytes and host.ram_available_bytes is not None:
         used = round(100 * (1 - host.ram_available_bytes / host.ram_total_bytes))
@@ -102,9 +106,18 @@ def _host(host: HostStatus) -> dict[str, Any]:
         ram_pct=used,
         rss_mb=_megabytes(host.rss_bytes),
         disk_free_mb=_megabytes(host.disk_free_bytes),
-        temperature_c=_whole(host.temperature_c, 999),
+        temperature_c=_whole(hardware.temperature_c, 999),
+        hottest=_part(hardware.hottest) or None,
+        throttled=list(hardware.throttled) if hardware.throttled else None,
+        throttled_s=_whole(hardware.throttled_s, _TOP - 1) or None,
+        power_w=_short(hardware.input_w),
         clock_ok=host.clock_synchronised,
     )
+
+
+def _part(name: str) -> str:
+    """Without what JSON would need more than a byte for."""
+    return "".join(char for char in name if " " <= char <= "~" and char not in '"\\')[:_PART]
 
 
 def _known(**values: Any) -> dict[str, Any]:
@@ -123,4 +136,4 @@ def _short(value: float | None) -> float | int | None:
 
 
 def _megabytes(value: int | None) -> int | None:
-    return None if value is None else min(value // 2**20, _TOP)
+    return None if value is None else min(value // 2**20, _TOP_MB - 1)

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from edge_agent.errors import OutboxError
-from edge_agent.types import Event, Metric, Output, rfc3339
+from edge_agent.types import Event, Metric, Stored, Telemetry, rfc3339
 
 EVENT_TYPE = "application/cloudevents+json"
 JSON_TYPE = "application/json"
@@ -29,6 +29,13 @@ class Priority(IntEnum):
     def plural(self) -> str:
         """How counts of it are called."""
         return ("events", "metrics", "telemetry")[self]
+
+
+def priority_of(item: Stored) -> Priority:
+    """Events before metrics, metrics before telemetry."""
+    if isinstance(item, Event):
+        return Priority.EVENT
+    return Priority.METRIC if isinstance(item, Metric) else Priority.TELEMETRY
 
 
 class Row(NamedTuple):
@@ -74,16 +81,21 @@ def sequence_text(sequence: int) -> str:
     return f"{sequence:016d}"
 
 
-def draft(item: Output, *, site: str, device: str, boot_id: str) -> Draft:
+def draft(item: Stored, *, site: str, device: str, boot_id: str) -> Draft:
     """Serialise. Raises OutboxError for a value that no JSON can hold (a time out of range, a bottomless structure)."""
     try:
-        doc = _event(item, site, device, boot_id) if isinstance(item, Event) else _metric(item)
+        if isinstance(item, Event):
+            doc = _event(item, site, device, boot_id)
+        elif isinstance(item, Metric):
+            doc = _metric(item)
+        elif isinstance(item, Telemetry):
+            doc = _telemetry(item)
+        else:
+            doc = plain(item.data)
         head = json.dumps(doc, separators=(",", ":"), ensure_ascii=False, allow_nan=False)[:-1]
     except (ValueError, OverflowError, OSError, TypeError, RecursionError) as error:
-        raise OutboxError(f"cannot be written as JSON: {type(item).__name__} of {item.camera}: {error}") from error
-    if isinstance(item, Event):
-        return Draft(Priority.EVENT, item.topic, doc, head, item)
-    return Draft(Priority.METRIC, item.topic, doc, head, None)
+        raise OutboxError(f"cannot be written as JSON: {item.topic}: {error}") from error
+    return Draft(priority_of(item), item.topic, doc, head, item if isinstance(item, Event) else None)
 
 
 def _event(event: Event, site: str, device: str, boot_id: str) -> dict[str, Any]:
@@ -108,6 +120,15 @@ def _metric(metric: Metric) -> dict[str, Any]:
         "interval_s": plain(metric.interval_s),
         "observed_s": plain(metric.observed_s),
         "data": plain(metric.data),
+    }
+
+
+def _telemetry(telemetry: Telemetry) -> dict[str, Any]:
+    return {
+        "time": rfc3339(telemetry.utc),
+        "value": plain(telemetry.value),
+        "unit": telemetry.unit,
+        "quality": telemetry.quality,
     }
 
 
