@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edge_agent.config import Config
+from edge_agent.config import Config, redact
 from edge_agent.config_file import ConfigFile
 from edge_agent.errors import ConfigError
 from edge_agent.health.status import AgentStatus, Health
@@ -76,7 +76,7 @@ class Overlay(BaseModel):
     def rolled_back(self, reason: str) -> Overlay:
         """Back to the one before; without any where it was not on trial and does not fit the file any more."""
         patch = self.previous if self.state == "trial" else {}
-        return self.changed(patch=patch, previous={}, state="rolled_back", reason=reason, told=False)
+        return self.changed(patch=patch, previous={}, state="rolled_back", reason=redact(reason), told=False)
 
 
 def read(state_dir: Path) -> Overlay:

@@ -191,7 +191,8 @@ def test_back_means_back_to_the_change_before(path: Path) -> None:
     folder = path.parent / ".state"
     Trial(folder, 60).adopt({"mqtt": {"heartbeat_s": 5}}, "c0")
     proposed(path, {"mqtt": {"heartbeat_s": 5}, "detect": {"workers": 1}})
-    assert give_up(folder, "it does not start") and not give_up(folder, "again")
+    assert give_up(folder, "no rtsp://me:s3cret@192.0.2.1/") and not give_up(folder, "again")
+    assert read(folder).reason == "no rtsp://***@192.0.2.1/"
     config = begin(path)
     assert config.detect.workers == 2 and config.mqtt.heartbeat_s == 5
 
