@@ -62,8 +62,9 @@ bench: test-deps .venv/.dev ## measure agent, tracker, outbox (GT= and POINTS= d
 lock: .venv/.dev ## resolve requirements/*.txt anew (hashes for every Python and platform)
 	@scripts/lock.sh $(BIN)/uv
 
-schema: .venv/.run ## write docs/config.schema.json, the JSON Schema of config.yaml, anew
+schema: .venv/.run ## write docs/config.schema.json and docs/asyncapi.yaml anew, from the types
 	@$(BIN)/edge-agent schema config >docs/config.schema.json
+	@$(BIN)/edge-agent schema asyncapi >docs/asyncapi.yaml
 
 screenshots: .venv/.run ## draw docs/img/*.svg anew, from real runs
 	@scripts/fetch_pedestrian_video.sh

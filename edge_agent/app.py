@@ -9,7 +9,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from edge_agent.config import CameraConfig, Config
 from edge_agent.detect.default_model import take_model
 from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import list_models
+from edge_agent.device_facts import camera_event, device_event, model_state
 from edge_agent.health import hardware
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
@@ -42,7 +43,7 @@ from edge_agent.snapshot import snapshot_jpeg
 from edge_agent.state_dir import state_lock
 from edge_agent.status_board import camera_status, mqtt_status, outbox_status, sink_status
 from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
-from edge_agent.types import DEVICE, NO_CLOCK, CameraChange, Event, Heartbeat, StageClock, parse_rfc3339, uuid7_factory
+from edge_agent.types import NO_CLOCK, CameraChange, Heartbeat, StageClock, parse_rfc3339, uuid7_factory
 
 log = logging.getLogger(__name__)
 
@@ -293,10 +294,8 @@ class Agent:
             return
         if connects != self._told_connects:
             self._told_connects = connects
-            model = status.model
-            active = {"name": model.name, "version": model.version, "sha256": model.sha256, "backend": model.backend}
             self.commands.connected()
-            self.mqtt.publish_now("model", {"active": active, "previous": None, "state": "confirmed"}, retain=True)
+            self.mqtt.publish_now("model", model_state(status.model), retain=True)
 
     def _stop(self) -> None:
         if self.again:
@@ -356,13 +355,11 @@ class Agent:
 
     def camera_changed(self, change: CameraChange) -> None:
         """A camera's state or view changed: an event about the box."""
-        data = {"camera": change.camera, "state": change.value, "previous": change.previous, "reason": change.reason}
-        self.tell(change.what, data, change.utc)
+        self.outbox.put([camera_event(change, self.new_id)])
 
-    def tell(self, what: str, data: dict[str, Any], utc: float) -> None:
-        """An event about the box."""
-        ident = self.new_id(utc)
-        self.outbox.put([Event(ident, DEVICE, "device", what, None, ident, utc, data)])
+    def tell(self, what: str, data: Mapping[str, Any]) -> None:
+        """An event about the box, now."""
+        self.outbox.put([device_event(what, data, time.time(), self.new_id)])
 
     def effective(self, config: Config) -> Config:
         """``config`` with what the command line says about this run."""

@@ -6,11 +6,12 @@ import base64
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
+from typing_extensions import NotRequired, TypedDict
 
 from edge_agent import __version__
 from edge_agent.command_config import ConfigCommands, Configured
@@ -31,7 +32,7 @@ from edge_agent.commands.ledger import Address, Ledger
 from edge_agent.commands.over_mqtt import Message, OverMqtt
 from edge_agent.config_trial import Overlay
 from edge_agent.detect.child import run_child
-from edge_agent.errors import CommandError
+from edge_agent.errors import CommandCode, CommandError
 from edge_agent.health.host import clock_synchronised
 from edge_agent.health.status import AgentStatus
 from edge_agent.types import Beat, rfc3339
@@ -40,6 +41,25 @@ MAX_JPEG = 85_000
 """Bytes: with a third more for base64 it fits into an answer."""
 DIAGNOSTICS_S = 45.0
 _STATUS: TypeAdapter[AgentStatus] = TypeAdapter(AgentStatus)
+
+
+class CommandFacts(TypedDict):
+    """A command with an effect came to its end."""
+
+    command: Annotated[str, Field(description="its name")]
+    id: Annotated[str, Field(description="its id")]
+    ok: Annotated[bool, Field(description="whether it was done")]
+    code: NotRequired[Annotated[CommandCode, Field(description="why it was not, for machines")]]
+    message: NotRequired[Annotated[str, Field(description="why it was not, for people")]]
+
+
+class ConfigFacts(TypedDict):
+    """What became of a change of the configuration from afar."""
+
+    state: Annotated[Literal["confirmed", "rolled_back"], Field(description="whether it holds")]
+    command: Annotated[str, Field(description="id of the command that asked for it")]
+    config_hash: Annotated[str, Field(description="of the configuration that is at work now")]
+    reason: NotRequired[Annotated[str, Field(description="why it was taken back")]]
 
 
 class Commanded(Configured, Protocol):
@@ -51,8 +71,8 @@ class Commanded(Configured, Protocol):
     def snapshot(self, camera: str, max_width: int | None = None) -> bytes | None:
         """JPEG, None where there is no picture yet."""
 
-    def tell(self, what: str, data: dict[str, Any], utc: float) -> None:
-        """An event about the box."""
+    def tell(self, what: str, data: Mapping[str, Any]) -> None:
+        """An event about the box, now."""
 
 
 class ModelHook(Protocol):
@@ -233,13 +253,18 @@ class AgentCommands:
         return CommandError("interrupted", text)
 
     def _tell_record(self, record: Record) -> None:
-        data = {"command": record.command, "id": record.id, "ok": not record.code}
-        if record.code:
-            data |= {"code": record.code, "message": record.message}
-        self._agent.tell("command", data, time.time())
+        facts: CommandFacts = {"command": record.command, "id": record.id, "ok": record.code is None}
+        if record.code is not None:
+            facts["code"], facts["message"] = record.code, record.message
+        self._agent.tell("command", facts)
 
     def _tell_outcome(self, overlay: Overlay) -> None:
-        data = {"state": overlay.state, "command": overlay.command, "config_hash": self._agent.config.digest()}
+        assert overlay.state in {"confirmed", "rolled_back"}
+        facts: ConfigFacts = {
+            "state": "confirmed" if overlay.state == "confirmed" else "rolled_back",
+            "command": overlay.command,
+            "config_hash": self._agent.config.digest(),
+        }
         if overlay.reason:
-            data["reason"] = overlay.reason
-        self._agent.tell("config", data, time.time())
+            facts["reason"] = overlay.reason
+        self._agent.tell("config", facts)

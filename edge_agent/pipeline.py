@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from edge_agent.errors import InferenceError
+from edge_agent.payload import EndReason
 from edge_agent.types import (
     NO_CLOCK,
     Beat,
@@ -59,7 +60,7 @@ class UseCase(Protocol):
     def update(self, seen: Observation) -> list[Output]:
         """The changes of state this frame brings, oldest first."""
 
-    def close(self, reason: str) -> list[Output]:
+    def close(self, reason: EndReason) -> list[Output]:
         """End what is open."""
 
 
@@ -173,7 +174,7 @@ class CameraChain:
             self._on_result(FrameResult(frame, detections, tracks, ground, pairs, sensors))
         clock.done(frame, outputs)
 
-    def close(self, reason: str) -> None:
+    def close(self, reason: EndReason) -> None:
         """End open episodes, see ``UseCase.close``."""
         outputs = [output for use_case in self._use_cases for output in use_case.close(reason)]
         if outputs:
@@ -217,7 +218,7 @@ class CameraLane:
         finally:
             self._work_off()
 
-    def close(self, reason: str) -> bool:
+    def close(self, reason: EndReason) -> bool:
         """End the open episodes; no frame is worked off afterwards.
 
         False, and nothing is done, while a frame is inside: then a worker hangs in it, and what is open is ended by the

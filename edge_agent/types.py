@@ -186,6 +186,16 @@ def uuid7_factory(rng: random.Random | None = None) -> NewId:
     return new_id
 
 
+def event_type(use_case: str, what: str, phase: Phase | None) -> str:
+    """The CloudEvents ``type``."""
+    return ".".join(filter(None, ("edge_agent", use_case, what, phase)))
+
+
+def data_schema(use_case: str, what: str) -> str:
+    """The CloudEvents ``dataschema``; its number goes up when a field goes or changes its meaning, not for a new one."""
+    return f"urn:edge-agent:event:{use_case}.{what}:1"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """A change of state. Becomes one CloudEvent; ``sequence``, ``bootid`` and ``clockok`` are added when it is committed.
@@ -206,8 +216,7 @@ class Event:
     @property
     def type(self) -> str:
         """The CloudEvents ``type``."""
-        stem = f"edge_agent.{self.use_case}.{self.what}"
-        return f"{stem}.{self.phase}" if self.phase else stem
+        return event_type(self.use_case, self.what, self.phase)
 
     @property
     def topic(self) -> str:

@@ -7,18 +7,28 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edge_agent.commands.catalogue import command_schemas
 from tests.agent_process import RunningAgent, write_config
 from tests.mosquitto import Mosquitto, Subscriber, broker, subscriber, wait_for
 
 ROOT = "edge/v1/lab/box1/"
-ANSWERS = ROOT + "replies/backend"
+ANSWERS = "backend/answers/here"
 _numbers = itertools.count()
+
+
+@cache
+def _validator(command: str) -> Draft202012Validator:
+    """Of its answers; of a command that there is not, as those to ping, where it has no result."""
+    commands = command_schemas()["commands"]
+    return Draft202012Validator(commands.get(command, commands["ping"])["answer"])
 
 
 class Asker:
@@ -47,12 +57,15 @@ class Asker:
 
     def answers(self, correlation: bytes) -> list[tuple[str, dict[str, Any]]]:
         """(topic, answer) of all that came for it."""
-        return [
+        found = [
             (message.topic, json.loads(message.payload))
             for message in list(self.sub.messages)
             if getattr(message.properties, "CorrelationData", None) == correlation
             and not re.fullmatch(r".*/commands/[^/]*", message.topic)  # the command itself
         ]
+        for _, answer in found:
+            _validator(answer["command"]).validate(answer)
+        return found
 
     def ask(self, name: str, payload: dict[str, Any] | bytes | None = None, **options: Any) -> dict[str, Any]:
         """Publish a command and wait for its answer."""
@@ -75,11 +88,12 @@ def commanded(root: Path, folder: Path, **change: Any) -> Iterator[tuple[Running
 
 
 def config_for(root: Path, folder: Path, server: Mosquitto, **change: Any) -> Path:
-    """The pedestrian video, slowly, and that broker."""
+    """The pedestrian video, slowly, and that broker; ``commands`` are added to the section of that name."""
     video = {"id": "pets", "source": str(root / ".cache" / "vtest.avi"), "fps": 7, "max_fps": 2}
     mqtt = {"host": "127.0.0.1", "port": server.port, "reconnect_max_s": 1, "reconnect_spread_s": 0}
     mqtt |= change.pop("mqtt", {})
-    return write_config(root, folder, **{"mqtt": mqtt, "cameras": [video], **change})
+    commands = {"reply_prefixes": ["backend/answers/"], **change.pop("commands", {})}
+    return write_config(root, folder, **{"mqtt": mqtt, "cameras": [video], "commands": commands, **change})
 
 
 def wait_until_listening(sub: Subscriber) -> None:

@@ -147,11 +147,11 @@ def table_agent(root: Path, folder: Path) -> Iterator[tuple[RunningAgent, dict[s
             folder,
             server,
             mqtt={"username": "box", "password_file": str(word)},
-            commands={"allow": ALLOWED, "reply_prefixes": ["backend/answers/"]},
+            commands={"allow": ALLOWED},
         )
         with (
             subscriber(server.port, user=("backend", USERS["backend"])) as backend,
-            subscriber(server.port, user=("stranger", USERS["stranger"])) as stranger,
+            subscriber(server.port, "nothing/#", user=("stranger", USERS["stranger"])) as stranger,
             RunningAgent(folder, "-c", config, "--realtime") as agent,
         ):
             wait_until_listening(backend)

@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from edge_agent.detect.manifest import Model, find_model
+from tests import contract
 
 hypothesis.settings.register_profile("shared-cores", deadline=None)  # a slow machine is no failure
 hypothesis.settings.load_profile("shared-cores")
@@ -35,6 +37,23 @@ def root() -> Path:
 def bundled(root: Path) -> Model:
     """The model for CPUs that comes with the agent; ``networks(backend)[0]`` is the one in floats."""
     return find_model("person-n", root / "models")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _contract_watched() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        contract.watch(patch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _contract_kept(request: pytest.FixtureRequest, _contract_watched: None) -> Iterator[None]:
+    """A message that breaks the contract fails the test that made it."""
+    folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    if folder is not None:
+        contract.unfinished(folder)
+    assert not contract.take_faults()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from tests import contract
 from tests.certificates import Pair
 
 
@@ -107,6 +108,7 @@ class Subscriber:
         self, port: int, topic: str = "#", *, user: tuple[str, str] | None = None, session: str | None = None
     ) -> None:
         self.messages: list[paho.MQTTMessage] = []
+        self._own: set[tuple[str, bytes]] = set()
         self._subscribed = threading.Event()
         self._client = client = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -116,7 +118,7 @@ class Subscriber:
         )
         if user:
             client.username_pw_set(*user)
-        client.on_message = lambda _c, _u, message: self.messages.append(message)
+        client.on_message = lambda _c, _u, message: self._received(message)
         client.on_subscribe = lambda *_: self._subscribed.set()
         lasting = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         if session is not None:
@@ -126,12 +128,19 @@ class Subscriber:
         client.subscribe(topic, qos=1)
         assert self._subscribed.wait(10)
 
+    def _received(self, message: paho.MQTTMessage) -> None:
+        payload = bytes(message.payload)
+        if (message.topic, payload) not in self._own:
+            contract.check_seen(message.topic, payload)
+        self.messages.append(message)
+
     def under(self, part: str) -> list[paho.MQTTMessage]:
         """Those whose topic contains ``part``."""
         return [message for message in list(self.messages) if part in message.topic]
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = True, properties: Properties | None = None) -> None:
-        """Send at QoS 1; returns once the broker has it."""
+        """Send at QoS 1; returns once the broker has it. It is no message of an agent and may be anything."""
+        self._own.add((topic, payload))
         self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).wait_for_publish(10)
 
     def close(self) -> None:

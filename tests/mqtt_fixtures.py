@@ -10,12 +10,14 @@ from typing import Any
 from paho.mqtt.client import MQTTMessage
 
 from edge_agent.config_mqtt import MqttConfig
+from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.outbox import Outbox
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.sinks.mqtt_inbound import Listener
 from edge_agent.types import Event
+from tests.health_fixtures import agent_status
 from tests.mosquitto import Subscriber
-from tests.outbox_fixtures import make_event
+from tests.outbox_fixtures import UTC, make_event
 
 ROOT = "edge/v1/site/box/"
 
@@ -46,6 +48,11 @@ def delivering(
         yield sink
     finally:
         sink.stop(0.2)
+
+
+def heartbeat() -> bytes:
+    """One as a healthy agent sends it."""
+    return HeartbeatBuilder().build(agent_status(), UTC)
 
 
 def fill(outbox: Outbox, count: int, start: int = 0) -> None:

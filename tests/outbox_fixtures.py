@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.config import OutboxConfig
+from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.outbox import Outbox
 from edge_agent.outbox.limits import Wants
 from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.store import BatchSink
-from edge_agent.types import Event, Metric, Phase, Telemetry, uuid7_factory
+from edge_agent.types import Event, Heartbeat, Metric, Phase, Telemetry, uuid7_factory
+from tests.contract import SYNTHETIC
+from tests.health_fixtures import agent_status
 
 new_id = uuid7_factory()
 UTC = 1_700_000_000.0
@@ -27,18 +31,23 @@ def make_event(
     utc: float | None = None,
     **data: Any,
 ) -> Event:
-    """One of social distancing, numbered in its data."""
+    """A made-up one, numbered in its data."""
     ident = new_id(UTC)
     when = UTC + n if utc is None else utc
-    return Event(ident, camera, "social_distancing", "violation", phase, episode or ident, when, {"n": n, **data})
+    return Event(ident, camera, SYNTHETIC, "thing", phase, episode or ident, when, {"n": n, **data})
 
 
-def make_metric(n: int = 0, camera: str = "door") -> Metric:
-    return Metric(camera, "social_distancing", UTC + 60 * n, 60.0, 58.5, {"people": n})
+def make_metric(n: int = 0, camera: str = "door", **data: Any) -> Metric:
+    return Metric(camera, SYNTHETIC, UTC + 60 * n, 60.0, 58.5, {"people": n, **data})
 
 
 def make_telemetry(n: int = 0, sensor: str = "thermometer") -> Telemetry:
     return Telemetry(sensor, UTC + n, float(n), "°C", "good")
+
+
+def make_heartbeat(**changes: Any) -> Heartbeat:
+    """The stored copy of one; ``changes`` are to the status it tells."""
+    return Heartbeat(json.loads(HeartbeatBuilder().build(agent_status(**changes), UTC)))
 
 
 def make_outbox(

@@ -82,7 +82,7 @@ def test_the_error_is_cut_to_what_is_left() -> None:
 @given(
     states=st.lists(st.sampled_from(get_args(CameraState)), min_size=1, max_size=64),
     name=st.text("abcXYZ09._-", min_size=1, max_size=63),
-    number=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    number=st.none() | st.floats(0, allow_nan=False, allow_infinity=False),
     dropped=st.integers(0, 2**64),
     error=st.text(max_size=2000),
 )

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.outbox.messages import ROW_BITS, Row, draft
+from edge_agent.outbox.ledger import Losses
+from edge_agent.outbox.messages import ROW_BITS, Priority, Row, draft
 from edge_agent.sinks.influxdb_points import MAX_FIELDS, MAX_NAME, MAX_TEXT, Point, Unfit, points
-from edge_agent.types import DEVICE, Event, Heartbeat, Metric, Stored
-from tests.outbox_fixtures import UTC, make_event, make_metric
+from edge_agent.types import DEVICE, Event, Heartbeat, Metric, Stored, Telemetry
+from tests.contract import SYNTHETIC
+from tests.outbox_fixtures import UTC, make_event, make_metric, make_telemetry, new_id
 
 TAGS = {"site": "mill", "device": "box-7"}
 
@@ -29,8 +31,8 @@ def only(item: Stored, number: int = 1) -> Point:
     return point
 
 
-def telemetry(data: Any, topic: str = "telemetry/boiler", **more: Any) -> Row:
-    doc = {"time": "2026-01-31T12:00:00.250Z", "data": data, **more}
+def telemetry(data: Any, topic: str = "telemetry/boiler") -> Row:
+    doc = {**data, "time": "2026-01-31T12:00:00.250Z"} if isinstance(data, dict) else data
     return Row((2 << ROW_BITS) + 5, None, topic, json.dumps(doc).encode())
 
 
@@ -39,11 +41,11 @@ def test_an_event() -> None:
         3, "started", "episode-1", distance_m=1, calibrated=True, zone="till", pairs=[{"a": 1}], ended=None
     )
     point = only(event, 42)
-    assert point["measurement"] == "edge_event_social_distancing"
+    assert point["measurement"] == "edge_event_synthetic"
     assert point["tags"] == TAGS | {
         "camera": "door",
-        "use_case": "social_distancing",
-        "what": "violation",
+        "use_case": SYNTHETIC,
+        "what": "thing",
         "phase": "started",
     }
     assert point["fields"] == {
@@ -61,20 +63,22 @@ def test_an_event() -> None:
 
 
 def test_an_event_about_the_box_is_one_of_the_camera_that_it_names() -> None:
-    data = {"camera": "till-2", "state": "stalled", "reasons": {"max_mb": 3}}
-    point = only(Event("i", DEVICE, "device", "camera_state", None, "i", UTC, data))
+    data = {"camera": "till-2", "state": "reconnecting", "previous": "delivering", "reason": ""}
+    ident = new_id(UTC)
+    point = only(Event(ident, DEVICE, "device", "camera_state", None, ident, UTC, data))
     assert point["tags"] == TAGS | {"camera": "till-2", "use_case": "device", "what": "camera_state"}
-    assert "camera" not in point["fields"] and point["fields"]["reasons_max_mb"] == 3.0
-    about_none = only(Event("i", DEVICE, "device", "outbox_drops", None, "i", UTC, {"events": 1}))
-    assert about_none["tags"]["camera"] == DEVICE
+    assert "camera" not in point["fields"] and point["fields"]["state"] == "reconnecting"
+    lost = Losses()
+    lost.add(Priority.EVENT, "max_mb", 3)
+    report = {**lost.data(), "sink": "mqtt"}
+    about_none = only(Event(ident, DEVICE, "device", "outbox_drops", None, ident, UTC, report))
+    assert about_none["tags"]["camera"] == DEVICE and about_none["fields"]["reasons_max_mb"] == 3.0
 
 
 def test_a_metric() -> None:
-    point = only(
-        Metric("door", "social_distancing", UTC, 60.0, 58.5, {"people": {"mean": 1, "max": 3}, "violations": 2})
-    )
-    assert point["measurement"] == "edge_metric_social_distancing"
-    assert point["tags"] == TAGS | {"camera": "door", "use_case": "social_distancing"}
+    point = only(Metric("door", SYNTHETIC, UTC, 60.0, 58.5, {"people": {"mean": 1, "max": 3}, "violations": 2}))
+    assert point["measurement"] == "edge_metric_synthetic"
+    assert point["tags"] == TAGS | {"camera": "door", "use_case": SYNTHETIC}
     assert point["fields"] == {
         "people_mean": 1.0,
         "people_max": 3.0,
@@ -85,10 +89,12 @@ def test_a_metric() -> None:
 
 
 def test_a_sensor() -> None:
-    (point,) = points(telemetry({"temperature_c": 71, "open": False}, unit="C"), TAGS)
+    point = only(make_telemetry(71, "boiler"))
     assert point["measurement"] == "edge_telemetry_boiler"
     assert point["tags"] == TAGS | {"sensor": "boiler"}
-    assert point["fields"] == {"temperature_c": 71.0, "open": False, "unit": "C"}
+    assert point["fields"] == {"value": 71.0, "unit": "°C", "quality": "good"}
+    gone = only(Telemetry("boiler", UTC, None, "°C", "stale"))
+    assert gone["fields"] == {"unit": "°C", "quality": "stale"}
 
 
 def test_a_heartbeat_and_its_cameras() -> None:
@@ -117,12 +123,12 @@ def test_two_messages_of_one_series_in_one_millisecond_are_two_points_and_each_t
 
 
 def test_names_need_no_escape_and_collide_with_nothing_of_influxdbs_own() -> None:
-    data = {"zone/till": 1, "a b,c=d\n": 2, "time": 3, "_field": 4, "sensor": 5, "Grüße": 6, "x" * 500: 7, "": 8}
+    assert only(make_event(1, time=3))["fields"]["value_time"] == 3.0
+    data = {"zone/till": 1, "a b,c=d\n": 2, "_field": 4, "sensor": 5, "Grüße": 6, "x" * 500: 7, "": 8}
     (point,) = points(telemetry(data), TAGS)
     assert point["fields"] == {
         "zone_till": 1.0,
         "a_b_c_d_": 2.0,
-        "value_time": 3.0,
         "field": 4.0,
         "Gr__e": 6.0,
         "x" * MAX_NAME: 7.0,

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from edge_agent.device_facts import model_state
 from edge_agent.types import Event
+from tests.health_fixtures import agent_status
 from tests.mosquitto import Mosquitto, Subscriber, broker, free_port, subscriber, wait_for
-from tests.mqtt_fixtures import ROOT, content_type, delivering, fill, numbers, statuses
+from tests.mqtt_fixtures import ROOT, content_type, delivering, fill, heartbeat, numbers, statuses
 from tests.mqtt_tap import Tap
 from tests.outbox_fixtures import make_event, make_metric, running
 
@@ -32,8 +34,8 @@ def test_everything_arrives_in_order_with_its_type(tmp_path: Path) -> None:
             assert numbers(sub) == list(range(1000))
             event, metric = sub.under("/events/")[0], sub.under("/metrics/")[0]
             assert (event.topic, metric.topic) == (
-                ROOT + "events/till/social_distancing",
-                ROOT + "metrics/door/social_distancing",
+                ROOT + "events/till/synthetic",
+                ROOT + "metrics/door/synthetic",
             )
             assert (content_type(event), event.qos, event.retain) == ("application/cloudevents+json", 1, False)
             assert content_type(metric) == "application/json"
@@ -49,7 +51,7 @@ def test_broker_that_is_down_for_the_whole_run_then_started(tmp_path: Path) -> N
         fill(outbox, 300)
         wait_for(lambda: bool(sink.state().last_error))
         assert not sink.state().connected
-        assert not sink.publish_now("heartbeat", {}, False)
+        assert not sink.publish_now("heartbeat", heartbeat(), False)
     assert "refused" in sink.state().last_error
     mosquitto.start()
     try:
@@ -131,7 +133,7 @@ def test_heartbeat_does_not_wait_behind_a_backlog(tmp_path: Path) -> None:
         with subscriber(mosquitto.port, ROOT + "heartbeat") as sub, delivering(outbox, mosquitto.port) as sink:
             wait_for(lambda: sink.state().acked > 100)
             for n in range(5):
-                assert sink.publish_now("heartbeat", {"n": n}, retain=False)
+                assert sink.publish_now("heartbeat", heartbeat(), retain=False)
                 wait_for(lambda n=n: len(sub.messages) > n, 2.0)  # type: ignore[misc]
             assert sink.state().acked < 20_000, "the backlog was gone before the heartbeats: nothing was shown"
 
@@ -142,11 +144,11 @@ def test_heartbeat_is_latest_only(tmp_path: Path) -> None:
             wait_for(lambda: sink.state().connected)
             mosquitto.kill()
             wait_for(lambda: not sink.state().connected)
-            assert not sink.publish_now("heartbeat", {"n": 1}, retain=False)
+            assert not sink.publish_now("heartbeat", heartbeat(), retain=False)
             mosquitto.start()
             with subscriber(mosquitto.port) as again:
                 wait_for(lambda: sink.state().connected)
-                assert sink.publish_now("model", {"n": 2}, retain=True)
+                assert sink.publish_now("model", model_state(agent_status().model), retain=True)
                 wait_for(lambda: bool(again.under("/model")))
                 assert not again.under("/heartbeat")
         assert not sub.under("/heartbeat")
@@ -257,8 +259,8 @@ def test_receive_maximum_of_the_broker_is_honoured(tmp_path: Path) -> None:
             fill(outbox, 500)
             with delivering(outbox, tap.port) as sink:
                 wait_for(lambda: sink.state().connected)
-                for n in range(20):
-                    sink.publish_now("heartbeat", {"n": n}, retain=False)
+                for _ in range(20):
+                    sink.publish_now("heartbeat", heartbeat(), retain=False)
                 wait_for(lambda: sink.state().acked == 500)
             (wire,) = tap.wires
             assert wire.peak_unacknowledged <= 3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.mosquitto import broker, subscriber, wait_for
-from tests.mqtt_fixtures import ROOT, delivering, fill, numbers, statuses
+from tests.mqtt_fixtures import ROOT, delivering, fill, heartbeat, numbers, statuses
 from tests.mqtt_stand_in import HANG_UP, StandIn
 from tests.mqtt_tap import Published, Tap
 from tests.outbox_fixtures import make_event, running
@@ -127,8 +127,8 @@ def test_receive_maximum_of_one_is_honoured_with_heartbeats_and_to_the_end(tmp_p
         fill(outbox, 50)
         with delivering(outbox, there.port) as sink:
             wait_for(lambda: sink.state().connected, LONG_S)
-            for n in range(20):
-                sink.publish_now("heartbeat", {"n": n}, retain=False)
+            for _ in range(20):
+                sink.publish_now("heartbeat", heartbeat(), retain=False)
             wait_for(lambda: outbox.stat().depth["events"] == 0, LONG_S)
             sink.stop(5.0)
         (visit,) = there.visits
@@ -223,8 +223,8 @@ def test_properties_reach_the_subscriber(tmp_path: Path) -> None:
             assert hasattr(message.properties, "MessageExpiryInterval") == ("/events/" in message.topic)
         assert {message.topic.removeprefix(ROOT) for message in sub.messages} == {
             "status",
-            "events/till/social_distancing",
-            "events/door/social_distancing",
+            "events/till/synthetic",
+            "events/door/synthetic",
         }
         (wire,) = tap.wires
         full = [message.topic for message in wire.published if message.on_wire]

@@ -37,16 +37,16 @@ def test_event_is_a_cloud_event(tmp_path: Path) -> None:
         outbox.put([event])
         assert outbox.flush(5)
         (row,) = rows(outbox)
-    assert (row.topic, row.content_type) == ("events/door/social_distancing", "application/cloudevents+json")
+    assert (row.topic, row.content_type) == ("events/door/synthetic", "application/cloudevents+json")
     assert json.loads(row.payload) == {
         "specversion": "1.0",
         "id": event.id,
         "source": "/site/box/door",
         "subject": "ep-1",
-        "type": "edge_agent.social_distancing.violation.started",
+        "type": "edge_agent.synthetic.thing.started",
         "time": rfc3339(UTC + 1),
         "datacontenttype": "application/json",
-        "dataschema": "urn:edge-agent:event:social_distancing.violation:1",
+        "dataschema": "urn:edge-agent:event:synthetic.thing:1",
         "data": {"n": 1, "distance_m": 1.5, "pairs": [[1, 2]], "sigma_m": None, "xy": [0.0, 0.0]},
         "bootid": "boot-1",
         "sequence": "0000000000000001",
@@ -59,7 +59,7 @@ def test_metric_has_its_own_shape_and_no_sequence(tmp_path: Path) -> None:
         outbox.put([make_metric(2), make_event(0)])
         assert outbox.flush(5)
         (metric,), (event,) = rows(outbox, 1), rows(outbox, 0)
-    assert (metric.topic, metric.content_type) == ("metrics/door/social_distancing", "application/json")
+    assert (metric.topic, metric.content_type) == ("metrics/door/synthetic", "application/json")
     assert json.loads(metric.payload) == {
         "time": rfc3339(UTC + 120),
         "interval_s": 60.0,
@@ -279,7 +279,7 @@ def test_refused_row_becomes_a_dead_letter_with_an_alarm(tmp_path: Path) -> None
         ((sequence, code, reason, topic, payload),) = cx.execute(
             "SELECT sequence, code, reason, topic, payload FROM dead_letter"
         )
-    assert (sequence, code, reason, topic) == (1, 135, "Not authorized", "events/door/social_distancing")
+    assert (sequence, code, reason, topic) == (1, 135, "Not authorized", "events/door/synthetic")
     assert json.loads(payload)["data"]["n"] == 0
 
 

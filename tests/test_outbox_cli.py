@@ -57,8 +57,8 @@ def schema_1(path: Path) -> None:
             payload = json.dumps(
                 {"data": {"n": n}, "sequence": f"{n:016d}", "time": "2023-11-14T22:13:20.000Z"}
             ).encode()
-            cx.execute("INSERT INTO message VALUES (?,?,?,?,?)", (n, n, 50.0, "events/door/social_distancing", payload))
-        metric = ((1 << 56) + 8, None, 60.0, "metrics/door/social_distancing", b'{"data":{"people":1}}')
+            cx.execute("INSERT INTO message VALUES (?,?,?,?,?)", (n, n, 50.0, "events/door/synthetic", payload))
+        metric = ((1 << 56) + 8, None, 60.0, "metrics/door/synthetic", b'{"data":{"people":1}}')
         cx.execute("INSERT INTO message VALUES (?,?,?,?,?)", metric)
         letter = (
             3,
@@ -70,7 +70,7 @@ def schema_1(path: Path) -> None:
             b'{"sequence":"0000000000000003"}',
         )
         cx.execute("INSERT INTO dead_letter VALUES (?,?,?,?,?,?,?)", letter)
-        cx.execute("INSERT INTO episode VALUES ('ep','door','social_distancing','violation',1.0,2.0,'{}')")
+        cx.execute("INSERT INTO episode VALUES ('ep','door','synthetic','thing',1.0,2.0,'{}')")
     path.with_name(path.name + ".sequence").write_text("1004")
 
 

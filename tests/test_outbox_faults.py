@@ -60,10 +60,13 @@ def test_episodes_left_open_are_ended_before_anything_new(tmp_path: Path) -> Non
         outbox.stop(5)
     a, c, fresh = new
     assert [int(doc["sequence"]) for doc in new] == [before + 1, before + 2, before + 3]
-    assert (a["subject"], a["type"]) == ("a", "edge_agent.social_distancing.violation.ended")
+    assert (a["subject"], a["type"]) == ("a", "edge_agent.synthetic.thing.ended")
     assert (a["source"], a["time"]) == ("/site/box/door", "2023-11-14T22:13:30.000Z")
-    assert a["data"] == {"n": 10, "people": 3, "duration_s": 10.0, "reason": "agent_restart"}
-    assert (c["subject"], c["data"]) == ("c", {"n": 7, "duration_s": 2.0, "reason": "agent_restart"})
+    assert a["data"] == {"n": 10, "people": 3, "duration_s": 10.0, "ended": a["time"], "reason": "agent_restart"}
+    assert (c["subject"], c["data"]) == (
+        "c",
+        {"n": 7, "duration_s": 2.0, "ended": c["time"], "reason": "agent_restart"},
+    )
     assert fresh["data"]["n"] == 99
     with running(crashed) as outbox:  # once only
         assert outbox.stat().sequence == before + 3

@@ -8,6 +8,7 @@ import logging
 import os
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,22 @@ from edge_agent.errors import OutboxError
 from edge_agent.outbox import Outbox
 from edge_agent.outbox.clock import AgeClock
 from edge_agent.outbox.limits import Limits
-from edge_agent.outbox.messages import Draft, Priority, Row
+from edge_agent.outbox.messages import Priority, Row, draft
 from edge_agent.outbox.store import Store
 from edge_agent.outbox.telling import LossLog, Teller
 from edge_agent.outbox.verify import verify
-from edge_agent.types import Heartbeat
 from tests.mosquitto import wait_for
-from tests.outbox_fixtures import UTC, make_event, make_metric, make_outbox, make_telemetry, new_id, rows, running
+from tests.outbox_fixtures import (
+    UTC,
+    make_event,
+    make_heartbeat,
+    make_metric,
+    make_outbox,
+    make_telemetry,
+    new_id,
+    rows,
+    running,
+)
 
 BOTH = ("mqtt", "influxdb")
 DAY = 86400.0
@@ -122,20 +132,19 @@ def test_what_a_sink_does_not_want_never_waits_for_it(tmp_path: Path) -> None:
 
     not_heartbeats = {"mqtt": lambda row: row.topic != "heartbeat"}
     with running(path, wants=not_heartbeats) as outbox:
-        outbox.put(
-            [*(make_event(n) for n in range(6)), make_metric(0), Heartbeat({"time": "2026-01-31T12:00:00.000Z"})]
-        )
+        outbox.put([*(make_event(n) for n in range(6)), make_metric(0), make_heartbeat()])
         assert outbox.flush(10)
         assert outbox.stat().depth == {"events": 6, "metrics": 1, "telemetry": 0}, "nobody wants the heartbeat"
+    beat = make_heartbeat()
     both = {"sinks": BOTH, "wants": not_heartbeats | {"influxdb": wants}}
     with running(path, **both) as outbox:
         assert depths(outbox) == {"mqtt": [6, 1, 0], "influxdb": [3, 0, 0]}
-        outbox.put([*(make_event(n) for n in range(6, 10)), Heartbeat({"sequence": 7, "nan": float("nan")})])
+        outbox.put([*(make_event(n) for n in range(6, 10)), beat])
         assert outbox.flush(10)
         assert depths(outbox) == {"mqtt": [10, 1, 0], "influxdb": [5, 0, 1]}
         assert rows(outbox, 2, "mqtt") == []
-        (beat,) = rows(outbox, 2, "influxdb")
-        assert (beat.topic, json.loads(beat.payload)) == ("heartbeat", {"sequence": 7, "nan": None})
+        (copy,) = rows(outbox, 2, "influxdb")
+        assert (copy.topic, json.loads(copy.payload)) == ("heartbeat", beat.data)
         assert numbers(outbox, "influxdb") == [1, 3, 5, 7, 9]
         assert outbox.stat().dropped == {"events": 0, "metrics": 0, "telemetry": 0}
         assert take_all(outbox, "mqtt") == 11
@@ -146,7 +155,7 @@ def test_what_a_sink_does_not_want_never_waits_for_it(tmp_path: Path) -> None:
 def test_what_is_read_back_from_a_damaged_file_waits_for_those_who_want_it(tmp_path: Path) -> None:
     path, wants = tmp_path / "o.db", {"mqtt": lambda row: row.topic != "heartbeat"}
     with running(path, sinks=BOTH, wants=wants) as outbox:
-        outbox.put([*(make_event(n, text="x" * 100) for n in range(200)), *[Heartbeat({"pad": "x" * 100})] * 200])
+        outbox.put([*(make_event(n, text="x" * 100) for n in range(200)), *[make_heartbeat()] * 200])
         assert outbox.flush(10)
     middle = path.stat().st_size // 2 // 4096 * 4096
     with path.open("r+b") as file:
@@ -168,7 +177,7 @@ def test_what_is_read_back_from_a_damaged_file_waits_for_those_who_want_it(tmp_p
 def test_what_a_dead_sink_holds_back_moves_the_mark_of_those_that_do_not_want_it(tmp_path: Path, kind: str) -> None:
     """Nothing piles up for a sink that never looks at such messages."""
     path, none = tmp_path / "o.db", {"mqtt": lambda row: row.topic.startswith("events/")}
-    item = make_metric(0) if kind == "metrics" else Heartbeat({})
+    item = make_metric(0) if kind == "metrics" else make_heartbeat()
     with running(path, sinks=BOTH, wants=none) as outbox:
         for _ in range(5):
             outbox.put([item] * 10)
@@ -253,9 +262,8 @@ def test_telemetry_goes_before_metrics_and_these_before_events(tmp_path: Path) -
     store.open()
 
     def put(priority: Priority, count: int) -> None:
-        doc = {"text": "x" * 900}
-        draft = Draft(priority, "telemetry/thermometer", doc, json.dumps(doc)[:-1], None)
-        store.commit([draft] * count, clock_ok=True, utc=UTC)
+        large = draft(make_metric(text="x" * 800), site="s", device="d", boot_id="b")
+        store.commit([replace(large, priority=priority)] * count, clock_ok=True, utc=UTC)
 
     def depth() -> list[int]:
         return [held.rows for held in store.books.sinks["mqtt"].held.values()]
@@ -337,7 +345,7 @@ def test_nothing_is_kept_beyond_the_retention(tmp_path: Path) -> None:
         assert report["reasons"] == {"retention_days": 3}
         assert not (tmp_path / "o.db.corrupt").exists()
     content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
-    assert content.count(b"social_distancing.violation") == 0, "not in what is left of deleted rows either"
+    assert content.count(b"synthetic.thing") == 0, "not in what is left of deleted rows either"
 
 
 @pytest.mark.parametrize("jump", [400 * DAY, -400 * DAY, 50 * 365 * DAY])

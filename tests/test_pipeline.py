@@ -15,6 +15,7 @@ from edge_agent.capture.slots import FrameQueue, LatestSlot
 from edge_agent.errors import InferenceError
 from edge_agent.pipeline import CameraChain, CameraLane, DetectionPool, FrameResult
 from edge_agent.types import Detections, Event, Frame, Ground, Observation, Output, Pairs, SensorValue, Tracks
+from tests.contract import SYNTHETIC
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ("person",))
 
@@ -38,7 +39,7 @@ class NoGround:
 class EveryFrame:
     """One event per frame, to see what reaches ``emit``."""
 
-    name = "every_frame"
+    name = SYNTHETIC
     open_episodes = 1
 
     def update(self, seen: Observation) -> list[Output]:

@@ -1,4 +1,4 @@
-"""``check`` and ``schema``: the configuration."""
+"""``check`` and ``schema``: the configuration, and the contract for machines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from edge_agent import config_trial
 from edge_agent.cli.common import add_verb, out
 from edge_agent.commands.catalogue import command_schemas
-from edge_agent.config import json_schema
+from edge_agent.config import json_schema as config_schema
 from edge_agent.config_overlay import keys
 from edge_agent.config_trial import Overlay
 
@@ -26,7 +26,8 @@ def add(verbs: Any) -> None:
     parser = add_verb(
         verbs, "schema", _schema, "print a JSON Schema", "schema config > config.schema.json", config=False
     )
-    parser.add_argument("of", choices=["config", "commands"], help="what to describe")
+    choices = ["config", "events", "messages", "asyncapi", "commands"]
+    parser.add_argument("of", choices=choices, help="what to describe")
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -51,6 +52,17 @@ def _standing(overlay: Overlay) -> str:
 
 
 def _schema(args: argparse.Namespace) -> int:
-    schema = command_schemas() if args.of == "commands" else json_schema()
-    out(json.dumps(schema, indent=None if args.json else 2))
+    from edge_agent.contract import asyncapi, schemas
+
+    if args.of == "asyncapi" and not args.json:
+        out(asyncapi.as_yaml().rstrip())
+        return 0
+    described = {
+        "config": config_schema,
+        "events": schemas.events,
+        "messages": schemas.messages,
+        "asyncapi": asyncapi.document,
+        "commands": command_schemas,
+    }
+    out(json.dumps(described[args.of](), indent=None if args.json else 2))
     return 0

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, create_model
+from typing_extensions import NotRequired, TypedDict
 
 from edge_agent.config_base import Slug, Strict
 from edge_agent.config_commands import CommandName
@@ -155,8 +156,6 @@ _ALL = (
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 
-R = TypeVar("R")
-
 
 class Ask(BaseModel):
     """A command as it comes; see ``ask_model`` for what is different from one to the other."""
@@ -180,39 +179,41 @@ def ask_model(command: Command) -> type[Ask]:
     )
 
 
-class Error(BaseModel):
+class CommandFault(TypedDict):
     """Why there is no result."""
 
-    code: CommandCode
-    message: str
+    code: Annotated[CommandCode, Field(description="for machines")]
+    message: Annotated[str, Field(description="for people")]
 
 
-class Done(BaseModel, Generic[R]):
-    """The answer."""
+class CommandAnswer(TypedDict):
+    """What became of a command: a result or a fault."""
 
-    id: str | None = None
-    command: str
-    ok: Literal[True] = True
-    result: R
-    note: str | None = Field(None, description="why the answer came to this topic")
-
-
-class Failed(BaseModel):
-    """The answer where there is no result."""
-
-    id: str | None = None
-    command: str
-    ok: Literal[False] = False
-    error: Error
-    note: str | None = Field(None, description="why the answer came to this topic")
+    id: NotRequired[Annotated[str, Field(description="that of the command")]]
+    command: Annotated[str, Field(description="its name")]
+    ok: Annotated[bool, Field(description="whether there is a result")]
+    result: NotRequired[Annotated[dict[str, Any], Field(description="edge-agent schema commands says what of which")]]
+    error: NotRequired[Annotated[CommandFault, Field(description="why there is none")]]
+    note: NotRequired[Annotated[str, Field(description="why the answer came to this topic")]]
 
 
 def command_schemas() -> dict[str, Any]:
     """JSON Schemas (2020-12) of every command: what it takes and what it answers."""
-    commands = {}
-    for command in COMMANDS.values():
-        request = ask_model(command).model_json_schema()
-        answers: TypeAdapter[Any] = TypeAdapter(Done[command.result] | Failed)  # type: ignore[arg-type,name-defined]
-        answer = answers.json_schema() | {"title": f"{command.name}, answer"}
-        commands[command.name] = {"description": command.about, "request": request, "answer": answer}
+    commands = {
+        command.name: {
+            "description": command.about,
+            "request": ask_model(command).model_json_schema(),
+            "answer": _answer_schema(command),
+        }
+        for command in COMMANDS.values()
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "commands": commands}
+
+
+def _answer_schema(command: Command) -> dict[str, Any]:
+    kinds = {"answer": CommandAnswer, "result": command.result}
+    found, types = TypeAdapter.json_schemas([(name, "validation", TypeAdapter(kind)) for name, kind in kinds.items()])
+    answer, result = (found[name, "validation"] for name in kinds)
+    done = {"properties": {"ok": {"const": True}, "result": result}, "required": ["result"]}
+    failed = {"properties": {"ok": {"const": False}}, "required": ["error"]}
+    return {"title": f"{command.name}, answer", "allOf": [answer, {"anyOf": [done, failed]}], "$defs": types["$defs"]}

@@ -18,7 +18,7 @@ from edge_agent.commands import envelope
 from edge_agent.commands.catalogue import COMMANDS
 from edge_agent.commands.envelope import Request
 from edge_agent.commands.ledger import Address, Entry, Ledger
-from edge_agent.errors import CommandError, EdgeAgentError
+from edge_agent.errors import CommandCode, CommandError, EdgeAgentError
 from edge_agent.types import Beat
 
 log = logging.getLogger(__name__)
@@ -56,12 +56,12 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """That a command with an effect came to its end, for whoever keeps account of it. ``code`` is "" where it succeeded."""
+    """That a command with an effect came to its end, for whoever keeps account of it. ``code`` is None where it succeeded."""
 
     command: str
     id: str
-    code: str
-    message: str
+    code: CommandCode | None = None
+    message: str = ""
 
 
 @dataclass(slots=True)
@@ -178,8 +178,10 @@ class Desk:
         for reply in waiting:
             reply(answer)
         self.tell()
-        code, text = (outcome.code, str(outcome)) if isinstance(outcome, CommandError) else ("", "")
-        self._on_record(Record(name, ident, code, text))
+        if isinstance(outcome, CommandError):
+            self._on_record(Record(name, ident, outcome.code, str(outcome)))
+        else:
+            self._on_record(Record(name, ident))
 
     def tell(self) -> None:
         """Send the answers over MQTT that could not be sent until now."""

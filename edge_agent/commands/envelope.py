@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from edge_agent.commands.catalogue import COMMANDS, Command, Error, Failed, Ident, ask_model
+from edge_agent.commands.catalogue import COMMANDS, Command, CommandAnswer, CommandFault, Ident, ask_model
 from edge_agent.config_base import Strict
 from edge_agent.errors import CommandError
 
@@ -114,7 +114,7 @@ def succeeded(name: str, ident: str | None, result: BaseModel | dict[str, Any]) 
     """The answer with a result, or with the error that it cannot be sent."""
     plain = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
     try:
-        answer = _encode({"id": ident, "command": name, "ok": True, "result": plain})
+        answer = _encode(_about({"command": name, "ok": True, "result": plain}, ident))
     except (ValueError, TypeError, RecursionError) as error:
         return failed(name, ident, CommandError("failed", f"a fault of the agent: the answer is no JSON: {error}"))
     if len(answer) > MAX_ANSWER:
@@ -125,15 +125,22 @@ def succeeded(name: str, ident: str | None, result: BaseModel | dict[str, Any]) 
 
 def failed(name: str, ident: str | None, error: CommandError) -> bytes:
     """The answer where there is no result."""
-    body = Failed(id=ident, command=name, error=Error(code=error.code, message=str(error)[:4000]))
-    return _encode(body.model_dump(exclude={"note"}))
+    fault: CommandFault = {"code": error.code, "message": str(error)[:4000]}
+    return _encode(_about({"command": name, "ok": False, "error": fault}, ident))
 
 
 def noted(answer: bytes, note: str) -> bytes:
     """``answer`` with a note, where there is one."""
-    return _encode({**json.loads(answer), "note": note}) if note else answer
+    if not note:
+        return answer
+    told: CommandAnswer = json.loads(answer)
+    told["note"] = note
+    return _encode(told)
 
 
-def _encode(answer: dict[str, Any]) -> bytes:
-    known = {key: value for key, value in answer.items() if value is not None}
-    return json.dumps(known, separators=(",", ":"), allow_nan=False).encode()
+def _about(answer: CommandAnswer, ident: str | None) -> CommandAnswer:
+    return answer if ident is None else {"id": ident, **answer}
+
+
+def _encode(answer: CommandAnswer) -> bytes:
+    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()

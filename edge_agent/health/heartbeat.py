@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Any
+from collections.abc import Mapping
+from typing import TypeVar, cast
 
+from edge_agent.health.heartbeat_fields import CameraBeat, Heartbeat, HostBeat, ModelBeat, OutboxBeat
 from edge_agent.health.status import AgentStatus, CameraStatus, HardwareStatus, HostStatus
 from edge_agent.types import rfc3339
 
@@ -24,6 +26,8 @@ _TOP_MB = 10**8
 _PART = 12
 """Characters of the name of the hottest part."""
 
+_Part = TypeVar("_Part", bound=Mapping[str, object])
+
 
 class HeartbeatBuilder:
     """Makes heartbeats with a sequence number that begins at 0 with the process. Thread-safe."""
@@ -36,12 +40,12 @@ class HeartbeatBuilder:
         """The next heartbeat as compact UTF-8 JSON; ``utc`` POSIX seconds."""
         with self._lock:
             sequence, self._next = self._next, self._next + 1
-        beat = {"time": rfc3339(utc), "sequence": sequence, **_content(status)}
+        beat = _content(status, rfc3339(utc), sequence)
         budget = MAX_BYTES + MAX_BYTES_PER_CAMERA * max(len(status.cameras) - 1, 0)
         return _fit(beat, status.last_error, budget)
 
 
-def _fit(beat: dict[str, Any], last_error: str, budget: int) -> bytes:
+def _fit(beat: Heartbeat, last_error: str, budget: int) -> bytes:
     """``last_error`` cut until the whole fits; JSON escapes make its length unforeseeable."""
     if not last_error:
         return _encode(beat)
@@ -54,64 +58,75 @@ def _fit(beat: dict[str, Any], last_error: str, budget: int) -> bytes:
     return _encode(beat)
 
 
-def _encode(beat: dict[str, Any]) -> bytes:
+def _encode(beat: Heartbeat) -> bytes:
     return json.dumps(beat, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _content(status: AgentStatus) -> dict[str, Any]:
+def _content(status: AgentStatus, time: str, sequence: int) -> Heartbeat:
     outbox, model = status.outbox, status.model
-    return {
+    beat: Heartbeat = {
+        "time": time,
+        "sequence": sequence,
         "version": status.version[:20],
         "boot_id": status.boot_id[:36],
-        "uptime_s": _whole(status.uptime_s),
+        "uptime_s": min(int(status.uptime_s), _TOP),
         "config": status.config_hash[:12],
         "status": status.liveness().status,
-        **({"safe_mode": True} if status.safe_mode else {}),
         "cameras": [_camera(camera) for camera in status.cameras],
         "outbox": _known(
-            depth=outbox.waiting % _TOP,
-            oldest_age_s=_whole(outbox.oldest_age_s),
-            dropped=outbox.dropped % _TOP,
-            refused=outbox.refused % _TOP or None,
-            dropping=True if outbox.dropping else None,
-            state=None if outbox.state == "ok" else outbox.state,
+            OutboxBeat(
+                depth=outbox.waiting % _TOP,
+                oldest_age_s=_whole(outbox.oldest_age_s),
+                dropped=outbox.dropped % _TOP,
+                refused=outbox.refused % _TOP or None,
+                dropping=True if outbox.dropping else None,
+                state=None if outbox.state == "ok" else outbox.state,
+            )
         ),
-        "model": _known(name=model.name[:63], version=model.version[:32], sha256=model.sha256[:64])
+        "model": ModelBeat(name=model.name[:63], version=model.version[:32], sha256=model.sha256[:64])
         if model.active
         else None,
         "host": _host(status.host, status.hardware),
-        **_known(sensors_bad=sum(sensor.quality != "good" for sensor in status.sensors.values()) or None),
     }
+    if bad := sum(sensor.quality != "good" for sensor in status.sensors.values()):
+        beat["sensors_bad"] = bad
+    if status.safe_mode:
+        beat["safe_mode"] = True
+    return beat
 
 
-def _camera(camera: CameraStatus) -> dict[str, Any]:
+def _camera(camera: CameraStatus) -> CameraBeat:
     delivering = camera.state == "delivering"
     return _known(
-        id=camera.id[:63],
-        state=camera.state,
-        view=camera.view[:8] if delivering and camera.view != "ok" else None,
-        fps=_short(camera.fps) if delivering else None,
-        latency_ms=_whole(camera.latency_ms, 99_999) if delivering else None,
-        age_s=_short(camera.age_s),
-        dropped=camera.dropped % _TOP or None,
+        CameraBeat(
+            id=camera.id[:63],
+            state=camera.state,
+            view=camera.view[:8] if delivering and camera.view != "ok" else None,
+            fps=_short(camera.fps) if delivering else None,
+            latency_ms=_whole(camera.latency_ms, 99_999) if delivering else None,
+            age_s=_short(camera.age_s),
+            dropped=camera.dropped % _TOP or None,
+        )
     )
 
 
-def _host(host: HostStatus, hardware: HardwareStatus) -> dict[str, Any]:
+def _host(host: HostStatus, hardware: HardwareStatus) -> HostBeat:
     used = None
     if host.ram_total_bytes and host.ram_available_bytes is not None:
         used = round(100 * (1 - host.ram_available_bytes / host.ram_total_bytes))
     return _known(
-        cpu_pct=_whole(host.cpu_pct, 100),
-        ram_pct=used,
-        rss_mb=_megabytes(host.rss_bytes),
-        disk_free_mb=_megabytes(host.disk_free_bytes),
-        temperature_c=_whole(hardware.temperature_c, 999),
-        hottest=_part(hardware.hottest) or None,
-        throttled=list(hardware.throttled) if hardware.throttled else None,
-        throttled_s=_whole(hardware.throttled_s, _TOP - 1) or None,
-        power_w=_short(hardware.input_w),
-        clock_ok=host.clock_synchronised,
+        HostBeat(
+            cpu_pct=_whole(host.cpu_pct, 100),
+            ram_pct=used,
+            rss_mb=_megabytes(host.rss_bytes),
+            disk_free_mb=_megabytes(host.disk_free_bytes),
+            temperature_c=_whole(hardware.temperature_c, 999),
+            hottest=_part(hardware.hottest) or None,
+            throttled=list(hardware.throttled) if hardware.throttled else None,
+            throttled_s=_whole(hardware.throttled_s, _TOP - 1) or None,
+            power_w=_short(hardware.input_w),
+            clock_ok=host.clock_synchronised,
+        )
     )
 
 
@@ -120,8 +135,8 @@ def _part(name: str) -> str:
     return "".join(char for char in name if " " <= char <= "~" and char not in '"\\')[:_PART]
 
 
-def _known(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+def _known(part: _Part) -> _Part:
+    return cast(_Part, {name: value for name, value in part.items() if value is not None})
 
 
 def _whole(value: float | None, top: int = _TOP) -> int | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from edge_agent.outbox.messages import Priority, sequence_text
 from edge_agent.outbox.ranges import Range, cover
+from edge_agent.payload import Count, SequenceRanges
 
 MAX_RANGES = 200
 """As many go into one report; when there are more, reports are made at once."""
@@ -15,6 +19,24 @@ MAX_REASONS = 20
 """Told apart in one report: a sink may give a reason of its own for each message."""
 EVERY_SINK = "all"
 """In place of a sink's name: lost before it was stored, so for all of them."""
+
+
+class LossReport(TypedDict):
+    """What was lost since the last report."""
+
+    events: Annotated[Count, Field(description="events lost")]
+    metrics: Annotated[Count, Field(description="metrics lost")]
+    telemetry: Annotated[Count, Field(description="sensor values lost")]
+    reasons: Annotated[
+        dict[str, Count], Field(description="messages by reason; continued: more ranges of an earlier report")
+    ]
+    sequences: Annotated[SequenceRanges, Field(description="the events that this sink will not get")]
+
+
+class SinkLosses(LossReport):
+    """What one sink will not get. A report holds 200 ranges at most; more follow in the next."""
+
+    sink: Annotated[str, Field(description="whose they were; all: lost before they were stored")]
 
 
 @dataclass(slots=True)
@@ -45,22 +67,24 @@ class Losses:
         self.last_reason = reason
         cover(self.ranges, ((n, n) for n in sequences))
 
-    def data(self) -> dict[str, Any]:
+    def data(self) -> LossReport:
         """All of it as JSON; ``restore`` takes it back."""
         return {
-            **{p.plural: self.counts.get(p.plural, 0) for p in Priority},
+            "events": self.counts.get("events", 0),
+            "metrics": self.counts.get("metrics", 0),
+            "telemetry": self.counts.get("telemetry", 0),
             "reasons": dict(self.reasons),
             "sequences": sequences_data(self.ranges),
         }
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> LossReport:
         """The ``data`` of the event that tells it, and begin anew; ranges beyond the bound stay for the next report."""
         data, later = self.data(), self.ranges[MAX_RANGES:]
         data["sequences"] = data["sequences"][:MAX_RANGES]
         self.counts, self.reasons, self.ranges = {}, {"continued": 0} if later else {}, later
         return data
 
-    def restore(self, data: dict[str, Any]) -> None:
+    def restore(self, data: Mapping[str, Any]) -> None:
         """Take up again what was stored, or a report that was itself lost before it was delivered."""
         cover(self.ranges, ((int(first), int(last)) for first, last in data["sequences"]))
         for priority in Priority:
@@ -69,6 +93,6 @@ class Losses:
             self.reasons[reason] = self.reasons.get(reason, 0) + int(count)
 
 
-def sequences_data(ranges: Iterable[Range]) -> list[list[str]]:
+def sequences_data(ranges: Iterable[Range]) -> SequenceRanges:
     """Ranges as events tell them."""
     return [[sequence_text(first), sequence_text(last)] for first, last in ranges]

@@ -7,12 +7,12 @@ import time
 from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from edge_agent.errors import OutboxError
 from edge_agent.outbox import positions
 from edge_agent.outbox.clock import AgeClock
 from edge_agent.outbox.inspection import opened, taken_up
+from edge_agent.outbox.ledger import SinkLosses
 from edge_agent.outbox.limits import Bound, Limits
 from edge_agent.outbox.messages import ROW_BITS, Draft, Priority, Row
 from edge_agent.outbox.removal import Removal
@@ -102,5 +102,5 @@ def _store(path: Path) -> Iterator[Store]:
         store.close()
 
 
-def _no_report(kind: str, data: dict[str, Any]) -> Draft:
+def _no_report(kind: str, data: SinkLosses) -> Draft:
     raise OutboxError(f"{kind} is for the agent to tell: {data}")

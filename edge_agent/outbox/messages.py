@@ -7,15 +7,63 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from edge_agent.errors import OutboxError
-from edge_agent.types import Event, Metric, Stored, Telemetry, rfc3339
+from edge_agent.payload import EventId, Seconds, SequenceNumber, Time
+from edge_agent.types import Event, Metric, Quality, Stored, Telemetry, data_schema, rfc3339
 
 EVENT_TYPE = "application/cloudevents+json"
 JSON_TYPE = "application/json"
 ROW_BITS = 56
 """A row id is ``priority << ROW_BITS | number``: the primary key alone gives every priority its own order, without an index."""
+
+
+class EventHead(TypedDict):
+    """A CloudEvent 1.0 in structured mode, as far as it is known before it is committed."""
+
+    specversion: Annotated[Literal["1.0"], Field(description="of CloudEvents")]
+    id: Annotated[EventId, Field(description="unique for ever: de-duplicate on it")]
+    source: Annotated[
+        str, Field(pattern="^/[^/]+/[^/]+/[^/]+$", description="/site/device/camera; the camera is _device for the box")
+    ]
+    subject: Annotated[
+        str, Field(min_length=1, description="the episode, which joins started, updated and ended; else the id itself")
+    ]
+    type: Annotated[str, Field(description="edge_agent, use case, what, and of an episode started, updated or ended")]
+    time: Annotated[Time, Field(description="when the fact began, changed or ended")]
+    datacontenttype: Annotated[Literal["application/json"], Field(description="of data")]
+    dataschema: Annotated[str, Field(description="names the schema of data, with its version")]
+    data: Annotated[Mapping[str, Any], Field(description="the facts")]
+    bootid: Annotated[str, Field(min_length=1, description="changes with every start of the agent")]
+
+
+class CloudEvent(EventHead):
+    """A change of state, never an echo of every frame. At least once, in order per camera."""
+
+    sequence: Annotated[SequenceNumber, Field(description="counts the events of this device without a gap")]
+    clockok: Annotated[bool, Field(description="whether the clock was synchronised when it was committed")]
+
+
+class MetricMessage(TypedDict):
+    """An aggregate over a time."""
+
+    time: Annotated[Time, Field(description="when the time begins")]
+    interval_s: Annotated[Seconds, Field(description="how long it is")]
+    observed_s: Annotated[Seconds, Field(description="for how much of it the camera delivered: the denominator")]
+    data: Annotated[Mapping[str, Any], Field(description="what was seen")]
+
+
+class TelemetryMessage(TypedDict):
+    """A sensor's value, or that there is no good one any more."""
+
+    time: Annotated[Time, Field(description="when it was read; without a value: since when there is none")]
+    value: Annotated[bool | float | None, Field(description="null: there is no good one")]
+    unit: Annotated[str, Field(description="of the value; empty where it has none")]
+    quality: Annotated[Quality, Field(description="good; stale: none came for too long; failed: it cannot be read")]
 
 
 class Priority(IntEnum):
@@ -63,7 +111,7 @@ class Draft:
 
     priority: Priority
     topic: str
-    doc: dict[str, Any]
+    doc: Mapping[str, Any]
     head: str
     """``doc`` as JSON without the closing brace."""
     event: Event | None
@@ -83,6 +131,7 @@ def sequence_text(sequence: int) -> str:
 
 def draft(item: Stored, *, site: str, device: str, boot_id: str) -> Draft:
     """Serialise. Raises OutboxError for a value that no JSON can hold (a time out of range, a bottomless structure)."""
+    doc: Mapping[str, Any]
     try:
         if isinstance(item, Event):
             doc = _event(item, site, device, boot_id)
@@ -98,8 +147,7 @@ def draft(item: Stored, *, site: str, device: str, boot_id: str) -> Draft:
     return Draft(priority_of(item), item.topic, doc, head, item if isinstance(item, Event) else None)
 
 
-def _event(event: Event, site: str, device: str, boot_id: str) -> dict[str, Any]:
-    """CloudEvents 1.0, structured mode."""
+def _event(event: Event, site: str, device: str, boot_id: str) -> EventHead:
     return {
         "specversion": "1.0",
         "id": event.id,
@@ -107,14 +155,14 @@ def _event(event: Event, site: str, device: str, boot_id: str) -> dict[str, Any]
         "subject": event.episode,
         "type": event.type,
         "time": rfc3339(event.utc),
-        "datacontenttype": JSON_TYPE,
-        "dataschema": f"urn:edge-agent:event:{event.use_case}.{event.what}:1",
+        "datacontenttype": "application/json",
+        "dataschema": data_schema(event.use_case, event.what),
         "data": plain(event.data),
         "bootid": boot_id,
     }
 
 
-def _metric(metric: Metric) -> dict[str, Any]:
+def _metric(metric: Metric) -> MetricMessage:
     return {
         "time": rfc3339(metric.utc),
         "interval_s": plain(metric.interval_s),
@@ -123,7 +171,7 @@ def _metric(metric: Metric) -> dict[str, Any]:
     }
 
 
-def _telemetry(telemetry: Telemetry) -> dict[str, Any]:
+def _telemetry(telemetry: Telemetry) -> TelemetryMessage:
     return {
         "time": rfc3339(telemetry.utc),
         "value": plain(telemetry.value),

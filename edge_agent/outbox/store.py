@@ -15,6 +15,7 @@ from edge_agent.outbox import positions
 from edge_agent.outbox.account import Account
 from edge_agent.outbox.books import Books, Held, SinkBook
 from edge_agent.outbox.clock import AgeClock
+from edge_agent.outbox.ledger import SinkLosses
 from edge_agent.outbox.limits import Limits
 from edge_agent.outbox.messages import ROW_BITS, Draft, Priority, Row, sequence_text
 from edge_agent.outbox.ranges import Range, joined
@@ -37,7 +38,7 @@ class Store:
     """
 
     def __init__(
-        self, path: Path, age: AgeClock, make_report: Callable[[str, dict[str, Any]], Draft], limits: Limits
+        self, path: Path, age: AgeClock, make_report: Callable[[str, SinkLosses], Draft], limits: Limits
     ) -> None:
         self._path, self._age, self._make_report, self.limits = path, age, make_report, limits
         self._record = SequenceRecord(path.with_name(path.name + ".sequence"))
@@ -240,7 +241,7 @@ class Store:
         return Committed(row, {**draft.doc, "sequence": sequence_text(sequence), "clockok": clock_ok})
 
     @staticmethod
-    def _note_episode(cx: sqlite3.Connection, event: Event, doc: dict[str, Any]) -> None:
+    def _note_episode(cx: sqlite3.Connection, event: Event, doc: Mapping[str, Any]) -> None:
         if event.phase == "ended":
             cx.execute("DELETE FROM episode WHERE episode=?", (event.episode,))
         elif event.phase is not None:

@@ -5,18 +5,34 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from edge_agent.outbox.ledger import MAX_RANGES, Losses, sequences_data
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
+
+from edge_agent.outbox.ledger import MAX_RANGES, Losses, SinkLosses, sequences_data
 from edge_agent.outbox.messages import Draft, draft, sequence_text
 from edge_agent.outbox.ranges import Range
 from edge_agent.outbox.records import DEAD, DROPS, Episode
-from edge_agent.types import DEVICE, Event, NewId
+from edge_agent.payload import Count, SequenceNumber, SequenceRanges
+from edge_agent.types import DEVICE, Event, NewId, rfc3339
 
 log = logging.getLogger(__name__)
 
 _QUIET_S = 60.0
 _DOING = {DROPS: "dropping messages", DEAD: "putting refused messages aside"}
+
+
+class OutboxRecreated(TypedDict):
+    """The database was lost, replaced or damaged, and a new one goes on."""
+
+    reason: Annotated[str, Field(description="what happened")]
+    moved_to: NotRequired[Annotated[str, Field(description="name of the file that the damaged one is kept as")]]
+    recovered: NotRequired[Annotated[Count, Field(description="messages taken over from it")]]
+    before_sequence: Annotated[SequenceNumber, Field(description="sequence of this event: numbers go on from here")]
+    sequences: Annotated[
+        SequenceRanges, Field(max_length=MAX_RANGES, description="not in the new one, whether you had them or not")
+    ]
 
 
 class Teller:
@@ -25,18 +41,21 @@ class Teller:
     def __init__(self, names: Mapping[str, str], new_id: NewId, wall: Callable[[], float]) -> None:
         self._names, self._new_id, self._wall = names, new_id, wall
 
-    def report(self, kind: str, data: dict[str, Any]) -> Draft:
+    def report(self, kind: str, data: SinkLosses) -> Draft:
         """Of losses: ``outbox_drops`` or ``dead_letter``."""
         return self._device(kind, data)
 
-    def recreated(self, reason: str, sequence: int, lost: Sequence[Range], **more: Any) -> Draft:
+    def recreated(
+        self, reason: str, sequence: int, lost: Sequence[Range], *, moved_to: str | None = None, recovered: int = 0
+    ) -> Draft:
         """A new database goes on after ``sequence``; the numbers ``lost`` are not in it, whether delivered before or not."""
-        told = {
+        told: OutboxRecreated = {
             "reason": reason,
-            **more,
             "before_sequence": sequence_text(sequence + 1),
             "sequences": sequences_data(lost[-MAX_RANGES:]),
         }
+        if moved_to is not None:
+            told["moved_to"], told["recovered"] = moved_to, recovered
         return self._device("outbox_recreated", told)
 
     def end(self, left: Episode) -> Draft:
@@ -44,14 +63,14 @@ class Teller:
         data = json.loads(left.data)
         known = data.get("duration_s")
         duration = max(left.updated - left.started, float(known) if isinstance(known, int | float) else 0.0)
-        data |= {"duration_s": round(duration, 3), "reason": "agent_restart"}
         utc = max(left.updated, left.started + duration)
+        data |= {"duration_s": round(duration, 3), "ended": rfc3339(utc), "reason": "agent_restart"}
         new_id = self._new_id(self._wall())
         return draft(
             Event(new_id, left.camera, left.use_case, left.what, "ended", left.episode, utc, data), **self._names
         )
 
-    def _device(self, what: str, data: dict[str, Any]) -> Draft:
+    def _device(self, what: str, data: Mapping[str, Any]) -> Draft:
         utc = self._wall()
         new_id = self._new_id(utc)
         return draft(Event(new_id, DEVICE, "device", what, None, new_id, utc, data), **self._names)

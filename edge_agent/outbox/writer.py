@@ -293,8 +293,8 @@ class Writer:
         self._store.adopt(readable_rows(moved), readable_episodes(moved))
         self._store.skipped = False
         taken, lost = sum(self._store.books.depth.values()), self._store.unexplained()
-        told = {"moved_to": moved.name, "recovered": taken}
-        self._commit([self._teller.recreated(reason, self._store.books.sequence, lost, **told)], explained=lost)
+        told = self._teller.recreated(reason, self._store.books.sequence, lost, moved_to=moved.name, recovered=taken)
+        self._commit([told], explained=lost)
         self._rescue = None
         log.warning("outbox: %d messages recovered from %s", taken, moved.name)
 

@@ -6,7 +6,10 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from edge_agent.config_sensors import SensorConfig
 from edge_agent.errors import SensorError
@@ -21,6 +24,15 @@ class Reading(NamedTuple):
     value: bool | float
     at: float
     utc: float
+
+
+class SensorStateFacts(TypedDict):
+    """A sensor has no good value any more, or again."""
+
+    sensor: Annotated[str, Field(description="the sensor")]
+    state: Annotated[Quality, Field(description="its quality now")]
+    previous: Annotated[Quality | Literal["starting"], Field(description="its quality before")]
+    reason: Annotated[str, Field(description="why, in words; empty when it is good again")]
 
 
 class Sensor:
@@ -105,10 +117,7 @@ class Sensor:
             log.warning("sensor %s: %s: %s", self.config.id, state.quality, state.reason)
         utc = time.time()
         ident = new_id(utc)
-        data = {
-            "sensor": self.config.id,
-            "state": state.quality,
-            "previous": before or "starting",
-            "reason": state.reason,
-        }
+        data = SensorStateFacts(
+            sensor=self.config.id, state=state.quality, previous=before or "starting", reason=state.reason
+        )
         return Event(ident, DEVICE, "device", "sensor_state", None, ident, utc, data)

@@ -77,8 +77,7 @@ def _metric(doc: dict[str, Any], names: list[str]) -> Iterator[Point]:
 
 def _telemetry(doc: dict[str, Any], names: list[str]) -> Iterator[Point]:
     (sensor,) = names
-    rest = {key: value for key, value in doc.items() if key not in {"time", "data"}}
-    fields = _fields(rest) | _fields(doc.get("data", {}))
+    fields = _fields({key: value for key, value in doc.items() if key != "time"})
     yield {"measurement": f"edge_telemetry_{_name(sensor)}", "tags": {"sensor": sensor}, "fields": fields}
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edge_agent.config_mqtt import Address, MqttConfig
@@ -112,7 +112,7 @@ class MqttSink:
             if self._thread.is_alive():  # a resolver that hangs may hold it: it is a daemon and left behind
                 log.warning("mqtt: the network holds the connection up, left behind at stop")
 
-    def publish_now(self, topic: str, payload: dict[str, Any] | bytes, retain: bool) -> bool:
+    def publish_now(self, topic: str, payload: Mapping[str, Any] | bytes, retain: bool) -> bool:
         """Send ahead of any backlog; ``topic`` is below the device's root. Latest only: one that was not sent yet is replaced.
 
         False, and nothing is kept, while not connected.

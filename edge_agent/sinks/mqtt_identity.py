@@ -5,14 +5,39 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from edge_agent.payload import Time
 from edge_agent.types import DEVICE, Event, rfc3339, uuid7_factory
 
 ALARM_EVERY_S = 3600.0
 RIVAL_S = 600.0
 """So long after a sign of a second device, connections that end prove nothing."""
 _STATUS_BYTES = 1024
+
+
+class Status(TypedDict):
+    """Whether the box is there. ``offline`` is also the last will, which the broker publishes when the connection breaks."""
+
+    state: Annotated[Literal["online", "offline"], Field(description="the state")]
+    boot_id: Annotated[str, Field(min_length=1, description="of this start of the agent")]
+    since: Annotated[
+        Time,
+        Field(
+            description="when it connected; of an offline that it said itself, when. Of two brokers the newest is right"
+        ),
+    ]
+    version: Annotated[str, Field(description="of the agent")]
+
+
+class SessionTakenOver(TypedDict):
+    """A second box uses this one's identity, as after a card was cloned. At most once an hour."""
+
+    client_id: Annotated[str, Field(description="the identity")]
+    reason: Annotated[str, Field(description="what showed it")]
 
 
 class Identity:
@@ -23,9 +48,14 @@ class Identity:
         self._rival_at = float("-inf")
         self._next_alarm = 0.0
 
-    def status(self, state: str, since: float) -> bytes:
+    def status(self, state: Literal["online", "offline"], since: float) -> bytes:
         """The document of the status topic; ``since`` in POSIX seconds."""
-        doc = {"state": state, "boot_id": self._boot_id, "since": rfc3339(since), "version": self._version}
+        doc: Status = {
+            "state": state,
+            "boot_id": self._boot_id,
+            "since": rfc3339(since),
+            "version": self._version,
+        }
         return json.dumps(doc, separators=(",", ":")).encode()
 
     @property
@@ -51,7 +81,7 @@ class Identity:
             self._next_alarm = now + ALARM_EVERY_S
             utc = time.time()
             ident = uuid7_factory()(utc)
-            data = {"client_id": self._client_id, "reason": reason}
+            data: SessionTakenOver = {"client_id": self._client_id, "reason": reason}
             self._on_alarm(Event(ident, DEVICE, "device", "mqtt_session_taken_over", None, ident, utc, data))
         return f"a second device uses the identity {self._client_id}: {reason}"
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from typing_extensions import TypedDict
+
 from edge_agent.config_mqtt import Address, MqttConfig
 from edge_agent.errors import SinkError
 from edge_agent.sinks.mqtt_connection import ClosedUnanswered, Connection, Refused, too_new
+
+
+class Probe(TypedDict):
+    """An empty document, to see whether the broker takes it."""
 
 
 def visit(config: MqttConfig, address: Address, client_id: str, stopping: Callable[[], bool]) -> Connection:

@@ -4,12 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
 
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from edge_agent.payload import Count, Metres, NonNegative, Seconds
 from edge_agent.types import Metric
 
 _CLOCK_STEP_S = 1.0
 """UTC that differs from the monotonic clock by more has been set; the minute begun is closed then."""
+
+
+class Occupancy(TypedDict):
+    """How many people were in a zone."""
+
+    mean: Annotated[NonNegative, Field(description="over the time observed")]
+    max: Annotated[Count, Field(description="at once")]
+
+
+class DistancingMinute(TypedDict):
+    """What social distancing saw in one minute; means are over the time observed. Without exemption: as if no group were exempt."""
+
+    people_mean: Annotated[NonNegative, Field(description="people who count")]
+    people_max: Annotated[Count, Field(description="at once")]
+    pairs_mean: Annotated[NonNegative, Field(description="pairs nearer than the limit")]
+    pairs_max: Annotated[Count, Field(description="at once")]
+    violations: Annotated[Count, Field(description="episodes that began")]
+    violation_s: Annotated[Seconds, Field(description="time in violations; two at once count twice")]
+    violations_without_exemption: Annotated[Count, Field(description="episodes that would have begun")]
+    violation_s_without_exemption: Annotated[Seconds, Field(description="time that would have been in them")]
+    min_distance_m: Annotated[Metres | None, Field(description="the pair nearest for sure; null: no pair was seen")]
+    mean_distance_m: Annotated[Metres | None, Field(description="of all pairs seen; null: no pair was seen")]
+    occupancy: Annotated[dict[str, Occupancy], Field(description="by name of the zone")]
+    events_held_back: Annotated[Count, Field(description="events that the rate cap held back")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +145,7 @@ class Minutes:
         def mean(name: str) -> float:
             return round(minute.seconds.get(name, 0.0) / observed, 3) if observed > 0 else 0.0
 
-        data: dict[str, Any] = {
+        data: DistancingMinute = {
             "people_mean": mean("people"),
             "people_max": int(minute.highest.get("people", 0)),
             "pairs_mean": mean("pairs"),

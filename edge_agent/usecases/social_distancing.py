@@ -17,14 +17,13 @@ from edge_agent.usecases.episodes import Change, Episode, EpisodeBook
 from edge_agent.usecases.ground import PAIR_LIMIT_M, near_pairs
 from edge_agent.usecases.minutes import Minutes, Sample
 from edge_agent.usecases.proximity import Near, Proximity
+from edge_agent.usecases.violation import MAX_LISTED, NearPair, Standing, Violation
 from edge_agent.usecases.zones import Zones, foot_fractions
 
 log = logging.getLogger(__name__)
 
 GAP_S = 5.0
 """Frames farther apart than this (and than the leave duration): nobody knows what happened between, all episodes end."""
-MAX_LISTED = 50
-"""Pairs and positions in one event; an event must fit into a message of some kilobytes."""
 
 
 class SocialDistancing:
@@ -202,13 +201,12 @@ class SocialDistancing:
         return [Event(self._new_id(utc), self._camera, self.name, "violation", change.phase, episode.ident, utc, data)]
 
     def _data(self, change: Change, at: float, seen: Observation, positions: Mapping[int, Position]) -> dict[str, Any]:
-        episode, calibrated = change.episode, seen.ground.calibrated
+        episode = change.episode
         until = seen.t if change.phase == "started" else at
         members = sorted(episode.members)
-        data: dict[str, Any] = {
+        facts: Violation = {
             "limit_m": self._config.distance_m,
             "started": rfc3339(seen.utc - (seen.t - episode.began)),
-            "ended": rfc3339(seen.utc - (seen.t - at)) if change.phase == "ended" else None,
             "duration_s": round(max(until - episode.began, 0.0), 3),
             "min_distance_m": round(episode.min_distance_m, 3),
             "min_distance_sigma_m": round(episode.min_sigma_m, 3),
@@ -219,19 +217,23 @@ class SocialDistancing:
             "pairs": self._listed_pairs(episode, seen.t),
             "positions": self._listed_positions(members, seen, positions),
             "zone": self._zone(episode),
-            "calibrated": calibrated,
+            "calibrated": seen.ground.calibrated,
+        }
+        if change.phase == "started" and episode.split_from is not None:
+            facts["split_from"] = episode.split_from.ident or None
+        if self._held_back:
+            facts["held_back"] = self._held_back
+        data: dict[str, Any] = {
+            **facts,
+            "ended": rfc3339(seen.utc - (seen.t - at)) if change.phase == "ended" else None,
         }
         if change.reason:
             data["reason"] = change.reason
         if episode.merged_into is not None:
             data["merged_into"] = episode.merged_into.ident or None
-        if change.phase == "started" and episode.split_from is not None:
-            data["split_from"] = episode.split_from.ident or None
-        if self._held_back:
-            data["held_back"] = self._held_back
         return data
 
-    def _listed_pairs(self, episode: Episode, t: float) -> list[dict[str, Any]]:
+    def _listed_pairs(self, episode: Episode, t: float) -> list[NearPair]:
         nearest = sorted(episode.pairs.items(), key=lambda item: item[1].distance_m)[:MAX_LISTED]
         return [
             {
@@ -246,12 +248,12 @@ class SocialDistancing:
 
     def _listed_positions(
         self, members: list[int], seen: Observation, positions: Mapping[int, Position]
-    ) -> list[dict[str, Any]]:
+    ) -> list[Standing]:
         """Where the members stand, metres in the site's plane; empty without calibration, when there is no such plane."""
         if not seen.ground.calibrated:
             return []
         ids = seen.tracks.ids.tolist()
-        listed = []
+        listed: list[Standing] = []
         for member in members[:MAX_LISTED]:
             if member in positions:
                 x, y = positions[member]

@@ -1,0 +1,118 @@
+"""Everything that the agent publishes, by topic. A new message is a row here; its type stands where it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_agent.command_handlers import CommandFacts, ConfigFacts
+from edge_agent.commands.catalogue import CommandAnswer
+from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelState
+from edge_agent.health.heartbeat_fields import Heartbeat
+from edge_agent.outbox.ledger import SinkLosses
+from edge_agent.outbox.messages import EVENT_TYPE, JSON_TYPE, CloudEvent, MetricMessage, TelemetryMessage
+from edge_agent.outbox.telling import OutboxRecreated
+from edge_agent.sensors.sensor import SensorStateFacts
+from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
+from edge_agent.sinks.mqtt_visit import Probe
+from edge_agent.types import DEVICE, Phase, data_schema, event_type
+from edge_agent.usecases.minutes import DistancingMinute
+from edge_agent.usecases.violation import ViolationEnded, ViolationStarted, ViolationUpdated
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """``payload`` is a TypedDict, as is ``data``, the type of its field ``data``; ``fixed`` are its fields that have one value."""
+
+    name: str
+    payload: Any
+    data: Any = None
+    fixed: dict[str, str] = field(default_factory=dict)
+    content_type: str = JSON_TYPE
+    last: str = ""
+    """What stands for the last parameter of its channel's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Topics below the device's root, with ``{parameters}``, and what is published there at QoS 1."""
+
+    name: str
+    address: str
+    what: str
+    messages: tuple[Message, ...]
+    retained: bool = False
+
+
+def _event(use_case: str, what: str, data: Any, phase: Phase | None = None) -> Message:
+    kind = event_type(use_case, what, phase)
+    fixed = {"type": kind, "dataschema": data_schema(use_case, what)}
+    last = what if use_case == "device" else use_case
+    return Message(kind.removeprefix("edge_agent."), CloudEvent, data, fixed, EVENT_TYPE, last)
+
+
+def _minute(use_case: str, data: Any) -> Message:
+    return Message(f"{use_case}.minute", MetricMessage, data, last=use_case)
+
+
+CHANNELS = (
+    Channel(
+        "status",
+        "status",
+        "whether the box is there; also the last will",
+        (Message("status", Status),),
+        retained=True,
+    ),
+    Channel(
+        "heartbeat",
+        "heartbeat",
+        "how the box is doing, every 30 s unless configured otherwise",
+        (Message("heartbeat", Heartbeat),),
+    ),
+    Channel("model", "model", "which model is at work", (Message("model", ModelState),), retained=True),
+    Channel(
+        "events",
+        "events/{camera}/{use_case}",
+        "what a use case saw",
+        (
+            _event("social_distancing", "violation", ViolationStarted, "started"),
+            _event("social_distancing", "violation", ViolationUpdated, "updated"),
+            _event("social_distancing", "violation", ViolationEnded, "ended"),
+        ),
+    ),
+    Channel(
+        "deviceEvents",
+        f"events/{DEVICE}/{{what}}",
+        "facts about the box itself",
+        (
+            _event("device", "camera_state", CameraStateFacts),
+            _event("device", "camera_view", CameraViewFacts),
+            _event("device", "outbox_drops", SinkLosses),
+            _event("device", "dead_letter", SinkLosses),
+            _event("device", "outbox_recreated", OutboxRecreated),
+            _event("device", "sensor_state", SensorStateFacts),
+            _event("device", "mqtt_session_taken_over", SessionTakenOver),
+            _event("device", "command", CommandFacts),
+            _event("device", "config", ConfigFacts),
+        ),
+    ),
+    Channel(
+        "metrics",
+        "metrics/{camera}/{use_case}",
+        "aggregates of each minute of UTC",
+        (_minute("social_distancing", DistancingMinute),),
+    ),
+    Channel(
+        "telemetry",
+        "telemetry/{sensor}",
+        "values of other sensors",
+        (Message("telemetry", TelemetryMessage),),
+    ),
+    Channel(
+        "answers",
+        "commands/{command}/reply",
+        "answers to commands that name no other topic for it",
+        (Message("answer", CommandAnswer),),
+    ),
+    Channel("doctor", "doctor", "asks whether the box may publish", (Message("doctor", Probe),)),
+)
