@@ -9,7 +9,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from typing import Any
 from edge_agent import __version__
 from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.chains import build_chain, check_labels
+from edge_agent.command_handlers import AgentCommands
 from edge_agent.config import CameraConfig, Config
 from edge_agent.detect.default_model import take_model
 from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import list_models
-from edge_agent.device_facts import camera_event, model_state
+from edge_agent.device_facts import camera_event, device_event, model_state
 from edge_agent.health import hardware
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
@@ -61,6 +62,8 @@ class RunOptions:
     record: Path | None = None
     mqtt: bool = True
     loop: bool = False
+    file: Path | None = None
+    """Where the configuration is from."""
 
 
 class CameraUnit:
@@ -116,8 +119,8 @@ class Agent:
     """One daemon. The constructor raises for what is wrong before anything runs; ``run`` blocks until the end."""
 
     def __init__(self, config: Config, options: RunOptions, clock: StageClock = NO_CLOCK) -> None:
-        self.config = config = config.overridden(source=options.source, model=options.model)
         self.options = options
+        self.config = config = self.effective(config)
         self.clock = clock
         self.stop = threading.Event()
         self.started = time.monotonic()
@@ -153,6 +156,7 @@ class Agent:
         self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
         self.mqtt: MqttSink | None = None
+        self.commands = AgentCommands(self, options.file, self._answer)
         if config.mqtt.enabled and options.mqtt:
             self.mqtt = MqttSink(
                 config.mqtt,
@@ -162,10 +166,7 @@ class Agent:
                 boot_id=self.boot_id,
                 version=__version__,
                 on_alarm=lambda event: self.outbox.put([event]),
-                listeners=[
-                    Listener(topic, lambda message, take=take: take(message.payload), qos=0)  # type: ignore[misc]
-                    for topic, take in self.sensors.subscriptions.items()
-                ],
+                listeners=self._listeners(),
             )
         self.pumps = [BatchPump(name, self.outbox.outlet(name), sink) for name, sink in sinks.items()]
         self.rest: RestServer | None = None
@@ -173,6 +174,8 @@ class Agent:
             shot = self.snapshot if config.privacy.images else None
             self.rest = RestServer(config.http, self.status, self.recent_events, self.models, shot)
         self.supervisor = Supervisor(self.stop)
+        self.again = False
+        """Whether to start again once it has stopped."""
         self._host = HostProbe(config.state_dir)
         self._hardware = hardware.HardwareProbe()
         self._heartbeat = HeartbeatBuilder()
@@ -195,16 +198,29 @@ class Agent:
             try:
                 self._start()
                 self.supervisor.wait(lambda: self._tick(tick), interval_s)
+                if self.supervisor.failure is not None:
+                    self.again |= self.commands.died(str(self.supervisor.failure))
             finally:
+                self.again &= self.supervisor.signal is None
                 self._stop()
         if self.supervisor.failure is not None:
             log.error("%s", self.supervisor.failure)
             return self.supervisor.failure.exit_code
         return int(any(unit.recorder is not None and unit.recorder.failure for unit in self.cameras))
 
+    def _listeners(self) -> list[Listener]:
+        listeners = [
+            Listener(topic, lambda message, take=take: take(message.payload), qos=0)  # type: ignore[misc]
+            for topic, take in self.sensors.subscriptions.items()
+        ]
+        if self.config.commands.enabled:
+            listeners.append(Listener(self.commands.topic, self.commands.on_message))
+        return listeners
+
     def _start(self) -> None:
         self.supervisor.install_signals(self._last_words)
         self.outbox.start()
+        self.commands.start()
         if self.mqtt is not None:
             self.mqtt.start()
         for pump in self.pumps:
@@ -227,6 +243,9 @@ class Agent:
             self.supervisor.spawn(
                 "engine", lambda _: self._loader.finish(), essential=False, deadline_s=math.inf, restart=False
             )
+        self.supervisor.spawn(
+            "commands", self.commands.work, essential=False, deadline_s=self.commands.deadline_s, restart=True
+        )
         self.supervisor.spawn(
             "hardware",
             lambda beat: self._hardware.run(beat, self.stop),
@@ -251,6 +270,7 @@ class Agent:
         self._notifier.watchdog(self.supervisor.check())
         for unit in self.cameras:
             unit.look()
+        self.commands.look()
         self.outbox.put(self.sensors.look())
         self._tell()
         tick()
@@ -274,10 +294,14 @@ class Agent:
             return
         if connects != self._told_connects:
             self._told_connects = connects
+            self.commands.connected()
             self.mqtt.publish_now("model", model_state(status.model), retain=True)
 
     def _stop(self) -> None:
-        self._notifier.stopping("stopping")
+        if self.again:
+            self._notifier.restarting("starting again")
+        else:
+            self._notifier.stopping("stopping")
         self.stop.set()
         steps = [
             StopStep("capture", lambda: self.supervisor.join("capture:", 1.8), 2.0),
@@ -290,6 +314,7 @@ class Agent:
         steps.append(StopStep("outbox close", lambda: self.outbox.stop(0.5), 0.7))
         if self.rest is not None:
             steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.5), 0.6))  # type: ignore[misc]
+        steps.append(StopStep("commands", self.commands.stop, 0.1))
         run_stop_steps(steps)
 
     def _close_detection(self) -> None:
@@ -308,7 +333,7 @@ class Agent:
             pump.join(max(0.0, until - time.monotonic()))
 
     def _close_chains(self) -> None:
-        asked = self.supervisor.signal is not None or self.supervisor.failure is not None
+        asked = self.again or self.supervisor.signal is not None or self.supervisor.failure is not None
         for unit in self.cameras:
             if not unit.lane.close("shutdown" if asked else "end_of_file"):
                 log.error(
@@ -331,6 +356,28 @@ class Agent:
     def camera_changed(self, change: CameraChange) -> None:
         """A camera's state or view changed: an event about the box."""
         self.outbox.put([camera_event(change, self.new_id)])
+
+    def tell(self, what: str, data: Mapping[str, Any]) -> None:
+        """An event about the box, now."""
+        self.outbox.put([device_event(what, data, time.time(), self.new_id)])
+
+    def effective(self, config: Config) -> Config:
+        """``config`` with what the command line says about this run."""
+        return config.overridden(source=self.options.source, model=self.options.model)
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over a configuration that differs only in what is asked for anew each time; from any thread."""
+        self.config, self._digest = config, config.digest()
+        self._next_beat = 0.0  # with its hash
+        logging.getLogger().setLevel(config.logging.level.upper())
+
+    def restart(self) -> None:
+        """Stop in order, and start again as a new process."""
+        self.again = True
+        self.stop.set()
+
+    def _answer(self, topic: str, payload: bytes, correlation: bytes | None) -> bool:
+        return self.mqtt is not None and self.mqtt.answer(topic, payload, correlation)
 
     def status(self) -> AgentStatus:
         """The state of the moment; callable from any thread, cheap."""
@@ -396,7 +443,9 @@ class Agent:
             for manifest in list_models(self.config.models_dir)
         ]
 
-    def snapshot(self, camera: str) -> bytes | None:
-        """For REST, only where pictures are allowed."""
+    def snapshot(self, camera: str, max_width: int | None = None) -> bytes | None:
+        """For REST and commands, only where pictures are allowed."""
         last = next((unit.last for unit in self.cameras if unit.config.id == camera), None)
-        return None if last is None else snapshot_jpeg(last, hide_persons=self.config.privacy.pixelate)
+        if last is None:
+            return None
+        return snapshot_jpeg(last, hide_persons=self.config.privacy.pixelate, max_width=max_width)

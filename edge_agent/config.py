@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from edge_agent.config_base import Slug, Strict
+from edge_agent.config_commands import CommandsConfig
 from edge_agent.config_mqtt import MqttConfig
 from edge_agent.config_sensors import SensorConfig
 from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
@@ -330,6 +331,7 @@ class Config(Strict):
         default_factory=list, max_length=64, description="other sensors to read, publish and offer to use cases"
     )
     mqtt: MqttConfig = MqttConfig()
+    commands: CommandsConfig = CommandsConfig()
     influxdb: InfluxDbConfig = InfluxDbConfig()
     webhook: WebhookConfig = WebhookConfig()
     outbox: OutboxConfig = OutboxConfig()

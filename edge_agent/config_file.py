@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from edge_agent.config import Config, UseCasesConfig, read_secret
 from edge_agent.config_base import Strict, TlsConfig
-from edge_agent.config_rules import findings
+from edge_agent.config_overlay import Patch, findings, laid_over, looser
+from edge_agent.config_rules import findings as rule_findings
 from edge_agent.config_words import dotted, in_words, value_at
 from edge_agent.config_yaml import MAX_BYTES, Fault, KeyPath, Tree, read_tree
 from edge_agent.errors import ConfigError
@@ -47,30 +48,57 @@ def load(path: Path) -> Config:
 
     Raises ConfigError with every problem of the file (100 at most), in the order of its lines.
     """
-    tree = read_tree(_read(path))
-    if not isinstance(tree.data, dict):
-        raise _refusal(path, tree.faults or [_not_sections(tree.data)])
-    faults = list(tree.faults)
-    _fill_empty_sections(tree.data)
+    return ConfigFile(path).config
+
+
+class ConfigFile:
+    """The operator's file, read once: its ``config``, and what that would be with a patch over it. Raises as ``load`` does."""
+
+    def __init__(self, path: Path) -> None:
+        self._tree, self._folder = read_tree(_read(path)), path.parent
+        if not isinstance(self._tree.data, dict):
+            raise _refusal(path, self._tree.faults or [_not_sections(self._tree.data)])
+        faults = list(self._tree.faults)
+        _fill_empty_sections(self._tree.data)
+        config, found = _build(self._tree, self._folder, faults, with_files=True)
+        if config is None or found:
+            raise _refusal(path, found)
+        self._device = config.device or device_id(config.state_dir)
+        self.config = config.model_copy(update={"device": self._device})
+
+    def overlaid(self, patch: Patch) -> Config:
+        """Raises ConfigError; its problems begin with the key path, as there is no line to name."""
+        faults = [Fault((1, 1), *found) for found in findings(patch, [camera.id for camera in self.config.cameras])]
+        config = None
+        if not faults:
+            tree = Tree(laid_over(self._tree.data, patch))
+            config, faults = _build(tree, self._folder, [], with_files=False)
+        if config is not None:
+            faults += [Fault((1, 1), *found) for found in looser(self.config.privacy, config.privacy)]
+        if config is None or faults:
+            raise ConfigError([f"{dotted(fault.path)}: {fault.text}" for fault in faults[:MAX_PROBLEMS]])
+        return config.model_copy(update={"device": self._device})
+
+
+def _build(tree: Tree, folder: Path, faults: list[Fault], *, with_files: bool) -> tuple[Config | None, list[Fault]]:
+    """The configuration that ``tree`` holds, and everything that is wrong with it beside ``faults``.
+
+    ``with_files``: look into the files of secrets and certificates too.
+    """
     effective = json.loads(json.dumps(tree.data))
-    faults += _sources(tree, effective, path.parent)
-    _absolute_paths(effective, path.parent)
-    faults += _secret_files(tree, effective)
-    faults += _certificates(tree, effective)
+    faults = [*faults, *_sources(tree, effective, folder)]
+    _absolute_paths(effective, folder)
+    if with_files:
+        faults += [*_secret_files(tree, effective), *_certificates(tree, effective)]
     faults += [
         Fault(tree.mark(place), place, text)
-        for place, text in findings(tree.data, bool(os.environ.get("EDGE_AGENT_HTTP_TOKEN")))
+        for place, text in rule_findings(tree.data, bool(os.environ.get("EDGE_AGENT_HTTP_TOKEN")))
     ]
-    config: Config | None = None
     try:
         # Strict, and through JSON: YAML's own types must fit exactly, while times and paths may be text.
-        config = Config.model_validate_json(json.dumps(effective), strict=True)
+        return Config.model_validate_json(json.dumps(effective), strict=True), faults
     except ValidationError as error:
-        faults += _types(error, tree, faults)
-    if config is None or faults:
-        raise _refusal(path, faults)
-    device = config.device or device_id(config.state_dir)
-    return config.model_copy(update={"device": device})
+        return None, faults + _types(error, tree, faults)
 
 
 def device_id(state_dir: Path, machine_id: Path = _MACHINE_ID) -> str:

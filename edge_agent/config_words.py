@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
@@ -62,10 +63,15 @@ def shown(path: KeyPath, value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if any(_SECRET_KEY.search(str(part)) for part in path):
+    if any(is_secret(str(part)) for part in path):
         return "a value (not shown)"
     text = redact(repr(value) if isinstance(value, str) else str(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_secret(key: str) -> bool:
+    """Whether a key's name says that its value is one."""
+    return _SECRET_KEY.search(key) is not None
 
 
 def dotted(path: KeyPath) -> str:
@@ -155,7 +161,7 @@ def _allowed(path: KeyPath, item: Mapping[str, Any], value: Any, what: str) -> s
 
 
 def _unknown_key(path: KeyPath) -> str:
-    if _SECRET_KEY.search(str(path[-1])) and (help_ := _SECRET_HELP.get(path[:-1])):
+    if is_secret(str(path[-1])) and (help_ := _SECRET_HELP.get(path[:-1])):
         kind = {"mqtt": "password", "webhook": "secret"}.get(str(path[0]), "token")
         if not str(path[-1]).endswith("file"):
             return f"a {kind} does not belong into this file; {help_}"
@@ -171,6 +177,16 @@ def _field(path: KeyPath) -> FieldInfo | None:
         return None
     model = _model(path[:-1])
     return model.model_fields.get(path[-1]) if model else None
+
+
+def holds_a_path(path: KeyPath) -> bool:
+    """Whether a value at ``path``, or something around it in a list or mapping, names a file or folder."""
+    fields = (_field(path[:end]) for end in range(1, len(path) + 1))
+    return any(field is not None and _is_a_path(field.annotation) for field in fields)
+
+
+def _is_a_path(kind: Any) -> bool:
+    return kind is Path or any(_is_a_path(part) for part in get_args(kind))
 
 
 def _model(path: KeyPath) -> type[BaseModel] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -47,11 +48,16 @@ class ModelState(TypedDict):
     state: Annotated[Literal["confirmed"], Field(description="of the activation")]
 
 
+def device_event(what: str, data: Mapping[str, Any], utc: float, new_id: NewId) -> Event:
+    """A fact about the box; ``data`` as ``contract`` has it for ``what``."""
+    ident = new_id(utc)
+    return Event(ident, DEVICE, "device", what, None, ident, utc, data)
+
+
 def camera_event(change: CameraChange, new_id: NewId) -> Event:
-    """An event about the box."""
-    ident = new_id(change.utc)
+    """A camera's state or view changed."""
     data = {"camera": change.camera, "state": change.value, "previous": change.previous, "reason": change.reason}
-    return Event(ident, DEVICE, "device", change.what, None, ident, change.utc, data)
+    return device_event(change.what, data, change.utc, new_id)
 
 
 def model_state(model: ModelStatus) -> ModelState:

@@ -19,6 +19,7 @@
     │   ├── SinkUnavailable      retriable: the broker is away; the outbox keeps
     │   └── SinkRejected         fatal for this message only: it will never be taken
     ├── ListenError              fatal: the REST API cannot have its address and port
+    ├── CommandError             a command is refused or failed; ``code`` says which, for a machine
     └── WorkerDied               fatal: a worker could not be revived; the process exits non-zero for systemd
 
 ``retriable`` says whether doing the same again later can help. Foreign exceptions (cv2, onnxruntime, sqlite3, paho)
@@ -26,6 +27,8 @@ become one of these at the seam and never travel further.
 """
 
 from __future__ import annotations
+
+from typing import Literal, TypeAlias
 
 
 class EdgeAgentError(Exception):
@@ -127,6 +130,37 @@ class SinkRejected(SinkError):
 
 class ListenError(EdgeAgentError):
     """The REST API cannot have its address and port: another program has it, or the box has no such address."""
+
+
+CommandCode: TypeAlias = Literal[
+    "malformed",
+    "too_large",
+    "unknown_command",
+    "invalid_args",
+    "not_allowed",
+    "expired",
+    "clock_unsure",
+    "id_used",
+    "busy",
+    "rate_limited",
+    "not_recorded",
+    "not_supported",
+    "not_available",
+    "invalid_config",
+    "rolled_back",
+    "timeout",
+    "interrupted",
+    "failed",
+]
+"""Why a command has no result."""
+
+
+class CommandError(EdgeAgentError):
+    """A command is refused, or failed."""
+
+    def __init__(self, code: CommandCode, message: str) -> None:
+        super().__init__(message)
+        self.code: CommandCode = code
 
 
 class WorkerDied(EdgeAgentError):

@@ -36,6 +36,8 @@ def run_with_display(agent: Agent, *, as_json: bool) -> int:
         plain = PlainReporter(agent.status)
         agent.outbox.on_event(plain.on_event)
         code = agent.run(plain.tick)
+    if agent.again:  # it is not over
+        return code
     result = _summary(agent, tally)
     if as_json:
         sys.stdout.write(json.dumps(asdict(result) | {"fps": result.fps}) + "\n")

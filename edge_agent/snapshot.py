@@ -31,8 +31,11 @@ def pixelate(image: U8, boxes: F32) -> None:
         image[y1:y2, x1:x2] = cv2.resize(small, (x2 - x1, y2 - y1), interpolation=cv2.INTER_NEAREST)
 
 
-def snapshot_jpeg(result: FrameResult, *, hide_persons: bool) -> bytes:
-    """The frame with tracks drawn in, as JPEG. ``hide_persons`` pixelates every detection, however unsure, and every track."""
+def snapshot_jpeg(result: FrameResult, *, hide_persons: bool, max_width: int | None = None) -> bytes:
+    """The frame with tracks drawn in, as JPEG. ``hide_persons`` pixelates every detection, however unsure, and every track.
+
+    ``max_width`` pixels: a wider one is made smaller.
+    """
     import cv2
 
     image = result.frame.image.copy()
@@ -45,6 +48,9 @@ def snapshot_jpeg(result: FrameResult, *, hide_persons: bool) -> bytes:
         cv2.putText(
             image, str(ident), (box[0], max(12, box[1] - 4)), cv2.FONT_HERSHEY_SIMPLEX, 0.45, COLOUR, 1, cv2.LINE_AA
         )
+    height, width = image.shape[:2]
+    if max_width is not None and width > max_width:
+        image = cv2.resize(image, (max_width, max(1, height * max_width // width)), interpolation=cv2.INTER_AREA)
     ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])
     if not ok:
         raise ValueError(f"cannot encode a picture of shape {image.shape}")

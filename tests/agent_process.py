@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,13 @@ def _clean() -> dict[str, str]:
 
 
 class RunningAgent:
-    """``edge-agent run`` in the background; its log grows in ``log``."""
+    """``edge-agent run`` in the background; its log grows in ``log``. ``program``: in place of the installed command."""
 
-    def __init__(self, folder: Path, *arguments: str | Path) -> None:
+    def __init__(self, folder: Path, *arguments: str | Path, program: Sequence[str] = COMMAND) -> None:
         self.log_path = folder / "agent.log"
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "run", *map(str, arguments)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=_clean()
+                [*program, "run", *map(str, arguments)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=_clean()
             )
 
     @property

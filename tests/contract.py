@@ -79,7 +79,7 @@ def _described(topic: str, doc: Any) -> tuple[Channel, Message, str] | None:
 
 
 def _topics(channel: Channel, last: str) -> str:
-    return re.sub(r"{\w+}$", last or _NAME, channel.address).replace("{camera}", _NAME)
+    return re.sub(r"{\w+}", _NAME, re.sub(r"{\w+}$", last or _NAME, channel.address))
 
 
 def check(topic: str, payload: bytes) -> None:

@@ -78,7 +78,18 @@ def test_what_the_example_calls_a_default_is_one() -> None:
     defaults["use_cases"]["social_distancing"] = SocialDistancingConfig().model_dump(mode="json")
     checked = sum(
         same_values(data[section], defaults[section], section)
-        for section in ("detect", "track", "mqtt", "influxdb", "webhook", "outbox", "http", "logging", "privacy")
+        for section in (
+            "detect",
+            "track",
+            "mqtt",
+            "commands",
+            "influxdb",
+            "webhook",
+            "outbox",
+            "http",
+            "logging",
+            "privacy",
+        )
     )
     distancing = same_values(data["use_cases"]["social_distancing"], defaults["use_cases"]["social_distancing"], "")
     assert checked + distancing > 40
@@ -150,7 +161,7 @@ def test_paths_are_relative_to_the_file(write: Write, tmp_path: Path, monkeypatc
     assert (config.state_dir, config.models_dir) == (tmp_path / "here", tmp_path / "models")
 
 
-@pytest.mark.parametrize("section", ["mqtt", "http", "detect", "track", "outbox", "logging", "privacy"])
+@pytest.mark.parametrize("section", ["mqtt", "commands", "http", "detect", "track", "outbox", "logging", "privacy"])
 def test_an_empty_section_means_its_defaults(write: Write, section: str) -> None:
     assert getattr(load(write(f"{camera('0')}{section}:\n")), section) == Config.model_fields[section].default
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,17 @@ def test_watchdog_at_half_the_interval_and_only_while_healthy(
         sent.append(notifier.watchdog(healthy))
     assert sent == [True, False, True, False, True]
     assert received(manager) == ["WATCHDOG=1"] * 3
+
+
+def test_a_restart_in_place_stretches_the_watchdog_until_it_is_ready(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "10000000")
+    Notifier().restarting("starting again")
+    Notifier().ready()
+    leaving, ready = received(manager)
+    assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+\nWATCHDOG_USEC=120000000\nSTATUS=starting again", leaving)
+    assert ready == "READY=1\nWATCHDOG_USEC=10000000"
 
 
 @pytest.mark.parametrize(

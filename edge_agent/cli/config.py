@@ -6,9 +6,12 @@ import argparse
 import json
 from typing import Any
 
-from edge_agent import config_file
+from edge_agent import config_trial
 from edge_agent.cli.common import add_verb, out
+from edge_agent.commands.catalogue import command_schemas
 from edge_agent.config import json_schema as config_schema
+from edge_agent.config_overlay import keys
+from edge_agent.config_trial import Overlay
 
 
 def add(verbs: Any) -> None:
@@ -23,14 +26,17 @@ def add(verbs: Any) -> None:
     parser = add_verb(
         verbs, "schema", _schema, "print a JSON Schema", "schema config > config.schema.json", config=False
     )
-    parser.add_argument("of", choices=["config", "events", "messages", "asyncapi"], help="what to describe")
+    choices = ["config", "events", "messages", "asyncapi", "commands"]
+    parser.add_argument("of", choices=choices, help="what to describe")
 
 
 def _check(args: argparse.Namespace) -> int:
     from edge_agent.chains import check
 
-    config = config_file.load(args.config)
+    config, overlay = config_trial.effective(args.config)
     facts = check(config)
+    if overlay.state != "none":
+        facts.append(f"changes from afar: {', '.join(keys(overlay.patch)) or 'none'} ({_standing(overlay)})")
     if args.json:
         out(json.dumps({"ok": True, "config": str(args.config), "config_hash": config.digest(), "facts": facts}))
     else:
@@ -38,6 +44,11 @@ def _check(args: argparse.Namespace) -> int:
         for fact in facts:
             out(f"  {fact}")
     return 0
+
+
+def _standing(overlay: Overlay) -> str:
+    state = overlay.state.replace("_", " ")
+    return f"the last was {state}: {overlay.reason}" if overlay.state == "rolled_back" else state
 
 
 def _schema(args: argparse.Namespace) -> int:
@@ -51,6 +62,7 @@ def _schema(args: argparse.Namespace) -> int:
         "events": schemas.events,
         "messages": schemas.messages,
         "asyncapi": asyncapi.document,
+        "commands": command_schemas,
     }
     out(json.dumps(described[args.of](), indent=None if args.json else 2))
     return 0

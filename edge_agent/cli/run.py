@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from edge_agent import config_file
 from edge_agent.cli.common import add_verb, end, named, positive
 from edge_agent.logs import setup_logging
 
@@ -31,10 +33,11 @@ def add(verbs: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from edge_agent import config_trial
     from edge_agent.app import Agent, RunOptions
     from edge_agent.run_display import run_with_display
 
-    config = config_file.load(args.config)
+    config = config_trial.begin(args.config)
     setup_logging(config.logging)
     options = RunOptions(
         source=args.source,
@@ -43,5 +46,23 @@ def _run(args: argparse.Namespace) -> int:
         max_frames=args.max_frames,
         record=args.record,
         mqtt=not args.no_mqtt,
+        file=args.config,
     )
-    return end(run_with_display(Agent(config, options), as_json=args.json))
+    try:
+        agent = Agent(config, options)
+    except Exception as error:
+        if config_trial.give_up(config.state_dir, f"the agent does not start with it: {error}"):
+            _again()
+        raise
+    code = run_with_display(agent, as_json=args.json)
+    if agent.again:
+        _again()
+    return end(code)
+
+
+def _again() -> NoReturn:
+    """Start anew in this process: it keeps its number, so that systemd, a container or a shell see one program that goes on."""
+    logging.shutdown()
+    sys.stdout.flush()
+    # What ran this: `python -m`, a script, an option of the interpreter.
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves, no shell

@@ -20,6 +20,7 @@ _PARAMETERS = {
     "use_case": "the use case",
     "what": "what happened to the box",
     "sensor": "`id` of a sensor",
+    "command": "name of the command",
 }
 _ABOUT = """\
 What a device publishes over MQTT. Version 1 is the `v1` in the topics.

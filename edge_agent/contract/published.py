@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from edge_agent.command_handlers import CommandFacts, ConfigFacts
+from edge_agent.commands.catalogue import CommandAnswer
 from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelState
 from edge_agent.health.heartbeat_fields import Heartbeat
 from edge_agent.outbox.ledger import SinkLosses
@@ -95,6 +97,8 @@ CHANNELS = (
             _event("device", "outbox_recreated", OutboxRecreated),
             _event("device", "sensor_state", SensorStateFacts),
             _event("device", "mqtt_session_taken_over", SessionTakenOver),
+            _event("device", "command", CommandFacts),
+            _event("device", "config", ConfigFacts),
         ),
     ),
     Channel(
@@ -108,6 +112,12 @@ CHANNELS = (
         "telemetry/{sensor}",
         "values of other sensors",
         (Message("telemetry", TelemetryMessage),),
+    ),
+    Channel(
+        "answers",
+        "commands/{command}/reply",
+        "answers to commands that name no other topic for it",
+        (Message("answer", CommandAnswer),),
     ),
     Channel("doctor", "doctor", "asks whether the box may publish", (Message("doctor", Probe),)),
 )

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edge_agent import config_file
+from edge_agent import config_trial
 from edge_agent.config import Config, HttpConfig
 from edge_agent.doctor import unit
 from edge_agent.errors import ConfigError
@@ -111,7 +111,7 @@ def look(config_path: Path | None, root: Path = Path("/")) -> Box:
     config, problems = None, []
     if config_path is not None:
         try:
-            config = config_file.load(config_path)
+            config, _ = config_trial.effective(config_path)
         except ConfigError as error:
             problems = error.problems
     agent = None if config is None else find_agent(config)

@@ -14,9 +14,12 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
+RESTART_S = 120
+"""The watchdog waits so long for a process that starts again under the same number."""
+
 
 class Notifier:
-    """Sends READY, STATUS, STOPPING and, when asked, WATCHDOG. Call it from one thread (the main one). Never raises.
+    """Sends READY, STATUS, STOPPING, RELOADING and, when asked, WATCHDOG. Call it from one thread (the main one). Never raises.
 
     The environment is read once at construction. ``watchdog()`` may be called as often as one likes: it sends at most
     every half of ``WATCHDOG_USEC``, as sd_watchdog_enabled(3) recommends, and nothing where ``WATCHDOG_PID`` names
@@ -26,7 +29,8 @@ class Notifier:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._address = _address(os.environ.get("NOTIFY_SOCKET", ""))
-        self.watchdog_interval_s = _watchdog_interval() if self._address else None
+        self._watchdog_usec = _watchdog_usec() if self._address else None
+        self.watchdog_interval_s = None if self._watchdog_usec is None else self._watchdog_usec / 2e6
         """Seconds between two signs of life; None when no watchdog is set."""
         self._last_watchdog: float | None = None
         self._status = ""
@@ -39,11 +43,23 @@ class Notifier:
 
     def ready(self, status: str = "") -> None:
         """Config, outbox and HTTP are up."""
-        self._notify("READY=1", *_status_line(status))
+        self._notify("READY=1", *self._watchdog_of(self._watchdog_usec), *_status_line(status))
 
     def stopping(self, status: str = "") -> None:
         """The clean stop began."""
         self._notify("STOPPING=1", *_status_line(status))
+
+    def restarting(self, status: str = "") -> None:
+        """We stop, and the same process starts again: to systemd a reload, as STOPPING would make it kill what comes back."""
+        self._notify(
+            "RELOADING=1",
+            f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}",
+            *self._watchdog_of(RESTART_S * 1_000_000),
+            *_status_line(status),
+        )
+
+    def _watchdog_of(self, usec: int | None) -> tuple[str, ...]:
+        return () if self.watchdog_interval_s is None else (f"WATCHDOG_USEC={usec}",)
 
     def status(self, text: str) -> None:
         """One line for ``systemctl status``; sent only when it changes."""
@@ -88,7 +104,7 @@ def _address(name: str) -> str | None:
     return None
 
 
-def _watchdog_interval() -> float | None:
+def _watchdog_usec() -> int | None:
     pid = os.environ.get("WATCHDOG_PID", "")
     if pid and pid != str(os.getpid()):
         return None
@@ -96,7 +112,7 @@ def _watchdog_interval() -> float | None:
         usec = int(os.environ.get("WATCHDOG_USEC", ""))
     except ValueError:
         return None
-    return usec / 2e6 if usec > 0 else None
+    return usec if usec > 0 else None
 
 
 def _status_line(text: str) -> tuple[str, ...]:

@@ -1,0 +1,219 @@
+"""Every command: what it takes, what it answers, whether it changes something, how long it may take.
+
+The envelope is the same for all: ``{"id", "expires", "args"}`` in, ``{"id", "command", "ok", "result" | "error"}`` out.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, create_model
+from typing_extensions import NotRequired, TypedDict
+
+from edge_agent.config_base import Slug, Strict
+from edge_agent.config_commands import CommandName
+from edge_agent.errors import CommandCode
+
+Ident = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+ModelName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=127)
+]
+
+
+class NoArgs(Strict):
+    """Takes nothing."""
+
+
+class SnapshotArgs(Strict):
+    """Of which camera."""
+
+    camera: Slug = Field(description="camera id")
+    width: int = Field(640, ge=64, le=1920, description="pixels; a wider picture is made smaller")
+
+
+class LogLevelArgs(Strict):
+    """How much is logged."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(description="the least severe line that is written")
+    minutes: float | None = Field(
+        None, gt=0, le=10_080, description="after so long the configured level holds again; default: until the restart"
+    )
+
+
+class ConfigApplyArgs(Strict):
+    """A change of the configuration."""
+
+    config: dict[str, Any] = Field(
+        description="JSON Merge Patch (RFC 7396) over the configuration; `cameras` is a mapping by camera id here"
+    )
+    replace: bool = Field(
+        False, description="the patch takes the place of all earlier ones; {} gives the operator's file back"
+    )
+
+
+class ModelUpdateArgs(Strict):
+    """Which model."""
+
+    model: ModelName | None = Field(None, description="NAME or NAME@VERSION; default: what the repository offers")
+
+
+class Result(BaseModel):
+    """Base of what a command answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Pong(Result):
+    """Alive."""
+
+    time: str = Field(description="RFC 3339 UTC, by the clock of the box")
+    clock_ok: bool = Field(description="false: that clock is not synchronised")
+    boot_id: str = Field(description="changes with every start of the agent")
+    version: str
+    uptime_s: float
+
+
+class Snapshot(Result):
+    """The last picture."""
+
+    camera: str
+    jpeg: str = Field(description="base64")
+
+
+class ConfigShown(Result):
+    """The configuration at work, without credentials; ``cameras`` is a mapping by camera id."""
+
+    config: dict[str, Any]
+    config_hash: str
+    overlay: dict[str, Any] = Field(description="what was changed from afar, a patch over the operator's file")
+    state: Literal["none", "trial", "confirmed", "rolled_back"] = Field(description="of the last change from afar")
+    reason: str = Field(description="why it was rolled back, else empty")
+
+
+class ConfigApplied(Result):
+    """The change holds."""
+
+    state: Literal["unchanged", "confirmed"]
+    restarted: bool = Field(description="false: it was taken over by the agent as it ran")
+    config_hash: str
+
+
+class Restarted(Result):
+    """The agent is back."""
+
+    boot_id: str
+    version: str
+
+
+class LogLevel(Result):
+    """What holds now."""
+
+    level: str
+
+
+class ModelState(Result):
+    """As in the retained topic ``model``."""
+
+    model: dict[str, Any]
+
+
+class Diagnostics(Result):
+    """What ``edge-agent doctor --json`` prints."""
+
+    ok: bool
+    checks: list[dict[str, Any]]
+    took_s: float
+
+
+Json: TypeAlias = Annotated[dict[str, Any], Field(description="as `GET /api/v1/status`")]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """``effect``: it changes something, so it needs an id, is written down before it is done, and is done once."""
+
+    name: CommandName
+    about: str
+    args: type[Strict]
+    result: Any
+    effect: bool = False
+    deadline_s: float = 10.0
+
+
+_ALL = (
+    Command("ping", "whether the agent is there", NoArgs, Pong),
+    Command("status", "everything the agent knows about itself", NoArgs, Json),
+    Command("config.get", "the configuration at work, without credentials", NoArgs, ConfigShown),
+    Command("diagnostics", "look the box over, as `edge-agent doctor` does", NoArgs, Diagnostics, deadline_s=60.0),
+    Command("snapshot", "the last picture of a camera, where privacy allows it", SnapshotArgs, Snapshot),
+    Command("log.level", "log more or less for a while", LogLevelArgs, LogLevel, effect=True),
+    Command("config.apply", "change the configuration", ConfigApplyArgs, ConfigApplied, effect=True, deadline_s=30.0),
+    Command("restart", "stop in order and start again", NoArgs, Restarted, effect=True),
+    Command("model.update", "fetch and activate a model", ModelUpdateArgs, ModelState, effect=True, deadline_s=30.0),
+    Command("model.rollback", "back to the model before", NoArgs, ModelState, effect=True, deadline_s=30.0),
+)
+COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
+
+
+class Ask(BaseModel):
+    """A command as it comes; see ``ask_model`` for what is different from one to the other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    id: Ident | None = None
+    expires: AwareDatetime | None = Field(None, description="RFC 3339; not done after this time; default: never")
+    args: Any
+
+
+@functools.cache
+def ask_model(command: Command) -> type[Ask]:
+    """The model of what comes: the id is needed where there is an effect, the arguments where one of them is."""
+    needed = any(field.is_required() for field in command.args.model_fields.values())
+    about = Field(... if command.effect else None, description="unique for ever; an effect happens once for it")
+    return create_model(
+        f"{command.name}, request",
+        __base__=Ask,
+        id=(Ident if command.effect else Ident | None, about),
+        args=(command.args, ... if needed else command.args()),
+    )
+
+
+class CommandFault(TypedDict):
+    """Why there is no result."""
+
+    code: Annotated[CommandCode, Field(description="for machines")]
+    message: Annotated[str, Field(description="for people")]
+
+
+class CommandAnswer(TypedDict):
+    """What became of a command: a result or a fault."""
+
+    id: NotRequired[Annotated[str, Field(description="that of the command")]]
+    command: Annotated[str, Field(description="its name")]
+    ok: Annotated[bool, Field(description="whether there is a result")]
+    result: NotRequired[Annotated[dict[str, Any], Field(description="edge-agent schema commands says what of which")]]
+    error: NotRequired[Annotated[CommandFault, Field(description="why there is none")]]
+    note: NotRequired[Annotated[str, Field(description="why the answer came to this topic")]]
+
+
+def command_schemas() -> dict[str, Any]:
+    """JSON Schemas (2020-12) of every command: what it takes and what it answers."""
+    commands = {
+        command.name: {
+            "description": command.about,
+            "request": ask_model(command).model_json_schema(),
+            "answer": _answer_schema(command),
+        }
+        for command in COMMANDS.values()
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "commands": commands}
+
+
+def _answer_schema(command: Command) -> dict[str, Any]:
+    kinds = {"answer": CommandAnswer, "result": command.result}
+    found, types = TypeAdapter.json_schemas([(name, "validation", TypeAdapter(kind)) for name, kind in kinds.items()])
+    answer, result = (found[name, "validation"] for name in kinds)
+    done = {"properties": {"ok": {"const": True}, "result": result}, "required": ["result"]}
+    failed = {"properties": {"ok": {"const": False}}, "required": ["error"]}
+    return {"title": f"{command.name}, answer", "allOf": [answer, {"anyOf": [done, failed]}], "$defs": types["$defs"]}
