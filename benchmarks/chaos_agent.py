@@ -2,7 +2,8 @@
 
     python -m benchmarks.chaos_agent STATE HOST PORT ACCEPTED --life N --rate R
 
-In place of cameras: ``rate`` events a second from each of three, episodes of three events, and a metric a second. Whatever
+In place of cameras: ``rate`` events a second from each of three, episodes of three events, and each second a metric and a
+sensor's value. Whatever
 is committed is told, id by id, in the file ACCEPTED, outside the state folder. SIGTERM stops it as it does the agent.
 """
 
@@ -22,42 +23,43 @@ from benchmarks.chaos_judge import LIFE
 from edge_agent import __version__
 from edge_agent.config import OutboxConfig
 from edge_agent.config_mqtt import MqttConfig
+from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.outbox import Outbox
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.state_dir import state_lock
-from edge_agent.types import Event, Metric, Output, Phase, uuid7_factory
+from edge_agent.types import Event, Metric, Phase, Stored, Telemetry, uuid7_factory
+from tests.health_fixtures import agent_status
 
 CAMERAS = ("door", "till", "yard")
-
-
+USE_CASE = "synthetic"
 _PHASES: tuple[Phase, ...] = ("started", "updated", "ended")
 
 
 def feed(outbox: Outbox, stop: threading.Event, life: int, rate: float) -> None:
     """Put, at a steady rate, until the stop."""
     new_id = uuid7_factory()
-    started, metrics = time.monotonic(), count(life * LIFE)
+    started, numbers = time.monotonic(), count(life * LIFE)
     for n in count():
         if stop.wait(max(0.0, started + n / rate - time.monotonic())):
             return
         utc = time.time()
-        items: list[Output] = []
+        items: list[Stored] = []
         for camera in CAMERAS:
             data = {"n": n, "distance_m": 1.42, "zone": "till", "text": "x" * 200}
             episode = f"{camera}-{life}-{n // 3}"
-            items.append(
-                Event(new_id(utc), camera, "social_distancing", "violation", _PHASES[n % 3], episode, utc, data)
-            )
+            items.append(Event(new_id(utc), camera, USE_CASE, "made_up", _PHASES[n % 3], episode, utc, data))
         if n % max(1, round(rate)) == 0:
-            number = next(metrics)
-            items += [Metric(camera, "social_distancing", utc, 1.0, 1.0, {"n": number}) for camera in CAMERAS]
+            number = next(numbers)
+            items += [Metric(camera, USE_CASE, utc, 1.0, 1.0, {"n": number}) for camera in CAMERAS]
+            items.append(Telemetry("probe", utc, number, "", "good"))
         outbox.put(items)
 
 
 def beat(sink: MqttSink, stop: threading.Event) -> None:
     """A heartbeat a second, past the outbox."""
+    builder = HeartbeatBuilder()
     while not stop.wait(1.0):
-        sink.publish_now("heartbeat", {"alive": True}, retain=False)
+        sink.publish_now("heartbeat", builder.build(agent_status(), time.time()), retain=False)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 LIFE = 1_000_000
-"""The metrics of one life of the agent are numbered from its own number times this."""
+"""Metrics and telemetry of one life of the agent are numbered from its own number times this."""
 
 
 class Seen(NamedTuple):
@@ -30,21 +30,21 @@ class Seen(NamedTuple):
 
 
 def identify(topic: str, payload: bytes) -> Seen | None:
-    """An event by its id, a metric by its number; None for all else."""
-    kind, camera = topic.split("/")[4:6] if topic.count("/") > 4 else ("", "")
+    """An event by its id, a metric and a sensor's value by their number; None for all else."""
+    kind, name = topic.split("/")[4:6] if topic.count("/") > 4 else ("", "")
+    if kind not in {"events", "metrics", "telemetry"}:
+        return None
+    doc, stream = json.loads(payload), f"{kind}/{name}"
     if kind == "events":
-        doc = json.loads(payload)
         lost = tuple((int(first), int(last)) for first, last in doc["data"].get("sequences", ()))
-        return Seen(doc["id"], f"events/{camera}", int(doc["sequence"]), hash(payload), lost)
-    if kind == "metrics":
-        number = json.loads(payload)["data"].get("n")  # others have none
-        return None if number is None else Seen(metric_key(camera, number), f"metrics/{camera}", number, hash(payload))
-    return None
+        return Seen(doc["id"], stream, int(doc["sequence"]), hash(payload), lost)
+    number = doc["data"].get("n") if kind == "metrics" else doc["value"]
+    return Seen(numbered(stream, number), stream, number, hash(payload)) if type(number) is int else None
 
 
-def metric_key(camera: str, number: int) -> str:
-    """Stands in for the id that a metric has not."""
-    return f"{camera} {number}"
+def numbered(stream: str, number: int) -> str:
+    """Stands in for the id that metrics and telemetry have not."""
+    return f"{stream} {number}"
 
 
 class Ledger:
@@ -82,7 +82,7 @@ class Ledger:
 
 @dataclass
 class Report:
-    """What came of the run; ``broken`` names every promise that was not kept. Messages are events and metrics."""
+    """What came of the run; ``broken`` names every promise that was not kept. Messages are events, metrics and telemetry."""
 
     seed: int
     minutes: float
@@ -154,10 +154,10 @@ class Report:
 
 
 def _earlier(arrived: Iterable[Seen]) -> set[str]:
-    """A life's metrics are stored in the order of their numbers: one that came shows that all before it were accepted."""
+    """A life's metrics and telemetry are stored in the order of their numbers: one that came shows that all before it were accepted."""
     top: dict[tuple[str, int], int] = {}
     for seen in arrived:
         if not seen.is_event:
-            of = seen.stream.partition("/")[2], seen.number // LIFE * LIFE
+            of = seen.stream, seen.number // LIFE * LIFE
             top[of] = max(seen.number, top.get(of, 0))
-    return {metric_key(camera, n) for (camera, first), last in top.items() for n in range(first, last + 1)}
+    return {numbered(stream, n) for (stream, first), last in top.items() for n in range(first, last + 1)}

@@ -48,9 +48,9 @@ class Link(Relay):
     def unshut(self, reason: str) -> None:
         """The reason is over."""
         with self._shut_lock:
-            self._shut_for.discard(reason)
-            if not self._shut_for:
+            if self._shut_for == {reason}:
                 self.open()
+            self._shut_for.discard(reason)
 
     def refuse(self) -> None:
         """CONNACKs with an error."""

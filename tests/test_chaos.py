@@ -94,9 +94,9 @@ def test_a_gap_that_an_event_explains_is_no_unexplained_one() -> None:
 
 
 def test_a_metric_that_came_shows_that_those_before_it_were_accepted() -> None:
-    first, third = (Seen(f"door {LIFE + n}", "metrics/door", LIFE + n, 0) for n in (0, 2))
+    first, third = (Seen(f"metrics/door {LIFE + n}", "metrics/door", LIFE + n, 0) for n in (0, 2))
     report = judged(ledger(first, third), ledger(first, third), last=0)
-    assert report.broken == [f"1 lost: door {LIFE + 1}"]
+    assert report.broken == [f"1 lost: metrics/door {LIFE + 1}"]
 
 
 def test_messages_are_known_by_their_topics() -> None:
@@ -109,6 +109,9 @@ def test_messages_are_known_by_their_topics() -> None:
     assert found is not None
     assert found[:3] == ("a", "events/_device", 7) and found.explains == ((2, 3),)
     metric = identify(f"{ROOT}metrics/door/social_distancing", b'{"data":{"n":4}}')
-    assert metric is not None and metric[:3] == ("door 4", "metrics/door", 4)
+    assert metric is not None and metric[:3] == ("metrics/door 4", "metrics/door", 4)
+    value = identify(f"{ROOT}telemetry/probe", b'{"value":5}')
+    assert value is not None and value[:3] == ("telemetry/probe 5", "telemetry/probe", 5)
+    assert identify(f"{ROOT}telemetry/probe", b'{"value":5.5}') is None
     assert identify(f"{ROOT}heartbeat", b"{}") is None
     assert identify(f"{ROOT}metrics/door/social_distancing", b'{"data":{}}') is None

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.chaos_link import Link
 from edge_agent.outbox import Outbox
 from tests.mosquitto import Subscriber, broker, subscriber, wait_for
-from tests.mqtt_fixtures import delivering, fill, numbers
+from tests.mqtt_fixtures import delivering, fill, heartbeat, numbers
 from tests.outbox_fixtures import running
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def test_a_slow_link_delivers_everything_in_order_and_heartbeats_first(tmp_path:
         link.slow = True
         with delivering(outbox, link.port) as sink:
             wait_for(lambda: len(numbers(sub)) > 5, LONG_S)
-            assert sink.publish_now("heartbeat", b"{}", retain=False)
+            assert sink.publish_now("heartbeat", heartbeat(), retain=False)
             wait_for(lambda: bool(sub.under("/heartbeat")), LONG_S)
             assert len(numbers(sub)) < 110, "it did not wait for the backlog"
             wait_for(lambda: sink.state().acked == 120, LONG_S)
