@@ -11,7 +11,8 @@ from tests.mqtt_relay import Passage, Relay
 from tests.mqtt_tap import PUBACK, PUBLISH, decode_publish
 
 _UNAVAILABLE, _QUOTA_EXCEEDED = 0x88, 0x97
-_DELAY_S = 0.1
+_DELAY_S, _SLOW_S = 0.005, 0.1
+"""For each packet, in both directions."""
 
 
 class Link(Relay):
@@ -26,7 +27,7 @@ class Link(Relay):
         self.busy = False
         """Answers with errors instead of PUBACKs; the broker sees nothing of it."""
         self.slow = False
-        """A tenth of a second for each packet, in both directions."""
+        """A tenth of a second for each packet, where it is else 5 ms."""
         self.swallow = False
         """Ends the connection in place of the next PUBACK: the broker has the message, and the agent cannot know."""
         self._refuse = self._hang_up = False
@@ -80,8 +81,7 @@ class Link(Relay):
 
     def hold(self) -> None:
         """As long as the link's state keeps a packet."""
-        if self.slow:
-            time.sleep(_DELAY_S)
+        time.sleep(_SLOW_S if self.slow else _DELAY_S)
         self._flow.wait()
 
 

@@ -14,14 +14,15 @@ class Lacking(Exception):
     """This machine cannot do that; says what."""
 
 
-def run(*command: str) -> None:
-    """Raises Lacking with what the program said."""
+def run(*command: str) -> str:
+    """What the program printed. Raises Lacking with what it said."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise Lacking(f"{command[0]}: {error.strerror}") from error
     if done.returncode:
         raise Lacking(f"{' '.join(command)}: {done.stderr.strip()[-200:]}")
+    return done.stdout
 
 
 class Cable:
@@ -75,9 +76,12 @@ class SmallDisk:
         folder.mkdir(parents=True)
         with self._image.open("wb") as image:
             image.truncate(64 * 2**20)
-        run("mkfs.ext4", "-q", "-m", "0", str(self._image))
-        run("mount", "-o", "loop", str(self._image), str(folder))
         self._filler = folder / "filler"
+        run("mkfs.ext4", "-q", "-m", "0", str(self._image))
+        self._mount()
+
+    def _mount(self) -> None:
+        run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.folder))
 
     def fill(self) -> None:
         """Until nothing fits any more."""
@@ -90,6 +94,17 @@ class SmallDisk:
     def free(self) -> None:
         """What ``fill`` took."""
         self._filler.unlink(missing_ok=True)
+
+    def fail(self) -> None:
+        """The kernel finds an error and makes it read-only."""
+        device = Path(run("findmnt", "-n", "-o", "SOURCE", str(self.folder)).strip())
+        Path(f"/sys/fs/ext4/{device.name}/trigger_fs_error").write_text("x\n")
+
+    def repair(self) -> None:
+        """As a restart of the box would."""
+        self.close()
+        subprocess.run(["fsck.ext4", "-y", str(self._image)], check=False, capture_output=True)
+        self._mount()
 
     def close(self) -> None:
         """Unmount."""

@@ -146,6 +146,8 @@ class Subscriber:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        # Without a cycle it goes at once, and closes its sockets before anybody misses them.
+        self._client.on_message = self._client.on_subscribe = None
 
 
 @contextmanager

@@ -54,13 +54,16 @@ def test_servers_that_are_off_are_not_spoken_of(tmp_path: Path) -> None:
     assert with_servers(tmp_path, influxdb={"url": "http://localhost:1"}, webhook={"types": ["*"]}) == {}
 
 
-def test_influxdb_is_asked_whether_we_may_write(tmp_path: Path) -> None:
+def test_influxdb_is_asked_whether_we_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with victoria_metrics(tmp_path / "vm") as there:
         section = {"enabled": True, "url": there.url, "bucket": "shop"}
         assert with_servers(tmp_path, influxdb=section) == {
             "influxdb": ("ok", f"{there.url}: may write to bucket shop ")
         }
         assert there.series(".+") == [], "and nothing is written"
+        monkeypatch.setattr(servers, "local", lambda _: False)
+        state, said = with_servers(tmp_path, influxdb=section)["influxdb"]
+        assert state == "warn" and "token and data cross the network in the clear" in said
     state, said = with_servers(tmp_path, influxdb=section)["influxdb"]
     assert (state, said) == ("fail", f"{there.url}: Connection refused see docs/influxdb.md")
 

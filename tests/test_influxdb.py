@@ -26,7 +26,16 @@ from tests.certificates import Authority, server_context
 from tests.contract import SYNTHETIC
 from tests.file_server import Answer, Server, serve, status
 from tests.mosquitto import free_port, wait_for
-from tests.outbox_fixtures import depth, make_event, make_heartbeat, make_metric, pumping, rows, running
+from tests.outbox_fixtures import (
+    depth,
+    make_event,
+    make_heartbeat,
+    make_metric,
+    make_telemetry,
+    pumping,
+    rows,
+    running,
+)
 from tests.time_series import VictoriaMetrics, influxdb, victoria_metrics
 
 BOTH = ("mqtt", "influxdb")
@@ -55,8 +64,9 @@ def test_everything_arrives_at_victoria_metrics(tmp_path: Path) -> None:
         pumping(outbox, "influxdb", make_sink(server.url)) as pump,
     ):
         outbox.put([*(make_event(n) for n in range(450)), *(make_metric(n) for n in range(30)), beat])
-        wait_for(lambda: outbox.stat().accepted["telemetry"] == 1 and depth(outbox, "influxdb") == 0)
-        assert (pump.state.delivered, pump.state.refused, pump.state.last_error) == (481, 0, "")
+        outbox.put([make_telemetry(n) for n in range(5)])
+        wait_for(lambda: outbox.stat().accepted["telemetry"] == 6 and depth(outbox, "influxdb") == 0)
+        assert (pump.state.delivered, pump.state.refused, pump.state.last_error) == (486, 0, "")
         ((labels, sequences),) = server.series("edge_event_synthetic_sequence")
         assert sequences == [float(n) for n in range(1, 451)]
         assert labels == {
@@ -69,6 +79,7 @@ def test_everything_arrives_at_victoria_metrics(tmp_path: Path) -> None:
         }
         assert server.values("edge_metric_synthetic_people") == [float(n) for n in range(30)]
         assert server.values("edge_heartbeat_sequence") == [0.0]
+        assert server.values("edge_telemetry_.*_value") == [0.0, 1.0, 2.0, 3.0, 4.0]
         assert server.series("edge_heartbeat_camera_fps")[0][0]["camera"] == "gate"
 
 
@@ -345,5 +356,5 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         return real(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(HardwareError, match=r"influxdb.enabled is true.*pip install 'edge-agent\[influxdb\]'"):
+    with pytest.raises(HardwareError, match=r"needs the extra influxdb \(No module .*\): pip install influxdb-client"):
         make_sink("http://localhost:1")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import influxdb_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from edge_agent.outbox.messages import ROW_BITS, Priority, Row, draft
 from edge_agent.sinks.influxdb_points import MAX_FIELDS, MAX_NAME, MAX_TEXT, Point, Unfit, points
 from edge_agent.types import DEVICE, Event, Heartbeat, Metric, Stored, Telemetry
 from tests.contract import SYNTHETIC
-from tests.outbox_fixtures import UTC, make_event, make_metric, make_telemetry, new_id
+from tests.outbox_fixtures import UTC, make_event, make_metric, new_id
 
 TAGS = {"site": "mill", "device": "box-7"}
 
@@ -31,8 +33,8 @@ def only(item: Stored, number: int = 1) -> Point:
     return point
 
 
-def telemetry(data: Any, topic: str = "telemetry/boiler") -> Row:
-    doc = {**data, "time": "2026-01-31T12:00:00.250Z"} if isinstance(data, dict) else data
+def telemetry(values: dict[str, Any], topic: str = "telemetry/boiler") -> Row:
+    doc = values | {"time": "2026-01-31T12:00:00.250Z"}
     return Row((2 << ROW_BITS) + 5, None, topic, json.dumps(doc).encode())
 
 
@@ -89,12 +91,12 @@ def test_a_metric() -> None:
 
 
 def test_a_sensor() -> None:
-    point = only(make_telemetry(71, "boiler"))
+    point = only(Telemetry("boiler", UTC, 71, "°C", "good"))
     assert point["measurement"] == "edge_telemetry_boiler"
     assert point["tags"] == TAGS | {"sensor": "boiler"}
     assert point["fields"] == {"value": 71.0, "unit": "°C", "quality": "good"}
-    gone = only(Telemetry("boiler", UTC, None, "°C", "stale"))
-    assert gone["fields"] == {"unit": "°C", "quality": "stale"}
+    assert only(Telemetry("door", UTC, True, "", "good"))["fields"]["value"] is True
+    assert "value" not in only(Telemetry("boiler", UTC, None, "°C", "good"))["fields"]
 
 
 def test_a_heartbeat_and_its_cameras() -> None:
@@ -123,12 +125,14 @@ def test_two_messages_of_one_series_in_one_millisecond_are_two_points_and_each_t
 
 
 def test_names_need_no_escape_and_collide_with_nothing_of_influxdbs_own() -> None:
-    assert only(make_event(1, time=3))["fields"]["value_time"] == 3.0
-    data = {"zone/till": 1, "a b,c=d\n": 2, "_field": 4, "sensor": 5, "Grüße": 6, "x" * 500: 7, "": 8}
-    (point,) = points(telemetry(data), TAGS)
+    data = {"zone/till": 1, "a b,c=d\n": 2, "time": 3, "_field": 4, "camera": 5, "Grüße": 6, "x" * 500: 7, "": 8}
+    point = only(Metric("door", SYNTHETIC, UTC, 60.0, 58.5, data))
     assert point["fields"] == {
+        "interval_s": 60.0,
+        "observed_s": 58.5,
         "zone_till": 1.0,
         "a_b_c_d_": 2.0,
+        "value_time": 3.0,
         "field": 4.0,
         "Gr__e": 6.0,
         "x" * MAX_NAME: 7.0,
@@ -173,7 +177,8 @@ def test_what_holds_nothing_to_be_drawn_makes_no_point() -> None:
         Row(1, 1, "heartbeat", json.dumps({"time": "2026-01-31T12:00:00", "sequence": 1}).encode()),
         Row(1, 1, "heartbeat", json.dumps({"time": 5, "sequence": 1}).encode()),
         Row(1, 1, "heartbeat", json.dumps({"time": "2026-01-31T12:00:00Z", "sequence": 1, "cameras": [3]}).encode()),
-        telemetry(3),
+        telemetry({}, "telemetry/a/b"),
+        Row(1, 1, "telemetry/boiler", b"3"),
     ],
 )
 def test_a_message_read_back_from_a_damaged_file_is_told_from_a_good_one(row: Row) -> None:
@@ -188,7 +193,13 @@ values = st.recursive(
 )
 
 
+NAME = "[A-Za-z0-9][A-Za-z0-9_]*"
+VALUE = r'([-+0-9.e]+i?|true|false|"([^"\\\n]|\\["\\])*")'
+LINE = re.compile(f"{NAME}(,{NAME}=[A-Za-z0-9._-]+)* {NAME}={VALUE}(,{NAME}={VALUE})* [0-9]+", re.IGNORECASE)
+"""Line protocol without escapes but in text."""
+
+
 @given(st.dictionaries(st.text(), values, max_size=20))
-def test_whatever_a_sensor_says_becomes_a_point_or_none(data: dict[str, Any]) -> None:
-    for point in points(telemetry(data), TAGS):
-        assert all(isinstance(value, float | bool | str) for value in point["fields"].values())
+def test_whatever_a_sensor_says_becomes_one_good_line_or_none(values: dict[str, Any]) -> None:
+    for point in points(telemetry(values), TAGS):
+        assert LINE.fullmatch(influxdb_client.Point.from_dict(point, write_precision="ns").to_line_protocol())

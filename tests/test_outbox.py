@@ -226,6 +226,27 @@ def test_space_is_given_back(tmp_path: Path) -> None:
         wait_for(lambda: outbox.stat().bytes < 2e6, what="a small file")
 
 
+@pytest.mark.slow
+def test_space_is_given_back_on_a_box_that_is_never_idle(tmp_path: Path) -> None:
+    with running(tmp_path / "o.db", queue=20_000) as outbox:
+        outlet = outbox.outlet("mqtt")
+
+        def take_all() -> None:
+            outlet.acknowledge([row.row for row in rows(outbox)])
+
+        def small_though_busy() -> bool:
+            outbox.put([make_event(0)])
+            take_all()
+            return outbox.stat().bytes < 2e6
+
+        for start in range(0, 10_000, 500):
+            outbox.put([make_event(n, text="x" * 200) for n in range(start, start + 500)])
+            assert outbox.flush(20)
+        assert outbox.stat().bytes > 4e6
+        take_all()
+        wait_for(small_though_busy, what="a small file")
+
+
 def test_age_is_not_fooled_by_the_clock(tmp_path: Path) -> None:
     class Wall:
         now = UTC

@@ -191,9 +191,22 @@ def test_a_redirect_is_not_followed(secret_file: Path, code: int) -> None:
     with serve({"/other": status(200)}) as other:
         with answering(secret_file, status(code, Location=f"{other.url}/other?key=hunter2")) as (outbox, _, pump):
             wait_for(lambda: pump.state.failures > 1)
-            assert pump.state.last_error.endswith(f" to {other.url}: not followed; correct webhook.url")
+            assert pump.state.last_error.endswith(f"leads to {other.url}: not followed; correct webhook.url")
             assert depth(outbox, "webhook") == 3
         assert other.asked == []
+
+
+@pytest.mark.parametrize(
+    ("location", "text"),
+    [("/there", "another path"), ("http://[", "nowhere"), ("//host/x", "://host"), (None, "another path")],
+)
+def test_a_redirect_to_anywhere_is_told(secret_file: Path, location: str | None, text: str) -> None:
+    answer = status(302) if location is None else status(302, Location=location)
+    with answering(secret_file, answer) as (_, server, pump):
+        wait_for(lambda: pump.state.failures > 0)
+        assert pump.state.last_error == (
+            f"{server.url} answers 302 Found, which leads to {text}: not followed; correct webhook.url"
+        )
 
 
 def test_nobody_reads_a_long_answer_to_its_end(secret_file: Path) -> None:

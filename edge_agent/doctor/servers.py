@@ -42,7 +42,7 @@ def influxdb(config: Config, _: Box) -> Outcome:
         sink = InfluxDbSink(quick, site=config.site, device=config.device or "device")
         sink.probe()
     except HardwareError as error:
-        return fail(str(error), "pip install 'edge-agent[influxdb]'")
+        return fail(str(error), "make venv EXTRAS=influxdb, or pip install influxdb-client")
     except (ConfigError, SinkUnavailable) as error:
         return fail(str(error), "see docs/influxdb.md")
     text = f"{sink.address}: may write to bucket {config.influxdb.bucket}"

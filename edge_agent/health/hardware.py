@@ -61,7 +61,7 @@ class HardwareProbe:
         throttled = self._throttled(chips)
         now = self._clock()
         if throttled and self._at is not None:
-            self._throttled_s += now - self._at
+            self._throttled_s += min(now - self._at, DEADLINE_S)  # a look that hung saw nothing meanwhile
         self._at = now
         return HardwareStatus(
             temperature_c=degrees,

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge_agent.errors import EdgeAgentError, OutboxCorrupt, OutboxError
 from edge_agent.outbox.clock import AgeClock
-from edge_agent.outbox.inbox import Inbox
+from edge_agent.outbox.inbox import BATCH, Inbox
 from edge_agent.outbox.ledger import EVERY_SINK
 from edge_agent.outbox.limits import Limits
 from edge_agent.outbox.messages import Draft, Priority, draft, priority_of
@@ -177,12 +177,14 @@ class Writer:
             self._batch = self._drafts(self._inbox.take())
         now = time.monotonic()
         look = now >= self._next_age_check
-        if self._batch or any(self._inbox.ended()) or self._reports_due(now) or look:
+        busy = bool(self._batch or any(self._inbox.ended()) or self._reports_due(now) or look)
+        if busy:
             self._commit(self._share(), give_back=True)
             if look:  # after the commit, which may have learned how long the box was off
                 self._next_age_check = now + _AGE_CHECK_S
                 self._expire()
-        else:
+        # Some boxes are never idle. Where little waits, little has to be moved for it.
+        if not busy or sum(self._store.books.depth.values()) < BATCH:
             self._store.shrink()
         self._loss_log.look(self._store.books.losses, now)
 

@@ -38,8 +38,8 @@ class InfluxDbSink:
             from influxdb_client.rest import ApiException
             from urllib3.exceptions import HTTPError
         except ImportError as error:
-            need = "influxdb.enabled is true, and that needs a package: pip install 'edge-agent[influxdb]'"
-            raise HardwareError(f"{need} ({error})") from error
+            need = "influxdb.enabled is true, and that needs the extra influxdb"
+            raise HardwareError(f"{need} ({error}): pip install influxdb-client") from error
         self._make_client, self._how = InfluxDBClient, SYNCHRONOUS
         self._refused, self._unanswered = ApiException, HTTPError
         self._config, self._tags = config, {"site": site, "device": device}

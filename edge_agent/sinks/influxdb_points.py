@@ -35,7 +35,7 @@ class Unfit(Exception):
 
 
 def points(row: Row, tags: Mapping[str, str]) -> list[Point]:
-    """None where nothing in it can be drawn; ``tags`` are added to each. Raises Unfit."""
+    """No point at all where nothing in it can be drawn; ``tags`` are added to each. Raises Unfit."""
     try:
         doc = json.loads(row.payload)
         when = round(parse_rfc3339(doc["time"]) * 1000) * _NS_PER_MS + row.row % _NS_PER_MS

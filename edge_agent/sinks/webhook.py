@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from edge_agent import __version__
 from edge_agent.config_sinks import WebhookConfig
 from edge_agent.errors import ConfigError, SinkUnavailable
-from edge_agent.sinks.http import answer, place, retry_after_s, secret, tls_context, unanswered
+from edge_agent.sinks.http import answer, place, printable, retry_after_s, secret, tls_context, unanswered
 from edge_agent.sinks.store import ACCEPT, Row, Verdict
 
 _SECTION = "webhook"
@@ -109,8 +109,7 @@ class WebhookSink:
         self.close()
         text = f"{self.address} answers {answer(status)}"
         if 300 <= status < 400:
-            leads_to = f" to {place(got.location)}" if got.location else ""
-            raise SinkUnavailable(f"{text}{leads_to}: not followed; correct webhook.url")
+            raise SinkUnavailable(f"{text}, which leads to {_target(got.location)}: not followed; correct webhook.url")
         if status in _HINTS:
             raise SinkUnavailable(f"{text}; {_HINTS[status]}")
         if 400 <= status < 500 and status not in _LATER:
@@ -189,3 +188,11 @@ def _field(row: Row, name: str) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return value if isinstance(value, str) else ""
+
+
+def _target(location: str | None) -> str:
+    try:
+        parts = urlsplit(location or "")
+        return printable(place(location or "")) if parts.netloc else "another path"
+    except ValueError:
+        return "nowhere"
