@@ -143,22 +143,27 @@ def agreement(a: Sequence[str], b: Sequence[str]) -> float:
     return 1 - row[-1] / max(len(a), len(b))
 
 
+def draw(seed: int, k: int, fps: float | None) -> tuple[Scene, int, float]:
+    """Scene ``k`` of a seed, the seed of its faults, and its frame rate (by chance where ``fps`` is None)."""
+    rng = np.random.default_rng([seed, k])
+    recipe = RECIPES[k % len(RECIPES)]
+    variant = recipe.variants[int(rng.integers(len(recipe.variants)))]
+    scene, faults, rate = make(recipe, variant, int(rng.integers(2**31))), int(rng.integers(2**31)), rng.choice(FPS)
+    return scene, faults, float(rate) if fps is None else fps
+
+
 def run(
     runs: int, seed: int, faults: Faults, *, fps: float | None, size: tuple[int, int], verbose: bool = False
 ) -> tuple[Score, dict[str, Score]]:
     """Score so many scenes, the recipes and their variants in turn."""
     total, each = Score(), {recipe.name: Score() for recipe in RECIPES}
     for k in range(runs):
-        rng = np.random.default_rng([seed, k])
-        recipe = RECIPES[k % len(RECIPES)]
-        variant = recipe.variants[int(rng.integers(len(recipe.variants)))]
-        scene = make(recipe, variant, int(rng.integers(2**31)))
-        rate = float(rng.choice(FPS)) if fps is None else fps
-        told = play(scene, faults, int(rng.integers(2**31)), rate, size)
+        scene, own_seed, rate = draw(seed, k, fps)
+        told = play(scene, faults, own_seed, rate, size)
         wrong = total.add(scene, told)
-        each[recipe.name].add(scene, told)
+        each[scene.recipe.name].add(scene, told)
         if verbose and wrong:
-            print(f"{k} {recipe.name} {variant} {rate:g} fps: {'; '.join(wrong)}", file=sys.stderr)
+            print(f"{k} {scene.recipe.name} {scene.variant} {rate:g} fps: {'; '.join(wrong)}", file=sys.stderr)
     return total, each
 
 

@@ -308,7 +308,7 @@ RECIPES = (
         ("person",),
         (
             Act("wash", (0.17, 0.6), 20, (23, 28), min_s=20),
-            Act("dry", (0.44, 0.58), 2, (4, 7), within_s=30),
+            Act("dry", (0.44, 0.58), 2, (5, 8), within_s=30),
             Act("handle_food", (0.78, 0.7), 3, (6, 15), optional=True),
         ),
         (
@@ -329,7 +329,7 @@ RECIPES = (
         "ppe",
         ("person", "helmet", "vest"),
         (
-            Act("put_on", (0.25, 0.7), 2, (5, 9), _dresses, delay=2.0),
+            Act("put_on", (0.25, 0.7), 2, (6, 10), _dresses, delay=2.0),
             Act("enter", (0.75, 0.7), 1, (0.1, 0.2)),
             Act("work", (0.75, 0.7), 3, (6, 12)),
         ),
@@ -343,7 +343,7 @@ RECIPES = (
         (
             Act("stop", (0.16, 0.68), 2, (6, 9), _stopped, delay=1.0),
             Act("lock", (0.55, 0.62), 3, (3, 5), _locks, delay=1.0),
-            Act("try_start", (0.16, 0.68), 2, (4, 6)),
+            Act("try_start", (0.16, 0.68), 2, (5, 8)),
             Act("work", (0.8, 0.7), 3, (8, 14)),
             Act("unlock", (0.55, 0.62), 3, (4, 6), _unlocks, delay=1.0),
         ),
@@ -357,9 +357,9 @@ RECIPES = (
         "cash-count",
         ("person", "cash_box"),
         (
-            Act("meet", (0.1, 0.68), 2, (3, 4)),
+            Act("meet", (0.1, 0.68), 2, (5, 7)),
             Act("count_cash", (0.1, 0.68), 15, (18, 26), _puts_box, _takes_box, min_s=15, max_s=300),
-            Act("sign", (0.34, 0.68), 2, (4, 6)),
+            Act("sign", (0.34, 0.68), 2, (5, 8)),
         ),
         (*(("ok", 0),) * 3, ("skip", 1), ("fast", 1), ("abandon", 1), ("hidden", 2)),
         home=(0.15, 0.93),
@@ -371,8 +371,8 @@ RECIPES = (
         "hand-over",
         ("person", "parcel"),
         (
-            Act("arrive", (0.14, 0.7), 1, (2, 4)),
-            Act("meet", (0.57, 0.7), 2, (4, 7)),
+            Act("arrive", (0.14, 0.7), 1, (4, 6)),
+            Act("meet", (0.57, 0.7), 2, (5, 8)),
             Act("give", (0.57, 0.7), 2, (5, 8), _gives, delay=0.5),
         ),
         (*(("ok", 0),) * 2, ("abandon", 1), ("hidden", 2)),
@@ -384,9 +384,9 @@ RECIPES = (
         "restock",
         ("person", "box"),
         (
-            Act("take", (0.15, 0.7), 2, (4, 6)),
+            Act("take", (0.15, 0.7), 2, (5, 8)),
             Act("fill", (0.51, 0.7), 10, (13, 18), min_s=10),
-            Act("discard", (0.86, 0.7), 2, (4, 6)),
+            Act("discard", (0.86, 0.7), 2, (5, 8)),
         ),
         (
             *(("ok", 0),) * 3,

@@ -23,6 +23,8 @@ def sentence(event: Mapping[str, Any]) -> str:
     phase = parts[-1] if parts and parts[-1] in {"started", "updated", "ended"} else ""
     if parts[:1] == ["social_distancing"] and phase:
         return printable(_distancing(data, phase))
+    if parts[:1] == ["sop"]:
+        return printable(_procedure(data, parts[1] if len(parts) > 1 else "", phase))
     if parts[-1:] in (["camera_state"], ["camera_view"]):
         return printable(_camera(data, "view " if parts[-1] == "camera_view" else ""))
     if parts[-1:] == ["sensor_state"]:
@@ -72,6 +74,17 @@ def _distancing(data: Mapping[str, Any], phase: str) -> str:
     apart = "too close" if nearest is None else f"{nearest:.1f} m apart{estimate}"
     lasting = "" if duration is None else f" for {seconds(duration)}"
     return f"{still}{_people(data, 'people')} {apart}{lasting}{place}"
+
+
+def _procedure(data: Mapping[str, Any], what: str, phase: str) -> str:
+    name, station = data.get("procedure"), data.get("station")
+    about = f"{name}" if station == name else f"{name} at {station}"
+    if what == "run":
+        reason = data.get("reason")
+        return f"{about} begun" if phase == "started" else f"{about} {data.get('result', 'ended')} ({reason})"
+    missing = data.get("missing")
+    without = f", without {', '.join(map(str, missing))}" if isinstance(missing, list) and missing else ""
+    return f"{about}: {data.get('step')} {what.replace('_', ' ')}, {data.get('observed')}{without}"
 
 
 def _nearest(data: Mapping[str, Any]) -> float | None:

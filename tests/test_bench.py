@@ -29,6 +29,7 @@ from edge_agent.bench.recorder import STAGES, Recorder, process_age
 from edge_agent.bench.result import BenchResult, Spread, Times, read_result
 from edge_agent.config import CameraConfig, Config, SocialDistancingConfig, UseCasesConfig
 from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
+from edge_agent.config_sop import SopConfig
 from edge_agent.detect.backends import InputTensor
 from edge_agent.errors import HardwareError, InferenceError, UsageError
 from edge_agent.pipeline import DetectionPool
@@ -527,7 +528,13 @@ def test_a_model_that_breaks_in_one_thread_ends_all(after: tuple[int, int]) -> N
 
 
 def config_for(folder: Path, source: str, **distancing: Any) -> Config:
-    case = UseCasesConfig(social_distancing=SocialDistancingConfig(**distancing))
+    steps = [{"step": "look", "when": {"count": "person"}}]
+    procedures = [
+        {"name": name, "cameras": cameras, "requires_labels": ["person"], "steps": steps}
+        for name, cameras in (("here", ["hall"]), ("everywhere", None))
+    ]
+    sop = SopConfig.model_validate({"procedures": procedures})
+    case = UseCasesConfig(social_distancing=SocialDistancingConfig(**distancing), sop=sop)
     return Config(cameras=[CameraConfig(id="hall", source=source)], state_dir=folder, use_cases=case)
 
 
@@ -539,6 +546,11 @@ def test_streams_are_the_same_camera_under_other_names(tmp_path: Path) -> None:
         assert {camera.source for camera in config.cameras} == {"rtsp://x/y"}
         assert config.use_cases.social_distancing is not None
         assert config.use_cases.social_distancing.cameras == ["hall-1", "hall-2", "hall-3"]
+        assert config.use_cases.sop is not None
+        assert [procedure.cameras for procedure in config.use_cases.sop.procedures] == [
+            ["hall-1", "hall-2", "hall-3"],
+            None,
+        ]
         assert config.http.port == 0 and config.http.host == "127.0.0.1"
         assert config.state_dir.parent == tmp_path and (config.state_dir / "cache" / "engine").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["cache"] and (tmp_path / "cache" / "engine").exists()

@@ -43,7 +43,7 @@ BROKEN = {
             "c.yaml:1:1: devise: unknown key; did you mean device? Allowed here: site, device, state_dir, models_dir, model, "
             "cameras, detect, track, use_cases, sensors, mqtt, commands, influxdb, webhook, outbox, http, logging, privacy",
             "c.yaml:5:5: cameras[0].maxfps: unknown key; did you mean max_fps? Allowed here: id, source, fps, start, max_fps, "
-            "zones, ground, person_height_m",
+            "zones, lines, ground, person_height_m",
         ],
     ),
     "wrong types": (

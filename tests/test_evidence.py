@@ -105,3 +105,26 @@ def test_the_rate_hardly_matters(parts: list[tuple[int, Truth]]) -> None:
     slow, fast = (watch([(float(s), v) for s, v in parts], fps) for fps in (5, 50))
     changes = len(parts) + 1
     assert slow.held_s == pytest.approx(fast.held_s, abs=0.25 * changes)
+
+
+@given(before=st.floats(0.5, 4), gap=st.floats(0.2, 4), after=st.floats(0.8, 4))
+def test_what_was_seen_under_another_name_joins_on(before: float, gap: float, after: float) -> None:
+    """A track ends, a new one begins after a gap, and is known to be the same a moment later."""
+    first, second = Evidence(1.0), Evidence(1.0)
+    whole = watch([(before, TRUE), (gap, UNKNOWN), (after, TRUE)])
+    t = 0.0
+    while t < before + gap + after - 1e-9:
+        if t < before - 1e-9:
+            first.update(TRUE, t)
+        else:
+            first.update(UNKNOWN, t)
+            if t >= before + gap - 1e-9:
+                second.update(TRUE, t)
+        t = round(t + 0.1, 6)
+    first.join(second)
+    assert first.held_s == pytest.approx(whole.held_s, abs=0.25)
+    assert first.began == whole.began
+    assert 0 <= first.confidence <= 1
+    untouched = watch([(2, TRUE)])
+    untouched.join(Evidence(1.0))
+    assert untouched.held_s == pytest.approx(1.9)

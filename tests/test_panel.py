@@ -76,6 +76,26 @@ NEAR = [{"a": 3, "b": 9, "distance_m": 1.42}, {"a": 3, "b": 11, "distance_m": 1.
             ),
             "over after 5.0 s: 2 people, closest 0.0 ± 0.4 m (estimate)",
         ),
+        (event("sop.run.started", procedure="wash", station="wash"), "wash begun"),
+        (
+            event(
+                "sop.completed",
+                procedure="wash",
+                station="left",
+                step="dry",
+                observed="seen for 2.0 s",
+                missing=["wet"],
+            ),
+            "wash at left: dry completed, seen for 2.0 s, without wet",
+        ),
+        (
+            event("sop.run.ended", procedure="wash", station="left", result="failed", reason="end"),
+            "wash at left failed (end)",
+        ),
+        (
+            event("sop.run.ended", procedure="wash", station="wash", reason="agent_restart"),
+            "wash ended (agent_restart)",
+        ),
         (event(f"{VIOLATION}.started", people=2, pairs=NEAR, calibrated=False), "2 people 1.4 m apart (estimate)"),
         (
             event("device.camera_state", "/m/b/_device", camera="gate", value="stalled", reason="no frame"),

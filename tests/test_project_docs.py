@@ -30,7 +30,8 @@ def workplace(tmp_path: Path, vtest_video: Path) -> Path:
     changed = text.replace("port: 8080", "port: 0")
     assert changed != text
     (tmp_path / "config.yaml").write_text(changed, encoding="utf-8")
-    (tmp_path / "models").symlink_to(ROOT / "models")
+    for folder in ("docs", "models"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / vtest_video.name).symlink_to(vtest_video)
     return tmp_path

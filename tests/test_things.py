@@ -74,6 +74,17 @@ def test_a_false_box_beside_somebody_hidden_does_not_become_them() -> None:
     assert things.ids.tolist() == [1]
 
 
+def test_a_track_that_is_exchanged_with_that_of_a_false_box_is_put_right() -> None:
+    def scene(t: float) -> list[Person]:
+        if t < 5:
+            return [(1, (0.7, 0.7))]
+        return [(2, (0.7, 0.7))] + ([(1, (0.3, 0.6))] if t < 5.3 else [])
+
+    things = play(scene, 9)[1]
+    assert things.ids.tolist() == [1]
+    assert things.tracks.tolist() == [2]
+
+
 @pytest.mark.parametrize("fps", [2, 15])
 def test_who_walks_out_has_left_and_who_vanishes_within_is_hidden(fps: int) -> None:
     def scene(t: float) -> list[Person]:

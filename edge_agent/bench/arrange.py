@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from edge_agent.capture.source import is_live
 from edge_agent.config import Config
@@ -40,8 +41,15 @@ def arranged(config: Config, streams: int) -> Iterator[Config]:
 
 def _use_cases_for(config: Config, was: str) -> Config:
     """A use case that runs on the camera ``was`` runs on those that stand for it."""
-    distancing = config.use_cases.social_distancing
-    if distancing is None or distancing.cameras is None or was not in distancing.cameras:
-        return config
-    own = distancing.model_copy(update={"cameras": [camera.id for camera in config.cameras]})
-    return config.model_copy(update={"use_cases": config.use_cases.model_copy(update={"social_distancing": own})})
+    ids = [camera.id for camera in config.cameras]
+    changes: dict[str, Any] = {}
+    distancing, sop = config.use_cases.social_distancing, config.use_cases.sop
+    if distancing is not None and was in (distancing.cameras or []):
+        changes["social_distancing"] = distancing.model_copy(update={"cameras": ids})
+    if sop is not None:
+        moved = [
+            procedure.model_copy(update={"cameras": ids}) if was in (procedure.cameras or []) else procedure
+            for procedure in sop.procedures
+        ]
+        changes["sop"] = sop.model_copy(update={"procedures": moved})
+    return config.model_copy(update={"use_cases": config.use_cases.model_copy(update=changes)})

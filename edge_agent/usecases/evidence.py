@@ -98,6 +98,23 @@ class Evidence:
         """It cannot have been done yet: what was unseen so far does not count."""
         self._maybe_s = self._dark = 0.0
 
+    def join(self, later: Evidence) -> None:
+        """Go on with ``later``: the same deed, seen meanwhile under another name."""
+        if later.began is None:
+            return
+        if self.began is None:
+            self.began = later.began
+        elif self._gap_false <= GRACE_S and later.began - self.last <= BLIND_S:
+            self.held_s += later.began - self.last
+            self._doubt_s += later.began - self.last
+            self._dark = 0.0
+        self._light()
+        self.held_s += later.held_s
+        self._true_s += later._true_s
+        self._doubt_s += later._doubt_s
+        self._t, self.value, self.last = later._t, later.value, later.last
+        self._gap, self._gap_false, self._dark = later._gap, later._gap_false, later._dark
+
     def _see(self, dt: float, t: float) -> None:
         if self.began is None:
             self.began, self._true_s = t, 0.0

@@ -116,14 +116,16 @@ class _Station:
         self._follows.clear()
 
     def _rename(self, scene: Scene) -> None:
-        """Newcomers who are somebody known bring what they did meanwhile, unless that one has a run that goes on."""
+        """Newcomers who are somebody known bring what they did meanwhile."""
         for newcomer, known in scene.things.renamed:
             follow = self._follows.get(newcomer)
-            if follow is not None and known not in self._follows:
+            if follow is None:
+                continue
+            if known not in self._follows:
                 self._follows[known] = self._follows.pop(newcomer)
                 self._teller.rename(newcomer, known)
-            elif follow is not None and not follow.told:
-                del self._follows[newcomer]
+            elif not follow.told:
+                self._follows[known].join(self._follows.pop(newcomer))
 
     def _concerned(self, scene: Scene, triggers: list[Answer]) -> list[tuple[int, int]]:
         """Whom to look at: key and row of everybody who is followed or does something now."""

@@ -90,6 +90,15 @@ class Follow:
             facts.insert(0, Started(self.run, self.run.began))
         return facts + self._look_for_end(end, t)
 
+    def join(self, other: Follow) -> None:
+        """The same person was followed by ``other`` for a moment; of that nothing was told yet."""
+        if self.run is None:
+            self.run, self._start, self._end = other.run, other._start, other._end
+        elif other.run is not None:
+            self.run.join(other.run)
+            if self._start is not None and other._start is not None:
+                self._start.join(other._start)
+
     def gone(self, left: bool, t: float) -> list[Fact]:
         """The person is no more to be seen: walked out of the picture, or was lost in it."""
         if self.run is None or not self.told:

@@ -62,7 +62,9 @@ class StepState:
         self.passed_by: str | None = None
         """The later step that was done without it ..."""
         self.passed_at = 0.0
-        """... and when."""
+        """... and when ..."""
+        self.passed_dark = False
+        """... and whether it may have been done before that, out of sight."""
         self.lit_s = self.dark_s = 0.0
         """Since it was opened: time in which one could see whether it was done, and time in which not."""
 
@@ -134,6 +136,12 @@ class Run:
         elif dark:
             self._dark_s += dt
         return [outcome for i, state in enumerate(self.states) for outcome in self._go_on(i, state, t)]
+
+    def join(self, other: Run) -> None:
+        """Take over what the same person was seen doing while they were taken for another."""
+        for state, seen in zip(self.states, other.states, strict=True):
+            state.evidence.join(seen.evidence)
+        self._active = max(self._active, other._active)
 
     @property
     def begun(self) -> bool:
@@ -286,7 +294,7 @@ class Run:
         missing = tuple(other.step.step for other in before if other.done is None and not other.step.optional)
         late = state.passed_by or ("it was due" if state.outcome else "")
         limits, waited = state.step, began - self._base(before)
-        if late and state.evidence.most_s - state.evidence.held_s >= state.need_s:
+        if late and state.passed_dark:
             told.append(state.told("unknown", t, f"done after {late}, but may have been done before, out of sight"))
         elif late:
             told.append(state.told("wrong_order", t, f"done after {late}", missing=missing))
@@ -309,6 +317,7 @@ class Run:
                 continue
             if other.passed_by is None:
                 other.passed_by, other.passed_at = state.step.step, t
+                other.passed_dark = other.evidence.most_s - other.evidence.held_s >= other.need_s
             elif state.passed_by is None and not other.step.optional and not other.going_on:
                 told.append(self._decide(other, t))
         return told

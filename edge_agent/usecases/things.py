@@ -147,40 +147,42 @@ class Memory:
             astray = off > _JUMP + _JUMP_PER_S * (t - known["seen"][at])
             astray |= known["label"][at] != seen.labels[old]
             if astray.any():
-                astray |= self._usurping(at, at[astray], seen.centres[old], seen.scale[old], t)
-                self._exchange(rows, old[astray], seen, t)
+                loose = self._usurping(rows, at[astray], seen, t)
+                loose[old[astray]] = True
+                self._exchange(rows, np.flatnonzero(loose), seen, t)
         fresh = np.flatnonzero(rows < 0)
         if len(fresh):
             rows[fresh] = len(known) + np.arange(len(fresh))
             self._begin(seen, fresh, t)
         return rows
 
-    def _usurping(self, own: Rows, missing: Rows, centres: F64, scale: F64, t: float) -> Bools:
-        """Which tracks, whose rows are ``own``, stand where one of the rows ``missing`` should be: they may be that one."""
-        usurping = np.zeros(len(own), bool)
+    def _usurping(self, rows: Rows, missing: Rows, seen: _Seen, t: float) -> Bools:
+        """Which tracks stand where one of the rows ``missing`` should be, and are not that one: they may be."""
+        usurping = np.zeros(len(rows), bool)
         for row in missing.tolist():
-            off = np.minimum(*self._off(np.full(len(own), row), centres, t)) / scale
-            usurping |= (off <= _JUMP) & (own != row)
+            off = np.minimum(*self._off(np.full(len(rows), row), seen.centres, t)) / seen.scale
+            usurping |= (off <= _JUMP) & (rows != row)
         return usurping
 
-    def _exchange(self, rows: Rows, astray: Rows, seen: _Seen, t: float) -> None:
-        """Give tracks that went astray to whoever is near and has no other track, nearest first.
+    def _exchange(self, rows: Rows, loose: Rows, seen: _Seen, t: float) -> None:
+        """Give ``loose`` tracks to whoever is near and has no other track, nearest first.
 
         A track with nobody near keeps its own: who moves oddly is still more likely than who is nobody.
         """
-        own = rows[astray]
-        rows[astray] = -1
+        own = rows[loose]
+        rows[loose] = -1
         options = []
         for row in np.setdiff1d(np.arange(len(self._rows)), rows).tolist():
-            off = self._off(np.full(len(astray), row), seen.centres[astray], t)[1] / seen.scale[astray]
+            off = self._off(np.full(len(loose), row), seen.centres[loose], t)[1] / seen.scale[loose]
             gone = t - self._rows["seen"][row]
-            same = seen.labels[astray] == self._rows["label"][row]
+            same = seen.labels[loose] == self._rows["label"][row]
             near = np.flatnonzero((off <= _REACH + _REACH_PER_S * gone) & same & (gone <= _MOMENT_S))
-            options += [(off[i], int(astray[i]), row) for i in near]
+            options += [(off[i], int(loose[i]), row) for i in near]
         for column, row in _nearest_first(options):
             rows[column] = row
-        for column, row in zip(astray.tolist(), own.tolist(), strict=True):
-            if rows[column] < 0 and row not in rows and self._rows["label"][row] == seen.labels[column]:
+        for column, row in zip(loose.tolist(), own.tolist(), strict=True):
+            free = rows[column] < 0 <= row and row not in rows
+            if free and self._rows["label"][row] == seen.labels[column]:
                 rows[column] = row
 
     def _off(self, rows: Rows, centres: F64, t: float | F64) -> tuple[F64, F64]:
