@@ -23,12 +23,11 @@ from pydantic import (
     model_validator,
 )
 
-from edge_agent.config_base import Strict
+from edge_agent.config_base import Slug, Strict
 from edge_agent.config_mqtt import MqttConfig
+from edge_agent.config_ota import OtaConfig
 from edge_agent.errors import ConfigError
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-"""A name that is safe in a topic, a file name and a URL."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(gt=0, le=100_000)]
 """Of a picture, in pixels."""
@@ -315,6 +314,7 @@ class Config(Strict):
     use_cases: UseCasesConfig = UseCasesConfig()
     mqtt: MqttConfig = MqttConfig()
     outbox: OutboxConfig = OutboxConfig()
+    ota: OtaConfig = OtaConfig()
     http: HttpConfig = HttpConfig()
     logging: LoggingConfig = LoggingConfig()
     privacy: PrivacyConfig = PrivacyConfig()

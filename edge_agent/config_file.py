@@ -31,8 +31,9 @@ MAX_PROBLEMS = 100
 SECRET_FILES = (
     (("mqtt", "password_file"), "EDGE_AGENT_MQTT_PASSWORD"),
     (("http", "token_file"), "EDGE_AGENT_HTTP_TOKEN"),
+    (("ota", "token_file"), "EDGE_AGENT_OTA_TOKEN"),
 )
-TLS_SECTIONS: tuple[KeyPath, ...] = (("mqtt", "tls"),)
+TLS_SECTIONS: tuple[KeyPath, ...] = (("mqtt", "tls"), ("ota", "tls"))
 _TLS_FILES = ("ca_file", "cert_file", "key_file")
 _MACHINE_ID = Path("/etc/machine-id")
 _APPLICATION = b"edge-agent device id, version 1"
@@ -203,7 +204,12 @@ def _source_path(source: str, folder: Path) -> str:
 
 
 def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
-    places: list[KeyPath] = [("state_dir",), ("models_dir",), *(place for place, _ in SECRET_FILES)]
+    places: list[KeyPath] = [
+        ("state_dir",),
+        ("models_dir",),
+        ("ota", "root_file"),
+        *(place for place, _ in SECRET_FILES),
+    ]
     places += [(*section, key) for section in TLS_SECTIONS for key in _TLS_FILES]
     for place in places:
         section = value_at(effective, place[:-1])

@@ -21,6 +21,7 @@ _SECRET_HELP: dict[KeyPath, str] = {
         "mqtt",
     ): "put it in a file and name that: password_file: /etc/edge-agent/mqtt-password, or set EDGE_AGENT_MQTT_PASSWORD",
     ("http",): "put it in a file and name that: token_file: /etc/edge-agent/http-token, or set EDGE_AGENT_HTTP_TOKEN",
+    ("ota",): "put it in a file and name that: token_file: /etc/edge-agent/ota-token, or set EDGE_AGENT_OTA_TOKEN",
 }
 _TYPES = {
     "string_type": "text; put quotes around it",
