@@ -14,6 +14,7 @@
     │   ├── NoRoom               retriable: the disk is too full for it
     │   ├── NotOffered           fatal: the repository has no such channel, model or version
     │   ├── Busy                 retriable: another update is under way
+    │   ├── Interrupted          retriable: it was stopped before its end, and can be taken up again
     │   ├── ActivationFailed     fatal for this bundle: it did not do on this box what it must
     │   └── UpdateRefused        fatal: what the repository gives must not be trusted, or is not for this box
     │       ├── MetadataExpired  nobody has vouched for it lately: frozen, or not refreshed
@@ -84,6 +85,7 @@ class DownloadError(EdgeAgentError):
     """
 
     retriable = True
+    code = "unreachable"
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -92,6 +94,8 @@ class DownloadError(EdgeAgentError):
 
 class SlowRetrieval(DownloadError):
     """The other side is silent, or gives next to nothing."""
+
+    code = "slow"
 
 
 class UpdateError(EdgeAgentError):
@@ -125,6 +129,13 @@ class Busy(UpdateError):
 
     retriable = True
     code = "busy"
+
+
+class Interrupted(UpdateError):
+    """It was stopped before its end, and can be taken up again."""
+
+    retriable = True
+    code = "interrupted"
 
 
 class ActivationFailed(UpdateError):
