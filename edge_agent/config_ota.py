@@ -57,6 +57,15 @@ class OtaConfig(Strict):
     keep_free_mb: int = Field(
         200, ge=0, le=1_000_000, description="no update where less than this would be left on the disk"
     )
+    max_inference_ms: float | None = Field(
+        None,
+        gt=0,
+        le=60_000,
+        description="refuse a model that takes longer for one picture on this box; default: never",
+    )
+    max_memory_mb: int | None = Field(
+        None, ge=256, le=1_000_000, description="refuse one that needs more address space (CPU only); default: 4096"
+    )
     clock: Literal["synchronised", "battery"] = Field(
         "synchronised",
         description="what this box knows the time by: the network, or a battery clock that somebody set (no network)",

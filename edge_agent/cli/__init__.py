@@ -72,7 +72,7 @@ def _fail(args: argparse.Namespace, error: EdgeAgentError, problems: list[str]) 
 
 def _parser() -> argparse.ArgumentParser:
     from edge_agent import __version__
-    from edge_agent.cli import bench, calibrate, config, doctor, model, outbox, replay, run
+    from edge_agent.cli import bench, calibrate, config, doctor, model, outbox, replay, repo, run
 
     parser = argparse.ArgumentParser(
         prog="edge-agent",
@@ -81,6 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (run, config, replay, calibrate, model, outbox, bench, doctor):
+    for group in (run, config, replay, calibrate, model, outbox, bench, doctor, repo):
         group.add(verbs)
     return parser

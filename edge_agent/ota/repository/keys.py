@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -61,6 +62,10 @@ class Keyring:
         """``place`` is a file's name or a URI that securesystemslib knows."""
         self._places[key.keyid] = place
         write_file(self._index, json.dumps(self._places, indent=1, sort_keys=True).encode() + b"\n")
+
+    def free_name(self, role: str) -> str:
+        """A name for one more key of a role."""
+        return next(name for n in itertools.count(1) if f"{(name := f'{role}-{n}')}.pem" not in self._places.values())
 
     def find(self, name: str) -> str:
         """The id of a key, by that, the beginning of that, or its file's name. Raises UsageError."""
