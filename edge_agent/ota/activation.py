@@ -106,6 +106,7 @@ class Activation:
     def _download(self, repository: Repository, offer: Offer, cancel: threading.Event) -> None:
         archive = repository.fetch(offer, lambda done: self._progress("downloading", done), cancel)
         self._store.add(archive, offer.bundle)
+        archive.unlink(missing_ok=True)
 
     def _step(self, work: Callable[[Job], None]) -> None:
         self._keep(jobs.attempt(self.stored))

@@ -85,11 +85,13 @@ class Stored(_Strict):
 
 
 def begin(stored: Stored, bundle: Bundle, *, again: bool = False) -> Stored:
-    """Start. Raises Busy, and Rejected where this bundle was rolled back before and is not wanted ``again``."""
-    if (job := stored.working) is not None and job.bundle != bundle:
-        raise Busy(f"{job.bundle.label} is under way ({job.state}); wait for its end, or roll it back")
-    if job is not None:
+    """Start, in place of one that is still being fetched. Raises Busy; Rejected where this bundle was rolled back before
+    and is not wanted ``again``.
+    """
+    if (job := stored.working) is not None and job.bundle == bundle:
         return stored
+    if job is not None and job.state != "downloading":
+        raise Busy(f"{job.bundle.label} is under way ({job.state}); wait for its end, or roll it back")
     for rejection in stored.rejected if not again else ():
         if rejection.sha256 == bundle.sha256:
             raise Rejected(f"{bundle.label} was rolled back here before: {rejection.reason}; a new version is needed")

@@ -17,7 +17,7 @@ from edge_agent.config import read_secret
 from edge_agent.config_ota import OtaConfig
 from edge_agent.errors import DownloadError
 from edge_agent.tls import make_context
-from edge_agent.web import BLOCK, Way, get
+from edge_agent.web import BLOCK, SILENCE_S, Answer, Way, get
 
 _RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)")
 
@@ -61,24 +61,29 @@ class Web:
     @contextlib.contextmanager
     def open(self, url: str, *, total_s: float, start: int = 0, tag: str | None = None) -> Iterator[Stream]:
         """See ``Source``."""
-        headers = {"Accept-Encoding": "identity"}
+        headers = {}
         if start:
             headers["Range"] = f"bytes={start}-"
             if tag is not None:
                 headers["If-Range"] = tag
         with contextlib.ExitStack() as stack:
             try:
-                answer = stack.enter_context(get(url, total_s=total_s, way=self.way, headers=headers))
+                answer = stack.enter_context(self._get(url, total_s, headers))
             except DownloadError as error:
                 if error.status != 416 or not start:  # RFC 9110 15.5.17: there is no such byte in it
                     raise
-                answer = stack.enter_context(get(url, total_s=total_s, way=self.way))
+                answer = stack.enter_context(self._get(url, total_s, {}))
             found = _RANGE.fullmatch(answer.headers.get("Content-Range", "")) if answer.status == 206 else None
             if answer.status == 206 and (found is None or int(found[1]) != start):
                 raise DownloadError(f"{answer.host} gives another part of the file than the one it was asked for")
             etag = answer.headers.get("ETag", "")
             strong = etag if re.fullmatch(r'"[!#-~]{1,200}"', etag) else None  # a weak one says nothing on bytes
             yield Stream(start if found else 0, strong, answer.blocks())
+
+    def _get(self, url: str, total_s: float, headers: dict[str, str]) -> AbstractContextManager[Answer]:
+        silence_s = min(SILENCE_S, total_s)
+        headers = {"Accept-Encoding": "identity", **headers}
+        return get(url, total_s=total_s, silence_s=silence_s, way=self.way, headers=headers)
 
 
 class Folder:

@@ -17,6 +17,8 @@ from edge_agent.web import BLOCK, SILENCE_S, SLOWEST
 
 TRIES = 5
 """In a row that bring nothing."""
+PAUSE_S = 0.5
+"""Before the next try; twice as long after each that brought nothing."""
 Progress = Callable[[float], None]
 """Called in the same thread with the fraction that is here."""
 
@@ -70,11 +72,12 @@ def _complete(source: Source, wanted: Wanted, progress: Progress, cancel: thread
             failures = 0 if _size(wanted.path) > here else failures + 1
             if failures >= TRIES or error.status is not None or isinstance(error, SlowRetrieval):
                 raise
-            if cancel.wait(2.0**failures / 2):
+            if cancel.wait(PAUSE_S * 2**failures):
                 raise Interrupted("stopped before it was fetched") from error
     if _sha256(wanted.path) != wanted.sha256:
         _forget(wanted)
         raise Tampered("what came has not the SHA-256 that was signed")
+    wanted.tag.unlink(missing_ok=True)
     progress(1.0)
     return wanted.path
 
