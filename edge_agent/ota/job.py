@@ -34,6 +34,8 @@ CRASHES = 3
 DEADLINE_S = 6 * 3600.0
 """From the first step to probation; time without power does not count."""
 REJECTED = 16
+DAMAGED = "damaged"
+"""As a reason: the disk is at fault and not the model."""
 Text = Annotated[str, StringConstraints(max_length=500)]
 
 
@@ -166,11 +168,11 @@ def confirm(stored: Stored, reason: str = "", detail: str = "") -> Stored:
 
 
 def roll_back(stored: Stored, reason: str, detail: str) -> Stored:
-    """The old model serves, or goes on serving; this bundle is not tried again by itself, unless it was only not to be had."""
+    """The old model serves, or goes on serving; this bundle is not tried again by itself, unless it is not at fault."""
     job = _working(stored)
     if job.state == "probation":
         stored = stored.model_copy(update={"active": stored.previous, "previous": None})
-    if job.state != "downloading":
+    if job.state != "downloading" and reason != DAMAGED:
         stored = _reject(stored, job.bundle, f"{reason}: {detail}")
     stored = stored.model_copy(update={"candidate": None})
     return _with(stored, state="rolled_back", reason=reason, detail=detail[:500])
@@ -189,7 +191,7 @@ def go_back(stored: Stored) -> Stored:
 
 def lost(stored: Stored, slot: Slot) -> Stored:
     """The bundle in ``slot`` is not on the disk any more, or is damaged: what is next to it takes its place."""
-    job, damaged = stored.working, ("damaged", f"the bundle in slot {slot} is gone or damaged")
+    job, damaged = stored.working, (DAMAGED, f"the bundle in slot {slot} is gone or damaged")
     if slot == "candidate" and job is not None:
         return _with(stored.model_copy(update={"candidate": None}), state="downloading", attempts=0)
     if slot != "active":
