@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edge_agent.errors import UpdateError
 from tests import power_cut
 from tests.ota_attacks import World
 from tests.ota_fixtures import Client
 from tests.ota_process import BOOT
 
 LIMIT_S = 600.0
+PROGRAM = ("-m", "tests.ota_process")
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,18 @@ class Crash:
     faults: list[str]
 
 
-def power_cuts(scene: World, folder: Path, every: int = 1) -> Iterator[Crash]:
+WITHOUT_FSYNC = (
+    "import os, runpy; os.fsync = lambda _: None; runpy.run_module('tests.ota_process', run_name='__main__')"
+)
+"""A program for ``python -c``: the same update by somebody who trusts the disk."""
+
+
+def power_cuts(scene: World, folder: Path, every: int = 1, program: Sequence[str] = PROGRAM) -> Iterator[Crash]:
     """The power is cut at each moment of an update, and each different disk that could be left is looked at (one of ``every``)."""
     box = scene.client.state
     before, log = folder / "before", folder / "log"
     shutil.copytree(box, before, symlinks=True)
-    power_cut.record(_command(scene), log, LIMIT_S)
+    power_cut.record(_command(scene, program), log, LIMIT_S)
     seen: set[str] = set()
     for number, (call, disk) in enumerate(power_cut.moments(box, before, log)):
         for cut in power_cut.cuts(disk):
@@ -59,9 +67,9 @@ def kills(scene: World, folder: Path, points: list[tuple[str, int]]) -> Iterator
         yield look(scene, box, f"kill -9 at {call} {number}{'' if killed else ' (it had ended)'}", another_boot=False)
 
 
-def _command(scene: World) -> list[str]:
+def _command(scene: World, program: Sequence[str] = PROGRAM) -> list[str]:
     box = scene.client
-    return [sys.executable, "-m", "tests.ota_process", str(box.state), box.url, str(box.root)]
+    return [sys.executable, *program, str(box.state), box.url, str(box.root)]
 
 
 def look(scene: World, state: Path, point: str, *, another_boot: bool) -> Crash:
@@ -86,7 +94,11 @@ def look(scene: World, state: Path, point: str, *, another_boot: bool) -> Crash:
 
 
 def _goes_on(client: Client) -> Iterator[str]:
-    client.install()
+    try:
+        client.install()
+    except UpdateError as error:
+        yield f"the update cannot be taken up again: {error}"
+        return
     activation = client.activation()
     if (job := activation.stored.working) is not None and job.state == "warming":
         activation.activate(None)

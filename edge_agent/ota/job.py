@@ -94,6 +94,8 @@ def begin(stored: Stored, bundle: Bundle, *, again: bool = False) -> Stored:
         return stored
     if job is not None and job.state != "downloading":
         raise Busy(f"{job.bundle.label} is under way ({job.state}); wait for its end, or roll it back")
+    if bundle == stored.active:
+        raise UsageError(f"{bundle.label} is active already")
     for rejection in stored.rejected if not again else ():
         if rejection.sha256 == bundle.sha256:
             raise Rejected(f"{bundle.label} was rolled back here before: {rejection.reason}; a new version is needed")

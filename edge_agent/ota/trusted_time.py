@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edge_agent.durable import write_file
-from edge_agent.errors import ClockUnsynchronised
+from edge_agent.errors import ClockUnsynchronised, UpdateError
 
 WRITTEN = datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()
 """This was written later: no clock that is right says less."""
@@ -34,7 +34,7 @@ class TrustedTime:
             return WRITTEN
 
     def check(self) -> None:
-        """Raises ClockUnsynchronised where the clock cannot be relied on; else keeps the time as the new floor. OSError."""
+        """Raises ClockUnsynchronised where the clock cannot be relied on; else keeps the time as the new floor (UpdateError)."""
         now, floor = self._wall(), self.floor
         if now < floor:
             raise ClockUnsynchronised(
@@ -46,8 +46,11 @@ class TrustedTime:
                 "there is no network and a battery clock was set by hand, say `ota: {clock: battery}`"
             )
         if now - floor >= STEP_S or floor == WRITTEN:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(self._path, f"{now:.0f}\n".encode("ascii"))
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                write_file(self._path, f"{int(now)}\n".encode("ascii"))
+            except OSError as error:
+                raise UpdateError(f"{self._path}: {error.strerror}") from error
 
 
 def _day(seconds: float) -> str:
