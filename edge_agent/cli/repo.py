@@ -157,21 +157,26 @@ def _sign(args: argparse.Namespace) -> int:
 
 
 def _publish(args: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
     from edge_agent.detect.manifest import load_model
     from edge_agent.ota.offer import Facts
     from edge_agent.ota.repository.operations import publish
 
     name, version = _name(args.model)
     model = load_model(args.models_dir / name / version)
-    facts = Facts.model_validate(
-        {
-            "name": name,
-            "version": version,
-            "min_agent": args.min_agent,
-            "backends": sorted({file.backend for file in model.manifest.files}),
-            "hardware": args.hardware,
-        }
-    )
+    described = {
+        "name": name,
+        "version": version,
+        "min_agent": args.min_agent,
+        "backends": sorted({file.backend for file in model.manifest.files}),
+        "hardware": args.hardware,
+    }
+    try:
+        facts = Facts.model_validate(described)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise UsageError(f"--{wrong['loc'][0]} {wrong['input']!r}: {wrong['msg']}".replace("_", "-", 1)) from error
     bundle = publish(_files(args), args.team, model.folder, facts, args.channel)
     if model.manifest.golden is None:
         sys.stderr.write(f"warning: {bundle.label} has no golden pictures: boxes cannot tell whether it sees\n")
@@ -226,6 +231,8 @@ def _files(args: argparse.Namespace) -> RepositoryFiles:
         if not role or not number.isdecimal() or not 0 < int(number) < 10_000:
             raise UsageError(f"--days {text}: give ROLE=DAYS, for example timestamp=30")
         days[role] = int(number)
+    if args.verb is not _init and not (args.folder / "public" / "metadata").is_dir():
+        raise UsageError(f"{args.folder}: no repository there; make one with `edge-agent repo init {args.folder}`")
     keyring = Keyring(args.folder, lambda name, new: _passphrase(args.passphrase_file, name, new=new), args.keys)
     return RepositoryFiles(args.folder, keyring, days)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def remove_key(files: RepositoryFiles, role: str, name: str, threshold: int | No
 
 def publish(files: RepositoryFiles, team: str, folder: Path, facts: Facts, channel: str) -> Bundle:
     """Put a model version's folder there, and offer it in ``channel``. Raises UsageError, Waiting."""
+    _check_word("channel", channel)
     files.unlock(team)
     path = bundle_path(team, facts.name, facts.version)
     files.targets_folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +133,7 @@ def publish(files: RepositoryFiles, team: str, folder: Path, facts: Facts, chann
 
 def promote(files: RepositoryFiles, team: str, name: str, version: str, channel: str) -> None:
     """Offer a published version in ``channel`` too. Raises UsageError, Waiting."""
+    _check_word("channel", channel)
     files.unlock(team)
     with files.edit_targets(team) as targets:
         if bundle_path(team, name, version) not in targets.targets:
@@ -254,3 +257,9 @@ def _set_threshold(role: Role, threshold: int | None) -> None:
 def _check_team(team: str) -> None:
     if team in DAYS:
         raise UsageError(f"a team cannot be called {team}")
+    _check_word("team", team)
+
+
+def _check_word(what: str, text: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
+        raise UsageError(f"{what} {text!r}: letters, digits, '.', '_' and '-' only, at most 63")
