@@ -26,6 +26,7 @@ from pydantic import (
 from edge_agent.config_base import Slug, Strict
 from edge_agent.config_commands import CommandsConfig
 from edge_agent.config_mqtt import MqttConfig
+from edge_agent.config_ota import OtaConfig
 from edge_agent.config_sensors import SensorConfig
 from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
 from edge_agent.config_sop import SopConfig
@@ -335,6 +336,7 @@ class Config(Strict):
     influxdb: InfluxDbConfig = InfluxDbConfig()
     webhook: WebhookConfig = WebhookConfig()
     outbox: OutboxConfig = OutboxConfig()
+    ota: OtaConfig = OtaConfig()
     http: HttpConfig = HttpConfig()
     logging: LoggingConfig = LoggingConfig()
     privacy: PrivacyConfig = PrivacyConfig()

@@ -35,8 +35,9 @@ SECRET_FILES: tuple[tuple[tuple[str, str], str], ...] = (
     (("webhook", "secret_file"), "EDGE_AGENT_WEBHOOK_SECRET"),
     (("webhook", "token_file"), "EDGE_AGENT_WEBHOOK_TOKEN"),
     (("http", "token_file"), "EDGE_AGENT_HTTP_TOKEN"),
+    (("ota", "token_file"), "EDGE_AGENT_OTA_TOKEN"),
 )
-TLS_SECTIONS: tuple[KeyPath, ...] = (("mqtt", "tls"), ("influxdb", "tls"), ("webhook", "tls"))
+TLS_SECTIONS: tuple[KeyPath, ...] = (("mqtt", "tls"), ("influxdb", "tls"), ("webhook", "tls"), ("ota", "tls"))
 _TLS_FILES = ("ca_file", "cert_file", "key_file")
 _MACHINE_ID = Path("/etc/machine-id")
 _APPLICATION = b"edge-agent device id, version 1"
@@ -234,7 +235,12 @@ def _source_path(source: str, folder: Path) -> str:
 
 
 def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
-    places: list[KeyPath] = [("state_dir",), ("models_dir",), *(place for place, _ in SECRET_FILES)]
+    places: list[KeyPath] = [
+        ("state_dir",),
+        ("models_dir",),
+        ("ota", "root_file"),
+        *(place for place, _ in SECRET_FILES),
+    ]
     places += [(*section, key) for section in TLS_SECTIONS for key in _TLS_FILES]
     sensors = effective.get("sensors")
     places += [("sensors", index, "file") for index in range(len(sensors) if isinstance(sensors, list) else 0)]

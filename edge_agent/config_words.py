@@ -28,6 +28,7 @@ _SECRET_HELP: dict[KeyPath, str] = {
         "webhook",
     ): "put it in a file and name that: secret_file: /etc/edge-agent/webhook-secret, or set EDGE_AGENT_WEBHOOK_SECRET",
     ("http",): "put it in a file and name that: token_file: /etc/edge-agent/http-token, or set EDGE_AGENT_HTTP_TOKEN",
+    ("ota",): "put it in a file and name that: token_file: /etc/edge-agent/ota-token, or set EDGE_AGENT_OTA_TOKEN",
 }
 _TYPES = {
     "string_type": "text; put quotes around it",

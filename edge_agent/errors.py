@@ -8,6 +8,24 @@
     ├── HardwareError            fatal: something this box lacks (a runtime, a device, a group); exit code 3
     │   └── ModelError           fatal: no such model, a wrong or damaged file, a manifest that does not fit; exit code 3
     ├── DownloadError            retriable: a file on the network cannot be had now, or not by this way
+    │   └── SlowRetrieval        the other side is silent, or gives next to nothing: given up
+    ├── UpdateError              an update did not come about; what is active was not touched; ``code`` says why, for a machine
+    │   ├── ClockUnsynchronised  retriable: this box does not know the time, so it cannot tell what has expired
+    │   ├── NoRoom               retriable: the disk is too full for it
+    │   ├── NotOffered           fatal: the repository has no such channel, model or version
+    │   ├── Busy                 retriable: another update is under way
+    │   ├── Interrupted          retriable: it was stopped before its end, and can be taken up again
+    │   ├── ActivationFailed     fatal for this bundle: it did not do on this box what it must
+    │   └── UpdateRefused        fatal: what the repository gives must not be trusted, or is not for this box
+    │       ├── MetadataExpired  nobody has vouched for it lately: frozen, or not refreshed
+    │       ├── RolledBack       it is older than what this box has seen already
+    │       ├── MixedMetadata    its parts belong to different states of the repository
+    │       ├── WrongKey         not signed by the keys that this box trusts, or by too few of them
+    │       ├── Tampered         it is not what was signed
+    │       ├── EndlessData      more bytes came than were signed for
+    │       ├── WrongHardware    it is for other hardware
+    │       ├── AgentTooOld      it needs a newer agent
+    │       └── Rejected         this very bundle was rolled back here before
     ├── SourceError              a camera or a file
     │   ├── SourceNotFound       fatal for a file (it does not exist or cannot be decoded), retriable for a live source
     │   └── SourceLost           retriable: refused, stalled, ended, hung; the capture worker reopens
@@ -65,9 +83,129 @@ class ModelError(HardwareError):
 
 
 class DownloadError(EdgeAgentError):
-    """A file on the network cannot be had: no way there, refused, silent, broken off."""
+    """A file on the network cannot be had: no way there, refused, silent, broken off.
+
+    ``status`` is what an HTTP server answered, None where it did not come to that.
+    """
 
     retriable = True
+    code = "unreachable"
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class SlowRetrieval(DownloadError):
+    """The other side is silent, or gives next to nothing."""
+
+    code = "slow"
+
+
+class UpdateError(EdgeAgentError):
+    """An update did not come about; what is active was not touched. ``code`` is one word, the same for ever."""
+
+    code = "failed"
+
+
+class ClockUnsynchronised(UpdateError):
+    """This box does not know the time, so it cannot tell what has expired."""
+
+    retriable = True
+    code = "clock_unsynchronised"
+
+
+class NoRoom(UpdateError):
+    """The disk is too full."""
+
+    retriable = True
+    code = "no_room"
+
+
+class NotOffered(UpdateError):
+    """The repository has no such channel, model or version."""
+
+    code = "not_offered"
+
+
+class Busy(UpdateError):
+    """Another update is under way."""
+
+    retriable = True
+    code = "busy"
+
+
+class Interrupted(UpdateError):
+    """It was stopped before its end, and can be taken up again."""
+
+    retriable = True
+    code = "interrupted"
+
+
+class ActivationFailed(UpdateError):
+    """A bundle did not do on this box what it must."""
+
+    code = "self_test"
+
+
+class UpdateRefused(UpdateError):
+    """What the repository gives must not be trusted, or is not for this box."""
+
+    code = "refused"
+
+
+class MetadataExpired(UpdateRefused):
+    """Nobody has vouched for it lately: somebody holds back what is newer, or the repository was not refreshed."""
+
+    code = "expired"
+
+
+class RolledBack(UpdateRefused):
+    """It is older than what this box has seen already."""
+
+    code = "rolled_back"
+
+
+class MixedMetadata(UpdateRefused):
+    """Its parts belong to different states of the repository."""
+
+    code = "mixed"
+
+
+class WrongKey(UpdateRefused):
+    """Not signed by the keys that this box trusts, or by too few of them."""
+
+    code = "wrong_key"
+
+
+class Tampered(UpdateRefused):
+    """It is not what was signed."""
+
+    code = "tampered"
+
+
+class EndlessData(UpdateRefused):
+    """More bytes came than were signed for."""
+
+    code = "endless"
+
+
+class WrongHardware(UpdateRefused):
+    """It is for other hardware."""
+
+    code = "wrong_hardware"
+
+
+class AgentTooOld(UpdateRefused):
+    """It needs a newer agent."""
+
+    code = "too_new"
+
+
+class Rejected(UpdateRefused):
+    """This very bundle was rolled back here before."""
+
+    code = "rejected"
 
 
 class SourceError(EdgeAgentError):

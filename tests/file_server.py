@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -32,6 +34,10 @@ class Server:
     asked: list[str] = field(default_factory=list)
     posted: list[Posted] = field(default_factory=list)
     connections: int = 0
+    ranges: list[str] = field(default_factory=list)
+    """What was asked for of the files in the folder: the ``Range`` of each request, "" for the whole."""
+    cuts: list[int] = field(default_factory=list)
+    """After so many bytes of it the connection breaks, for the next requests of files in the folder one by one."""
 
 
 def body(content: bytes, *, says: int | None = None) -> Answer:
@@ -84,9 +90,35 @@ def leads_to(url: str) -> Answer:
     return answer
 
 
+def _file(handler: BaseHTTPRequestHandler, path: Path, served: Server) -> None:
+    """As a web server gives a file: with an ETag, and from the byte on that is asked for, if that still fits (RFC 9110, 13.1.5)."""
+    content = path.read_bytes()
+    etag, asked = f'"{hashlib.sha256(content).hexdigest()[:16]}"', handler.headers.get("Range", "")
+    served.ranges.append(asked)
+    start = int(asked.removeprefix("bytes=").removesuffix("-") or 0)
+    if handler.headers.get("If-Range", etag) != etag:
+        start = 0
+    if start and start >= len(content):
+        handler.send_error(416)
+        return
+    handler.send_response(206 if start else 200)
+    if start:
+        handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+    handler.send_header("ETag", etag)
+    handler.send_header("Content-Length", str(len(content) - start))
+    handler.end_headers()
+    end = start + served.cuts.pop(0) if served.cuts else None
+    handler.wfile.write(content[start:end])
+
+
 @contextlib.contextmanager
-def serve(answers: Mapping[str, Answer], tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    """Answer each target, its query left out, with its function, any other with 404. A function may wait for the server's ``over``."""
+def serve(
+    answers: Mapping[str, Answer], tls: ssl.SSLContext | None = None, *, folder: Path | None = None
+) -> Iterator[Server]:
+    """Answer each target, its query left out, with its function, others with the file in ``folder`` or 404.
+
+    A function may wait for the server's ``over``.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def setup(self) -> None:
@@ -96,11 +128,14 @@ def serve(answers: Mapping[str, Answer], tls: ssl.SSLContext | None = None) -> I
         def do_GET(self) -> None:
             served.asked.append(self.path)
             path = self.path.partition("?")[0]
-            if path not in answers:
-                self.send_error(404)
-                return
+            file = None if folder is None else folder / path.lstrip("/")
             with contextlib.suppress(OSError):  # a client that had enough is no failure
-                answers[path](self)
+                if path in answers:
+                    answers[path](self)
+                elif file is not None and file.is_file():
+                    _file(self, file, served)
+                else:
+                    self.send_error(404)
 
         def do_POST(self) -> None:
             self.protocol_version, self.close_connection = "HTTP/1.1", False

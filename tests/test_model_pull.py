@@ -27,11 +27,11 @@ from edge_agent.detect.backends import LoadRequest
 from edge_agent.detect.detector import ModelDetector
 from edge_agent.detect.manifest import InputSpec, Model, find_model, list_models
 from edge_agent.errors import DownloadError, EdgeAgentError, ModelError, UsageError
-from edge_agent.model_tools import download as net
 from edge_agent.model_tools.catalogue import CATALOGUE, Entry, find_entry
 from edge_agent.model_tools.download import Known, download, mirror
 from edge_agent.model_tools.pull import Pulled, PullRequest, pull
 from edge_agent.types import Detections, Frame
+from edge_agent.web import SLOWEST
 from tests import model_networks
 from tests.certificates import Pair, server_context
 from tests.file_server import Server, body, leads_to, serve, unsized
@@ -405,4 +405,4 @@ def test_the_catalogue_is_well_formed() -> None:
         assert 1_000_000 < entry.file.size < 100_000_000
         assert find_entry(entry.name, CATALOGUE) is find_entry(entry.label, CATALOGUE) is entry
     assert len({entry.file.sha256 for entry in CATALOGUE}) == len(CATALOGUE)
-    assert max(entry.file.size for entry in CATALOGUE) < net.SLOWEST * 3 * 3600  # nobody waits longer than an afternoon
+    assert max(entry.file.size for entry in CATALOGUE) < SLOWEST * 3 * 3600  # nobody waits longer than an afternoon

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -54,6 +55,8 @@ class TrialResult:
     """What was found in each of the golden pictures."""
     scores: dict[str, float] | None = None
     """What a classifier says of the picture, by label."""
+    finite: bool = True
+    """Whether all outputs were numbers."""
 
 
 def trial(
@@ -64,6 +67,7 @@ def trial(
     image: Path | None = None,
     golden: Sequence[Path] = (),
     memory_mb: int | None = None,
+    cancel: threading.Event | None = None,
 ) -> TrialResult:
     """Load ``request`` with ``backend`` in a child process, run it on ``image`` (or on grey) and ``golden``, and say how it went.
 
@@ -80,7 +84,9 @@ def trial(
     }
     what = f"trial of {network.label} with {backend}"
     try:
-        reply = run_child("edge_agent.detect.trial", asked, what=what, timeout_s=timeout_s, memory_mb=memory_mb)
+        reply = run_child(
+            "edge_agent.detect.trial", asked, what=what, timeout_s=timeout_s, memory_mb=memory_mb, cancel=cancel
+        )
     except InferenceError as error:
         raise ModelError(f"{what}: it loads and does not run: {error}") from error
     if reply is None:  # only a cancelled one
@@ -104,6 +110,7 @@ def _result(reply: dict[str, Any]) -> TrialResult:
         seen=None if seen is None else each(seen),
         golden=tuple(map(each, reply["golden"])),
         scores=reply["scores"],
+        finite=reply["finite"],
     )
 
 
@@ -113,6 +120,8 @@ def _facts(reply: dict[str, Any]) -> TensorFacts:
 
 def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
     """The child's part."""
+    import numpy as np
+
     from edge_agent.detect.backends import LoadRequest
     from edge_agent.detect.classifier import ModelClassifier
     from edge_agent.detect.detector import ModelDetector
@@ -151,6 +160,7 @@ def _perform(asked: dict[str, Any], say: Say) -> dict[str, Any]:
         seen=seen,
         golden=golden,
         scores=scores,
+        finite=all(bool(np.isfinite(output).all()) for output in outputs),
     )
     say("closing it")
     model.close()

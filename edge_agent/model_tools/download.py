@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import http.client
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from edge_agent import __version__
 from edge_agent.errors import DownloadError, HardwareError, ModelError, UsageError
 from edge_agent.model_tools.intake import open_regular
+from edge_agent.web import BLOCK, SILENCE_S, SLOWEST, get
 
-BLOCK = 1 << 16
-SILENCE_S = 30.0
-"""Longest wait for a connection, and for the next bytes."""
-SLOWEST = 4096
-"""Bytes a second on the average; a server that is slower is given up."""
 Progress = Callable[[int], None]
 """Called in the same thread with the number of bytes that are here."""
 
@@ -79,18 +71,16 @@ def download(
     ``total_s`` limits the whole; by default the time that the file takes at the slowest rate. Raises DownloadError (refused,
     silent, broken off: another way or another time may help), ModelError (another file), HardwareError (no room).
     """
-    way = _Way(url)
-    deadline = time.monotonic() + (total_s or 2 * silence_s + known.size / SLOWEST)
-    with _open(url, way, silence_s) as answer:
+    with get(url, total_s=total_s or 2 * silence_s + known.size / SLOWEST, silence_s=silence_s) as answer:
         if answer.length not in (None, known.size):
             raise ModelError(
-                f"{way.host} gives {answer.length} bytes for it, {known.name} has {known.size}: this is something else, "
+                f"{answer.host} gives {answer.length} bytes for it, {known.name} has {known.size}: this is something else, "
                 "perhaps the page of a proxy or a login; refused"
             )
-        total, digest = _copy(_blocks_from(answer, way, deadline), target, known, progress)
-    if total < known.size:
-        raise DownloadError(f"{way.host} broke off after {total} of {known.size} bytes")
-    _check(digest, known, f"what {way.host} gave")
+        total, digest = _copy(answer.blocks(), target, known, progress)
+        if total < known.size:
+            raise DownloadError(f"{answer.host} broke off after {total} of {known.size} bytes")
+        _check(digest, known, f"what {answer.host} gave")
 
 
 # ---- what both share
@@ -126,76 +116,3 @@ def _check(digest: str, known: Known, what: str) -> None:
 def _blocks_of(file: BinaryIO) -> Iterator[bytes]:
     while block := file.read(BLOCK):
         yield block
-
-
-# ---- the network
-
-
-class _Way(urllib.request.HTTPRedirectHandler):
-    """Where the request has got to. HTTPS never leads to plain HTTP, and nothing leads to a file of this machine."""
-
-    def __init__(self, url: str) -> None:
-        self.host = _host(url)
-        self._allowed = ("https",) if urlsplit(url).scheme == "https" else ("https", "http")
-
-    def redirect_request(  # noqa: PLR0917 - as the library has it
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        """Follow, or raise DownloadError."""
-        if urlsplit(newurl).scheme not in self._allowed:
-            raise DownloadError(f"{self.host} leads on to {_host(newurl)} without HTTPS: refused")
-        self.host = _host(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _open(url: str, way: _Way, silence_s: float) -> http.client.HTTPResponse:
-    request = urllib.request.Request(url, headers={"User-Agent": f"edge-agent/{__version__}"})  # noqa: S310 - checked
-    try:
-        answer: http.client.HTTPResponse = urllib.request.build_opener(way).open(request, timeout=silence_s)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise DownloadError(f"{way.host}{_proxy(url)} answers with status {error.code}") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DownloadError(f"{way.host}{_proxy(url)} cannot be reached: {_why(error)}") from error
-    return answer
-
-
-def _blocks_from(answer: http.client.HTTPResponse, way: _Way, deadline: float) -> Iterator[bytes]:
-    total = 0
-    while True:
-        try:
-            block = answer.read1(BLOCK)  # what is here, not a full block: a trickle must come to the deadline
-        except (OSError, http.client.HTTPException) as error:
-            raise DownloadError(f"{way.host} broke off after {total} bytes: {_why(error)}") from error
-        if not block:
-            return
-        total += len(block)
-        if time.monotonic() > deadline:
-            raise DownloadError(f"{way.host} is too slow ({total} bytes so far): given up")
-        yield block
-
-
-def _why(error: Exception) -> str:
-    """The reason on one line. A server's words go to a terminal: nothing but printable characters."""
-    reason = getattr(error, "reason", None) or error
-    if isinstance(reason, TimeoutError):
-        return "silent for too long"
-    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    return _printable(str(text))
-
-
-def _host(url: str) -> str:
-    return _printable(urlsplit(url).hostname or "the server")
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)[:300]
-
-
-def _proxy(url: str) -> str:
-    """Which proxy the request went through, without its password."""
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
-        return ""
-    return f" (by the proxy {_host(proxy if '//' in proxy else f'//{proxy}')})"

@@ -41,11 +41,11 @@ def look(  # noqa: PLR0917
     if not cv2.imwrite(str(picture), read_picture(image) if image or crop is None else drawn_crop(crop)):
         raise HardwareError(f"{work}: the sample picture cannot be written")
     request = LoadRequest(network, config, cache or work)
-    limit = _limit(network, backend, config)
+    limit = memory_limit(network, backend, config)
     return trial(backend, request, timeout_s=TIMEOUT_S, image=picture, golden=golden, memory_mb=limit)
 
 
-def _limit(network: Network, backend: str, config: DetectConfig) -> int | None:
+def memory_limit(network: Network, backend: str, config: DetectConfig) -> int | None:
     """Megabytes of address space, on the CPU only: the driver of an accelerator maps far more than it uses."""
     plain = {
         "onnxruntime": config.onnxruntime.providers == ["CPUExecutionProvider"],

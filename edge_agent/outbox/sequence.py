@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from edge_agent.durable import write_file
 from edge_agent.errors import OutboxError
 
 BLOCK = 1000
@@ -32,18 +32,8 @@ class SequenceRecord:
         if sequence <= self.reserved and self._path.exists():  # it may be removed, together with the database
             return
         upper = sequence + BLOCK
-        temporary = self._path.with_name(self._path.name + ".new")
         try:
-            with temporary.open("w", encoding="ascii") as file:
-                file.write(str(upper))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_file(self._path, str(upper).encode("ascii"))
         except OSError as error:
             raise OutboxError(f"cannot write {self._path.name}: {error.strerror}") from error
         self._reserved = upper

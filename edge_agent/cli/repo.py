@@ -1,0 +1,264 @@
+"""``repo``: the update repository, on the operator's machine."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_agent.cli.common import Verb, add_verb, out, positive
+from edge_agent.errors import UsageError
+
+if TYPE_CHECKING:
+    from edge_agent.ota.repository.metadata import RepositoryFiles
+
+VARIABLE = "EDGE_AGENT_REPO_PASSPHRASE"
+MODEL = "NAME@VERSION"
+
+
+def add(verbs: Any) -> None:
+    """Add ``repo`` and its own verbs."""
+    parser = verbs.add_parser("repo", help="sign and publish models for boxes to fetch")
+    own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_keys(own)
+    _add_models(own)
+    _verb(own, "refresh", _refresh, "vouch for the present state again, before it expires (from cron)", "refresh repo/")
+    about = "every role: version, expiry, keys; every channel: what it offers; what waits for signatures"
+    _verb(own, "status", _status, about, "status repo/", days=False)
+
+
+def _add_keys(verbs: Any) -> None:
+    about = "make a repository: its keys, and signed files that a web server can serve"
+    parser = _verb(verbs, "init", _init, about, "init repo/ --root-keys 3 --threshold 2")
+    parser.add_argument(
+        "--root-keys", type=positive, default=1, metavar="N", help="keys of the root; default: %(default)s"
+    )
+    parser.add_argument("--threshold", type=positive, metavar="K", help="of them must sign; default: more than half")
+    parser.add_argument("--team", default="models", help="the first role that may publish; default: %(default)s")
+    about = "give a role one more key; a role that is not there becomes a new team's"
+    parser = _verb(verbs, "add-key", _add_key, about, "add-key repo/ --role berlin")
+    _role(parser)
+    parser.add_argument("--name", help="of the new key's file; default: the role and a number")
+    parser.add_argument("--public", type=Path, metavar="PEM", help="of somebody who keeps the private key")
+    parser.add_argument("--uri", help="where the private key of --public is: hsm:…, awskms:…, gcpkms:…, azurekms:…")
+    parser = _verb(
+        verbs,
+        "remove-key",
+        _remove_key,
+        "a key is lost or known to others",
+        "remove-key repo/ --role berlin team-berlin",
+    )
+    _role(parser)
+    parser.add_argument("key", help="its file's name, or the beginning of its id")
+    about = "sign what waits for more signatures, with the keys that are here"
+    _verb(verbs, "sign", _sign, about, "sign repo/ --keys /media/stick/keys", days=False)
+
+
+def _add_models(verbs: Any) -> None:
+    parser = _verb(
+        verbs, "publish", _publish, "publish a model version", "publish repo/ person-n@1.1.0 --channel canary"
+    )
+    parser.add_argument("model", metavar=MODEL, help="in the folder of models")
+    parser.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--min-agent", default="0", metavar="VERSION", help="of edge-agent that it needs")
+    parser.add_argument(
+        "--hardware", nargs="*", default=[], metavar="NAME", help="it is for any of these; default: all"
+    )
+    _team(parser)
+    parser = _verb(
+        verbs,
+        "promote",
+        _promote,
+        "offer a published version in a channel",
+        "promote repo/ person-n@1.1.0 --channel stable",
+    )
+    parser.add_argument("model", metavar=MODEL)
+    _team(parser)
+    parser = _verb(verbs, "revoke", _revoke, "offer a version no more, anywhere", "revoke repo/ person-n@1.1.0")
+    parser.add_argument("model", metavar=MODEL)
+    _team(parser, channel=False)
+
+
+def _verb(verbs: Any, name: str, verb: Verb, about: str, example: str, *, days: bool = True) -> argparse.ArgumentParser:
+    parser = add_verb(verbs, name, verb, about, f"repo {example}", config=False)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="of the repository; DIR/public is what to serve")
+    parser.add_argument(
+        "--keys",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="further folder with keys, first for new ones",
+    )
+    parser.add_argument(
+        "--passphrase-file", type=Path, metavar="FILE", help=f"its first line; or set {VARIABLE}; default: asked for"
+    )
+    if days:
+        parser.add_argument(
+            "--days", action="append", default=[], metavar="ROLE=N", help="how long what ROLE signs now is valid"
+        )
+    return parser
+
+
+def _role(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--role", required=True, help="root, targets, snapshot, timestamp or a team")
+    parser.add_argument("--threshold", type=positive, metavar="K", help="so many of its keys must sign from now on")
+
+
+def _team(parser: argparse.ArgumentParser, *, channel: bool = True) -> None:
+    parser.add_argument("--team", default="models", help="the role that publishes; default: %(default)s")
+    if channel:
+        parser.add_argument("--channel", required=True, help="canary, stable, …")
+
+
+# ---- the work
+
+
+def _init(args: argparse.Namespace) -> int:
+    from edge_agent.ota.repository.operations import init
+
+    threshold = args.threshold or args.root_keys // 2 + 1
+    init(_files(args), args.team, args.root_keys, threshold)
+    root = args.folder / "public" / "metadata" / "1.root.json"
+    words = f"serve {args.folder / 'public'}; give each box {root} as ota.root_file; keep the root keys offline"
+    return _tell(args, words, root=str(root))
+
+
+def _add_key(args: argparse.Namespace) -> int:
+    from edge_agent.ota.repository.keys import read_public
+    from edge_agent.ota.repository.operations import NewKey, add_key
+
+    if args.uri and not args.public:
+        raise UsageError("--uri needs --public: the public key that belongs to it, PEM")
+    files = _files(args)
+    public = read_public(args.public) if args.public else None
+    key = add_key(
+        files, args.role, NewKey(args.name or files.keyring.free_name(args.role), public, args.uri), args.threshold
+    )
+    return _tell(args, f"{args.role} has one more key: {key.keyid}", key=key.keyid)
+
+
+def _remove_key(args: argparse.Namespace) -> int:
+    from edge_agent.ota.repository.operations import remove_key
+
+    remove_key(_files(args), args.role, args.key, args.threshold)
+    return _tell(args, f"{args.key} signs for {args.role} no more")
+
+
+def _sign(args: argparse.Namespace) -> int:
+    from edge_agent.ota.repository.operations import sign
+
+    done = sign(_files(args))
+    return _tell(args, f"complete: {', '.join(done) or 'nothing waited'}", complete=done)
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from edge_agent.detect.manifest import load_model
+    from edge_agent.ota.offer import Facts
+    from edge_agent.ota.repository.operations import publish
+
+    name, version = _name(args.model)
+    model = load_model(args.models_dir / name / version)
+    described = {
+        "name": name,
+        "version": version,
+        "min_agent": args.min_agent,
+        "backends": sorted({file.backend for file in model.manifest.files}),
+        "hardware": args.hardware,
+    }
+    try:
+        facts = Facts.model_validate(described)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise UsageError(f"--{wrong['loc'][0]} {wrong['input']!r}: {wrong['msg']}".replace("_", "-", 1)) from error
+    bundle = publish(_files(args), args.team, model.folder, facts, args.channel)
+    if model.manifest.golden is None:
+        sys.stderr.write(f"warning: {bundle.label} has no golden pictures: boxes cannot tell whether it sees\n")
+    return _tell(args, f"{bundle.label} is offered in {args.channel}; SHA-256 {bundle.sha256}", sha256=bundle.sha256)
+
+
+def _promote(args: argparse.Namespace) -> int:
+    from edge_agent.ota.repository.operations import promote
+
+    promote(_files(args), args.team, *_name(args.model), args.channel)
+    return _tell(args, f"{args.model} is offered in {args.channel}")
+
+
+def _revoke(args: argparse.Namespace) -> int:
+    from edge_agent.ota.repository.operations import revoke
+
+    had = revoke(_files(args), args.team, *_name(args.model))
+    words = f"; nothing of that name is offered now in {', '.join(had)}" if had else ""
+    return _tell(args, f"{args.model} is offered no more{words}", channels=had)
+
+
+def _refresh(args: argparse.Namespace) -> int:
+    from edge_agent.ota.repository.operations import refresh
+
+    done = refresh(_files(args))
+    return _tell(args, f"signed anew: {', '.join(done)}", roles=done)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from edge_agent.cli.model_common import show_on_screen
+    from edge_agent.ota.repository.status import status, tables
+
+    found = status(_files(args))
+    if args.json:
+        out(json.dumps({"ok": True, **found}))
+    else:
+        for table in tables(found):
+            show_on_screen(table)
+    return 0
+
+
+# ---- what they share
+
+
+def _files(args: argparse.Namespace) -> RepositoryFiles:
+    from edge_agent.ota.repository.keys import Keyring
+    from edge_agent.ota.repository.metadata import RepositoryFiles
+
+    days = {}
+    for text in getattr(args, "days", []):
+        role, _, number = text.partition("=")
+        if not role or not number.isdecimal() or not 0 < int(number) < 10_000:
+            raise UsageError(f"--days {text}: give ROLE=DAYS, for example timestamp=30")
+        days[role] = int(number)
+    if args.verb is not _init and not (args.folder / "public" / "metadata").is_dir():
+        raise UsageError(f"{args.folder}: no repository there; make one with `edge-agent repo init {args.folder}`")
+    keyring = Keyring(args.folder, lambda name, new: _passphrase(args.passphrase_file, name, new=new), args.keys)
+    return RepositoryFiles(args.folder, keyring, days)
+
+
+def _passphrase(file: Path | None, name: str, *, new: bool) -> str:
+    from edge_agent.config import read_secret
+
+    if file is not None or os.environ.get(VARIABLE):
+        return read_secret(file, VARIABLE) or ""
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"the passphrase of {name} cannot be asked for here: give --passphrase-file, or set {VARIABLE}"
+        )
+    secret = getpass.getpass(f"{'New passphrase' if new else 'Passphrase'} of {name}: ")
+    if new and getpass.getpass("Once more: ") != secret:
+        raise UsageError("the two were not the same")
+    return secret
+
+
+def _name(model: str) -> tuple[str, str]:
+    name, _, version = model.partition("@")
+    if not name or not version:
+        raise UsageError(f"{model}: give {MODEL}")
+    return name, version
+
+
+def _tell(args: argparse.Namespace, words: str, **facts: object) -> int:
+    out(json.dumps({"ok": True, **facts}) if args.json else words)
+    return 0

@@ -1,0 +1,92 @@
+"""The ``ota`` section."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from edge_agent.config_base import Slug, Strict, TlsConfig
+
+
+def _address(value: str, schemes: tuple[str, ...]) -> str:
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"no address: {error}") from error
+    if parts.username is not None:
+        raise ValueError("a name or password does not belong into an address in this file")
+    wrong = parts.query or parts.fragment or not value.isascii() or not value.isprintable() or " " in value
+    if (
+        parts.scheme not in schemes
+        or wrong
+        or (parts.scheme != "file" and not host)
+        or (parts.scheme == "file" and host)
+    ):
+        raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}, blanks as %20")
+    return value
+
+
+class OtaConfig(Strict):
+    """Signed updates of models. Without a repository there are none."""
+
+    repository: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = Field(
+        None, description="where the repository is served: https://, http:// or, for a USB stick, file:///"
+    )
+    root_file: Path | None = Field(None, description="the repository's root.json, by which everything is judged")
+    team: Slug = Field("models", description="whose models: a role of the repository")
+    channel: Slug = Field("stable", description="which of its channels decides what is offered")
+    hardware: list[Slug] = Field(
+        default_factory=list,
+        max_length=16,
+        description="further names of this hardware, as bundles name what they are for",
+    )
+    tls: TlsConfig | None = Field(
+        None, description="authorities and our certificate; default: those of this machine, none"
+    )
+    token_file: Path | None = Field(
+        None, description="a file holding a bearer token, with https only; or set EDGE_AGENT_OTA_TOKEN"
+    )
+    proxy: str | None = Field(None, max_length=1000, description="http://HOST:PORT; default: as the environment says")
+    max_kb_s: int | None = Field(
+        None, ge=16, le=1_000_000, description="load at most so many kB a second; default: all there is"
+    )
+    keep_free_mb: int = Field(
+        200, ge=0, le=1_000_000, description="no update where less than this would be left on the disk"
+    )
+    max_inference_ms: float | None = Field(
+        None,
+        gt=0,
+        le=60_000,
+        description="refuse a model that takes longer for one picture on this box; default: never",
+    )
+    max_memory_mb: int | None = Field(
+        None, ge=256, le=1_000_000, description="refuse one that needs more address space (CPU only); default: 4096"
+    )
+    clock: Literal["synchronised", "battery"] = Field(
+        "synchronised",
+        description="what this box knows the time by: the network, or a battery clock that somebody set (no network)",
+    )
+
+    @field_validator("repository")
+    @classmethod
+    def _repository(cls, value: str | None) -> str | None:
+        return value if value is None else _address(value, ("https", "http", "file"))
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy(cls, value: str | None) -> str | None:
+        return value if value is None else _address(value, ("http", "https"))
+
+    @model_validator(mode="after")
+    def _together(self) -> OtaConfig:
+        if self.repository is not None and self.root_file is None:
+            raise ValueError("`repository` needs `root_file`: without it nothing that comes from there can be trusted")
+        if self.token_file is not None and self.repository is not None and not self.repository.startswith("https:"):
+            raise ValueError(
+                "`token_file` needs an https repository: the token would go over the network for all to read"
+            )
+        return self
