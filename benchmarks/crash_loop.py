@@ -16,12 +16,10 @@ import json
 import os
 import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,6 +31,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.chaos_link import Link
 from tests.mosquitto import Mosquitto, Subscriber, broker, subscriber, wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -56,49 +55,6 @@ class Report:
     broken: list[str] = field(default_factory=list)
 
 
-class Gate:
-    """TCP between agent and broker; shut, it cuts what is open and refuses what comes."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._lock = threading.Lock()
-        self._open = True
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def set(self, wanted: bool) -> None:
-        """Open or shut."""
-        with self._lock:
-            self._open = wanted
-            cut, self._pairs = ([], self._pairs) if wanted else (self._pairs, [])
-        for end in (end for pair in cut for end in pair):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            with self._lock:
-                if not self._open:
-                    client.close()
-                    continue
-                pair = (client, socket.create_connection(("127.0.0.1", self._target)))
-                self._pairs.append(pair)
-            for one, other in (pair, pair[::-1]):
-                threading.Thread(target=_copy, args=(one, other), daemon=True).start()
-
-
-def _copy(one: socket.socket, other: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := one.recv(65536):
-            other.sendall(data)
-    for end in (one, other):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
-
-
 class Run:
     """One state folder, one broker, many lives of the agent."""
 
@@ -119,16 +75,17 @@ class Run:
         return self.report
 
     def _go(self, server: Mosquitto, seen: Subscriber) -> None:
-        gate = Gate(server.port)
+        gate = Link("127.0.0.1")
+        gate.target = server.port
         config = self._write_config(gate.port)
         moments: Counter[str] = Counter()
         for _ in range(self.report.kills):
             shut = self.random.random() < 0.4
             self.report.gate_shut += shut
-            gate.set(not shut)
+            _set(gate, not shut)
             moments[self._life(config, gate)] += 1
         self.report.moments = dict(moments)
-        gate.set(True)
+        _set(gate, True)
         with self._agent(config) as agent:
             self._wait(agent, "delivering")
             agent.send_signal(signal.SIGTERM)
@@ -138,7 +95,7 @@ class Run:
             wait_for(lambda: self._waiting() == 0, 60, "the outbox to be empty")
         self.report.last_sequence = self._last_sequence()
 
-    def _life(self, config: Path, gate: Gate) -> str:
+    def _life(self, config: Path, gate: Link) -> str:
         """One life of the agent and its violent end; the moment that it ended in."""
         moment = self.random.choice(MOMENTS)
         with self._agent(config) as agent:
@@ -148,7 +105,7 @@ class Run:
             self._wait(agent, "delivering")
             self._sleep(0.5, 4.0)
             if self.random.random() < 0.5:
-                gate.set(self.random.random() < 0.5)
+                _set(gate, self.random.random() < 0.5)
                 self._sleep(0.0, 2.0)
             if moment == "stop":
                 agent.send_signal(signal.SIGTERM)
@@ -206,6 +163,10 @@ class Run:
         path = self.folder / "config.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return path
+
+
+def _set(gate: Link, wanted: bool) -> None:
+    (gate.unshut if wanted else gate.shut)("no broker")
 
 
 def judge(report: Report, events: Sequence[dict[str, Any]]) -> None:

@@ -1,6 +1,8 @@
-"""Durable enqueue per second, drain per second through a real mosquitto against paho alone from memory, bytes written for an event.
+"""What the outbox costs and holds, with a real mosquitto.
 
-    python -m benchmarks.outbox [--events 20000] [--dir FOLDER]
+    python -m benchmarks.outbox [--events 20000] [--rounds 3] [--dir FOLDER]   # durable enqueue, drain, bytes written
+    python -m benchmarks.outbox --backlog                                      # 72 hours of one event a second, delivered
+    python -m benchmarks.outbox --fill                                         # more than it may hold
 
 ``--dir`` is where the database lies: a RAM disk flatters every fsync. Broker and this process share the machine; nobody
 subscribes, so that only sending is measured.
@@ -14,39 +16,18 @@ import os
 import sqlite3
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-
-from edge_agent.config import OutboxConfig
-from edge_agent.config_mqtt import MqttConfig
+from benchmarks.outbox_delivery import delivery, event, make
+from benchmarks.outbox_limits import backlog, fill
 from edge_agent.outbox import Outbox
-from edge_agent.sinks.mqtt import MqttSink
-from edge_agent.types import Event, uuid7_factory
-from tests.mosquitto import broker, wait_for
+from tests.mosquitto import wait_for
 
-new_id = uuid7_factory()
 BURST = 5000
-
-
-def event(n: int) -> Event:
-    """About 500 bytes as a CloudEvent."""
-    ident = new_id(1_700_000_000.0 + n)
-    data = {"distance_m": 1.42, "sigma_m": 0.11, "duration_s": 12.4, "pairs": [[3, 9]], "zone": "till", "n": n}
-    return Event(ident, "door", "social_distancing", "violation", None, ident, 1_700_000_000.0 + n, data)
-
-
-def make(path: Path, sinks: tuple[str, ...] = ("mqtt",)) -> Outbox:
-    config = OutboxConfig(queue=1_000_000)
-    made = Outbox(path, config, site="s", device="d", boot_id="b", clock_ok=lambda: True, new_id=new_id, sinks=sinks)
-    made.start()
-    return made
 
 
 def timed(work: Callable[[], None]) -> float:
@@ -127,67 +108,31 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def drain(folder: Path, port: int, count: int) -> dict[str, float]:
-    """From a full outbox to the broker, until every row is acknowledged; heartbeats in between."""
-    outbox = make(folder / "drain.db")
-    outbox.put([event(n) for n in range(count)])
-    assert outbox.flush(300)
-    config = MqttConfig(host="127.0.0.1", port=port)
-    sink = MqttSink(
-        config, outbox.outlet("mqtt"), site="s", device="d", boot_id="b", version="0", on_alarm=lambda _: None
-    )
-    began = time.perf_counter()
-    sink.start()
-    wait_for(lambda: sink.state().acked >= count, 300)
-    took = time.perf_counter() - began
-    sink.stop(5)
-    outbox.stop(30)
-    return {"drain_per_s": count / took}
-
-
-def paho_alone(port: int, count: int, window: int = 20) -> dict[str, float]:
-    """The same payloads from memory, ``window`` in flight."""
-    payload = json.dumps({"x": "y" * 480}).encode()
-    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
-    client.max_inflight_messages_set(window)
-    room, connected, left = threading.Semaphore(window), threading.Event(), [count]
-
-    def acked(*_: Any) -> None:
-        left[0] -= 1
-        room.release()
-
-    client.on_publish = acked
-    client.on_connect = lambda *_: connected.set()
-    client.connect("127.0.0.1", port)
-    client.loop_start()
-    assert connected.wait(10)
-    began = time.perf_counter()
-    for _ in range(count):
-        room.acquire()
-        client.publish("edge/v1/s/d/events/door/social_distancing", payload, qos=1)
-    wait_for(lambda: left[0] == 0, 300)
-    took = time.perf_counter() - began
-    client.disconnect()
-    client.loop_stop()
-    return {"paho_alone_per_s": count / took}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of delivery; each ratio is of two that followed each other"
+    )
+    parser.add_argument(
+        "--backlog", type=int, nargs="?", const=72 * 3600, metavar="N", help="deliver so many that waited"
+    )
+    parser.add_argument("--fill", type=float, nargs="?", const=16.0, metavar="MB", help="twice as much as it may hold")
     parser.add_argument("--dir", type=Path, default=Path.cwd())
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.dir) as name:
         folder = Path(name)
-        result: dict[str, float] = {"events": args.events, "cores": os.cpu_count() or 0}
-        result |= enqueue(folder, args.events)
-        result["bytes_written_for_one_event_delivered"] = taken(folder, ("mqtt",))
-        result["bytes_written_for_one_event_delivered_beside_a_dead_sink"] = taken(folder, ("mqtt", "influxdb"))
-        with broker(folder / "mosquitto") as mosquitto:
-            result |= paho_alone(mosquitto.port, args.events)
-            result |= drain(folder, mosquitto.port, args.events)
-        result["drain_to_paho"] = result["drain_per_s"] / result["paho_alone_per_s"]
-    print(json.dumps({key: round(value, 3) for key, value in result.items()}, indent=1))
+        result: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
+        if args.backlog:
+            result["backlog"] = backlog(folder, args.backlog)
+        if args.fill:
+            result["fill"] = fill(folder, args.fill)
+        if not (args.backlog or args.fill):
+            result |= {"events": args.events, **enqueue(folder, args.events)}
+            result["bytes_written_for_one_event_delivered"] = taken(folder, ("mqtt",))
+            result["bytes_written_for_one_event_delivered_beside_a_dead_sink"] = taken(folder, ("mqtt", "influxdb"))
+            result |= delivery(folder, args.events, args.rounds)
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

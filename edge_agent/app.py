@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import math
 import threading
@@ -21,6 +22,7 @@ from edge_agent.detect.default_model import take_model
 from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import list_models
 from edge_agent.device_facts import camera_event, model_state
+from edge_agent.health import hardware
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
@@ -30,12 +32,17 @@ from edge_agent.outbox import Outbox
 from edge_agent.pipeline import CameraLane, DetectionPool, FrameResult
 from edge_agent.record import RecordWriter
 from edge_agent.report import state_line
+from edge_agent.sensors.sensors import Sensors
+from edge_agent.sinks.batch import BatchPump
+from edge_agent.sinks.build import batch_sinks
 from edge_agent.sinks.mqtt import MqttSink
+from edge_agent.sinks.mqtt import wants as mqtt_wants
+from edge_agent.sinks.mqtt_inbound import Listener
 from edge_agent.snapshot import snapshot_jpeg
 from edge_agent.state_dir import state_lock
-from edge_agent.status_board import camera_status, mqtt_status, outbox_status
+from edge_agent.status_board import camera_status, mqtt_status, outbox_status, sink_status
 from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
-from edge_agent.types import NO_CLOCK, CameraChange, StageClock, parse_rfc3339, uuid7_factory
+from edge_agent.types import NO_CLOCK, CameraChange, Heartbeat, StageClock, parse_rfc3339, uuid7_factory
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +85,13 @@ class CameraUnit:
         on_result = self._result if keep else None
         self._keep_image = agent.config.privacy.images
         self.chain = build_chain(
-            agent.config, config, new_id=agent.new_id, emit=agent.outbox.put, on_result=on_result, clock=agent.clock
+            agent.config,
+            config,
+            new_id=agent.new_id,
+            emit=agent.outbox.put,
+            on_result=on_result,
+            sensors=agent.sensors.latest,
+            clock=agent.clock,
         )
         self.lane = CameraLane(self.slot, self.chain)
 
@@ -114,6 +127,7 @@ class Agent:
         taken = take_model(config.model, config.models_dir, config.detect)
         self.model, self._why_model = taken.model, taken.why
         check_labels(config, self.model.manifest)
+        sinks = batch_sinks(config)
         self.outbox = Outbox(
             config.state_dir / "outbox.db",
             config.outbox,
@@ -122,9 +136,11 @@ class Agent:
             boot_id=self.boot_id,
             clock_ok=lambda: clock_synchronised() is not False,
             new_id=self.new_id,
-            sinks=["mqtt"],  # also where it is off: events wait for it
+            sinks=["mqtt", *sinks],  # MQTT also where it is off: events wait for it
+            wants={"mqtt": mqtt_wants, **{name: sink.wants for name, sink in sinks.items()}},
             retention_days=config.privacy.retention_days,
         )
+        self.sensors = Sensors(config.sensors, self.new_id)
         ready = threading.Condition()
         self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
         for unit in self.cameras:
@@ -146,13 +162,19 @@ class Agent:
                 boot_id=self.boot_id,
                 version=__version__,
                 on_alarm=lambda event: self.outbox.put([event]),
+                listeners=[
+                    Listener(topic, lambda message, take=take: take(message.payload), qos=0)  # type: ignore[misc]
+                    for topic, take in self.sensors.subscriptions.items()
+                ],
             )
+        self.pumps = [BatchPump(name, self.outbox.outlet(name), sink) for name, sink in sinks.items()]
         self.rest: RestServer | None = None
         if config.http.enabled:
             shot = self.snapshot if config.privacy.images else None
             self.rest = RestServer(config.http, self.status, self.recent_events, self.models, shot)
         self.supervisor = Supervisor(self.stop)
         self._host = HostProbe(config.state_dir)
+        self._hardware = hardware.HardwareProbe()
         self._heartbeat = HeartbeatBuilder()
         self._digest = config.digest()
         self._next_beat, self._told_connects = 0.0, 0
@@ -185,6 +207,8 @@ class Agent:
         self.outbox.start()
         if self.mqtt is not None:
             self.mqtt.start()
+        for pump in self.pumps:
+            pump.start()
         if self.rest is not None:
             self.rest.start()
         for unit in self.cameras:
@@ -203,6 +227,21 @@ class Agent:
             self.supervisor.spawn(
                 "engine", lambda _: self._loader.finish(), essential=False, deadline_s=math.inf, restart=False
             )
+        self.supervisor.spawn(
+            "hardware",
+            lambda beat: self._hardware.run(beat, self.stop),
+            essential=False,
+            deadline_s=hardware.DEADLINE_S,
+            restart=True,
+        )
+        for reader in self.sensors.readers:
+            self.supervisor.spawn(
+                f"sensor:{reader.name}",
+                lambda beat, reader=reader: reader.run(beat, self.stop),  # type: ignore[misc]
+                essential=False,
+                deadline_s=reader.deadline_s,
+                restart=True,
+            )
         # What was built until here stays: the collector need not walk through it while frames come.
         gc.collect()
         gc.freeze()
@@ -212,6 +251,7 @@ class Agent:
         self._notifier.watchdog(self.supervisor.check())
         for unit in self.cameras:
             unit.look()
+        self.outbox.put(self.sensors.look())
         self._tell()
         tick()
         if all(worker.state == "done" for worker in self.supervisor.states() if worker.essential):
@@ -227,9 +267,10 @@ class Agent:
         self._next_beat = now + self.config.mqtt.heartbeat_s
         status = self.status()
         self._notifier.status(state_line(status))
-        if self.mqtt is None or not self.mqtt.publish_now(
-            "heartbeat", self._heartbeat.build(status, time.time()), retain=False
-        ):
+        beat = self._heartbeat.build(status, time.time())
+        if self.config.influxdb.enabled:
+            self.outbox.put([Heartbeat(json.loads(beat))])
+        if self.mqtt is None or not self.mqtt.publish_now("heartbeat", beat, retain=False):
             return
         if connects != self._told_connects:
             self._told_connects = connects
@@ -244,8 +285,8 @@ class Agent:
             StopStep("use cases", self._close_chains, 1.0),
             StopStep("outbox", lambda: self.outbox.flush(1.3), 1.5),
         ]
-        if self.mqtt is not None:
-            steps.append(StopStep("mqtt", lambda mqtt=self.mqtt: mqtt.stop(1.0, 0.8), 2.0))  # type: ignore[misc]
+        if self.mqtt is not None or self.pumps:
+            steps.append(StopStep("sinks", self._close_sinks, 2.0))
         steps.append(StopStep("outbox close", lambda: self.outbox.stop(0.5), 0.7))
         if self.rest is not None:
             steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.5), 0.6))  # type: ignore[misc]
@@ -255,6 +296,16 @@ class Agent:
         # A device at which a worker hangs is left to the end of the process.
         if self.supervisor.join("detect:", 1.8):
             self.detector.close()
+
+    def _close_sinks(self) -> None:
+        """All at once: each has the whole second."""
+        until = time.monotonic() + 1.9
+        for pump in self.pumps:
+            pump.end(1.0)
+        if self.mqtt is not None:
+            self.mqtt.stop(1.0, 0.8)
+        for pump in self.pumps:
+            pump.join(max(0.0, until - time.monotonic()))
 
     def _close_chains(self) -> None:
         asked = self.supervisor.signal is not None or self.supervisor.failure is not None
@@ -288,7 +339,9 @@ class Agent:
         cameras = tuple(camera_status(unit.capture, unit.chain, model) for unit in self.cameras)
         outbox, mqtt = outbox_status(self.outbox.stat()), mqtt_status(self.mqtt)
         # What endangers events first; the others stay after the trouble is over, as the last that was.
-        errors = (outbox.reason, loaded.trouble, *(camera.last_error for camera in reversed(cameras)), mqtt.last_error)
+        sinks = tuple(sink_status(pump) for pump in self.pumps)
+        lesser = (*(camera.last_error for camera in reversed(cameras)), mqtt.last_error, *(s.last_error for s in sinks))
+        errors = (outbox.reason, loaded.trouble, *lesser)
         return AgentStatus(
             site=self.config.site,
             device=self.device,
@@ -300,6 +353,7 @@ class Agent:
             workers=self.supervisor.states(),
             outbox=outbox,
             mqtt=mqtt,
+            sinks=sinks,
             model=ModelStatus(
                 name=manifest.name,
                 version=manifest.version,
@@ -312,6 +366,8 @@ class Agent:
                 not_taken=loaded.not_taken,
             ),
             host=self._host.sample(),
+            hardware=self._hardware.latest,
+            sensors=self.sensors.latest(),
             last_error=next(filter(None, errors), ""),
             http=self.rest.url if self.rest is not None else "",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edge_agent.config import CameraConfig, Config, DetectConfig
 from edge_agent.detect.backends.choice import usable_files
@@ -10,8 +10,9 @@ from edge_agent.detect.default_model import take_model
 from edge_agent.detect.manifest import Manifest, Model
 from edge_agent.errors import ConfigError, ModelError
 from edge_agent.pipeline import CameraChain, FrameResult, UseCase
+from edge_agent.sinks.build import batch_sinks
 from edge_agent.track import MultiObjectTracker
-from edge_agent.types import NO_CLOCK, NewId, Output, StageClock, uuid7_factory
+from edge_agent.types import NO_CLOCK, NewId, Output, SensorValue, StageClock, uuid7_factory
 from edge_agent.usecases.ground import CameraGround
 from edge_agent.usecases.social_distancing import SocialDistancing
 
@@ -23,6 +24,7 @@ def build_chain(
     new_id: NewId,
     emit: Callable[[Sequence[Output]], None],
     on_result: Callable[[FrameResult], None] | None = None,
+    sensors: Callable[[], Mapping[str, SensorValue]] = dict,
     clock: StageClock = NO_CLOCK,
 ) -> CameraChain:
     """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
@@ -42,6 +44,7 @@ def build_chain(
         use_cases=use_cases,
         emit=emit,
         on_result=on_result,
+        sensors=sensors,
         label=label,
         clock=clock,
     )
@@ -94,6 +97,7 @@ def check(config: Config) -> list[str]:
     model = taken.model.manifest
     check_labels(config, model)
     _check_files(taken.model, config.detect)
+    facts += [f"{name}: {sink.address}" for name, sink in batch_sinks(config).items()]
     size = f"{model.input.size[0]}x{model.input.size[1]}"
     why = f" ({taken.why})" if taken.why else ""
     return [f"model {model.name}@{model.version}: {', '.join(model.labels[:5])}, input {size}{why}", *facts]

@@ -23,12 +23,12 @@ from pydantic import (
     model_validator,
 )
 
-from edge_agent.config_base import Strict
+from edge_agent.config_base import Slug, Strict
 from edge_agent.config_mqtt import MqttConfig
+from edge_agent.config_sensors import SensorConfig
+from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
 from edge_agent.errors import ConfigError
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-"""A name that is safe in a topic, a file name and a URL."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(gt=0, le=100_000)]
 """Of a picture, in pixels."""
@@ -313,7 +313,12 @@ class Config(Strict):
     detect: DetectConfig = DetectConfig()
     track: TrackConfig = TrackConfig()
     use_cases: UseCasesConfig = UseCasesConfig()
+    sensors: list[SensorConfig] = Field(
+        default_factory=list, max_length=64, description="other sensors to read, publish and offer to use cases"
+    )
     mqtt: MqttConfig = MqttConfig()
+    influxdb: InfluxDbConfig = InfluxDbConfig()
+    webhook: WebhookConfig = WebhookConfig()
     outbox: OutboxConfig = OutboxConfig()
     http: HttpConfig = HttpConfig()
     logging: LoggingConfig = LoggingConfig()
@@ -321,11 +326,10 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _names(self) -> Config:
-        seen: set[str] = set()
-        for camera in self.cameras:
-            if camera.id in seen:
-                raise ValueError(f"camera id {camera.id!r} is used twice")
-            seen.add(camera.id)
+        for what, ids in (("camera", [c.id for c in self.cameras]), ("sensor", [s.id for s in self.sensors])):
+            for ident in ids:
+                if ids.count(ident) > 1:
+                    raise ValueError(f"{what} id {ident!r} is used twice")
         return self
 
     def overridden(self, *, source: str | None = None, model: str | None = None, backend: str | None = None) -> Config:

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+"""A name that is safe in a topic, a file name and a URL."""
+
 
 class Strict(BaseModel):
     """Base of every section: unknown keys are errors, values do not change after loading."""

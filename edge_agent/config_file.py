@@ -28,11 +28,14 @@ from edge_agent.tls import problems, warnings
 logger = logging.getLogger(__name__)
 
 MAX_PROBLEMS = 100
-SECRET_FILES = (
+SECRET_FILES: tuple[tuple[tuple[str, str], str], ...] = (
     (("mqtt", "password_file"), "EDGE_AGENT_MQTT_PASSWORD"),
+    (("influxdb", "token_file"), "EDGE_AGENT_INFLUXDB_TOKEN"),
+    (("webhook", "secret_file"), "EDGE_AGENT_WEBHOOK_SECRET"),
+    (("webhook", "token_file"), "EDGE_AGENT_WEBHOOK_TOKEN"),
     (("http", "token_file"), "EDGE_AGENT_HTTP_TOKEN"),
 )
-TLS_SECTIONS: tuple[KeyPath, ...] = (("mqtt", "tls"),)
+TLS_SECTIONS: tuple[KeyPath, ...] = (("mqtt", "tls"), ("influxdb", "tls"), ("webhook", "tls"))
 _TLS_FILES = ("ca_file", "cert_file", "key_file")
 _MACHINE_ID = Path("/etc/machine-id")
 _APPLICATION = b"edge-agent device id, version 1"
@@ -205,6 +208,8 @@ def _source_path(source: str, folder: Path) -> str:
 def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
     places: list[KeyPath] = [("state_dir",), ("models_dir",), *(place for place, _ in SECRET_FILES)]
     places += [(*section, key) for section in TLS_SECTIONS for key in _TLS_FILES]
+    sensors = effective.get("sensors")
+    places += [("sensors", index, "file") for index in range(len(sensors) if isinstance(sensors, list) else 0)]
     for place in places:
         section = value_at(effective, place[:-1])
         value = value_at(effective, place)
@@ -217,7 +222,7 @@ def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
 def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:
     for place, variable in SECRET_FILES:
         value = value_at(effective, place)
-        if not isinstance(value, str) or not value or value_at(effective, (place[0], "enabled")) is False:
+        if not isinstance(value, str) or not value or _is_off(effective, place[0]):
             continue
         file = Path(value)
         if not os.environ.get(variable):
@@ -229,6 +234,11 @@ def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:
         _warn_if_open(place, file)
 
 
+def _is_off(effective: dict[str, Any], section: str) -> bool:
+    given = value_at(effective, (section, "enabled"))
+    return given is False or (given is None and not Config.model_fields[section].default.enabled)
+
+
 def _warn_if_open(place: KeyPath, file: Path) -> None:
     if file.is_file() and file.stat().st_mode & stat.S_IROTH:
         logger.warning("%s: every user of this machine can read %s; chmod 600 it", dotted(place), file)
@@ -238,7 +248,7 @@ def _certificates(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:
     """What no connection could be made with. A date is only warned about: the box must run on, and its clock may be wrong."""
     for section in TLS_SECTIONS:
         told = value_at(effective, section)
-        if not isinstance(told, dict) or value_at(effective, (*section[:-1], "enabled")) is False:
+        if not isinstance(told, dict) or _is_off(effective, str(section[0])):
             continue
         try:
             config = TlsConfig.model_validate_json(json.dumps(told), strict=True)

@@ -7,9 +7,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from edge_agent.config import SocialDistancingConfig, TrackConfig
 from edge_agent.config_base import Strict
+from edge_agent.config_sensors import SOURCES
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 Finding: TypeAlias = tuple[KeyPath, str]
@@ -22,8 +24,8 @@ MIN_ZONE_AREA = 1e-4
 
 def findings(data: Any, has_http_token: bool) -> Iterator[Finding]:
     """Every broken rule. ``data`` is what the file says, ``has_http_token`` whether the environment gives one."""
-    cameras = [(index, camera) for index, camera in enumerate(_list(_get(data, "cameras"))) if isinstance(camera, dict)]
-    yield from _unique_ids(cameras)
+    cameras = _mappings(_get(data, "cameras"))
+    yield from _unique_ids("cameras", cameras)
     for index, camera in cameras:
         yield from _zones(("cameras", index, "zones"), _mapping(_get(camera, "zones")))
         yield from _ground(("cameras", index, "ground"), _mapping(_get(camera, "ground")))
@@ -32,8 +34,17 @@ def findings(data: Any, has_http_token: bool) -> Iterator[Finding]:
     use_case = _get(_get(data, "use_cases"), "social_distancing")
     yield from _leave(path, use_case)
     yield from _names(path, use_case, cameras)
+    sensors = _mappings(_get(data, "sensors"))
+    yield from _unique_ids("sensors", sensors)
+    own = f"edge/v1/{_get(data, 'site') or 'site'}/{_get(data, 'device')}/"
+    for index, sensor in sensors:
+        yield from _sensor(("sensors", index), sensor, own)
     yield from _token(_mapping(_get(data, "http")), has_http_token)
     yield from _broker(("mqtt",), _mapping(_get(data, "mqtt")))
+    for name in ("mqtt", "influxdb", "webhook"):
+        yield from _tls((name, "tls"), _mapping(_get(_get(data, name), "tls")))
+    for name in ("influxdb", "webhook"):
+        yield from _http_sink(name, _mapping(_get(data, name)))
 
 
 def closest(given: object, allowed: list[str]) -> str:
@@ -54,6 +65,10 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _mappings(value: Any) -> list[tuple[int, dict[str, Any]]]:
+    return [(index, item) for index, item in enumerate(_list(value)) if isinstance(item, dict)]
+
+
 def _number(value: Any) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
@@ -65,14 +80,14 @@ def _corner(value: Any) -> Corner | None:
     return (numbers[0], numbers[1]) if len(numbers) == 2 == len(value) else None
 
 
-def _unique_ids(cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
+def _unique_ids(section: str, items: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
     first: dict[str, int] = {}
-    for index, camera in cameras:
-        name = camera.get("id")
+    for index, item in items:
+        name = item.get("id")
         if isinstance(name, str) and name in first:
             yield (
-                ("cameras", index, "id"),
-                f"given {name!r}, which is already the id of cameras[{first[name]}]; ids must differ",
+                (section, index, "id"),
+                f"given {name!r}, which is already the id of {section}[{first[name]}]; ids must differ",
             )
         elif isinstance(name, str):
             first[name] = index
@@ -171,6 +186,21 @@ def _ground(path: KeyPath, ground: dict[str, Any]) -> Iterator[Finding]:
             yield (*path, "points", index, "pixel"), text
 
 
+def _sensor(path: KeyPath, sensor: dict[str, Any], own: str) -> Iterator[Finding]:
+    given = [name for name in SOURCES if sensor.get(name) is not None]
+    if len(given) != 1:
+        yield path, f"names {' and '.join(given) or 'no source'}; it needs exactly one of {', '.join(SOURCES)}"
+    low, high = _number(sensor.get("min")), _number(sensor.get("max"))
+    if low is not None and high is not None and low >= high:
+        yield (*path, "min"), f"is {low:g}, which must be below max, {high:g}"
+    good_s, every_s = _number(sensor.get("stale_after_s")), _number(sensor.get("every_s"))
+    if good_s is not None and every_s is not None and good_s <= every_s:
+        yield (*path, "stale_after_s"), f"is {good_s:g}, which must be above every_s, {every_s:g}"
+    topic = _get(sensor.get("mqtt"), "topic")
+    if isinstance(topic, str) and topic.startswith(own):
+        yield (*path, "mqtt", "topic"), f"given {topic!r}, which this box itself publishes or listens to"
+
+
 def _token(http: dict[str, Any], has_http_token: bool) -> Iterator[Finding]:
     host = http.get("host", LOOPBACK[1])
     if host in LOOPBACK or not isinstance(host, str) or http.get("enabled", True) is False:
@@ -181,9 +211,6 @@ def _token(http: dict[str, Any], has_http_token: bool) -> Iterator[Finding]:
 
 
 def _broker(path: KeyPath, mqtt: dict[str, Any]) -> Iterator[Finding]:
-    tls = _mapping(mqtt.get("tls"))
-    if tls.get("key_file") and not tls.get("cert_file"):
-        yield (*path, "tls", "key_file"), "given without cert_file, the certificate that it is the key of"
     delay, expiry = _number(mqtt.get("will_delay_s", 0)), _number(mqtt.get("session_expiry_s", 0))
     if delay is not None and expiry is not None and delay > expiry:
         text = f"is {delay:g}, but the broker says offline as soon as it forgets the session, after session_expiry_s, {expiry:g}"
@@ -195,3 +222,30 @@ def _broker(path: KeyPath, mqtt: dict[str, Any]) -> Iterator[Finding]:
             if repr(where) in first:
                 yield (*path, "brokers", index), f"the same host and port as brokers[{first[repr(where)]}]; keep one"
             first.setdefault(repr(where), index)
+
+
+def _tls(path: KeyPath, tls: dict[str, Any]) -> Iterator[Finding]:
+    if tls.get("key_file") and not tls.get("cert_file"):
+        yield (*path, "key_file"), "given without cert_file, the certificate that it is the key of"
+
+
+def _http_sink(name: str, section: dict[str, Any]) -> Iterator[Finding]:
+    url = section.get("url")
+    if section.get("enabled") is True and name == "webhook" and url is None:
+        yield (name, "enabled"), "is true, but where to? set webhook.url"
+    if not isinstance(url, str) or not url.lower().startswith("http://"):
+        return
+    if "tls" in section:
+        yield (name, "url"), "is http://, which the section tls says nothing about; make it https://, or take tls out"
+    elif name == "webhook" and _host(url) not in LOOPBACK:
+        yield (
+            (name, "url"),
+            "is http:// and not on this machine: events would cross the network in the clear; use https://",
+        )
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None

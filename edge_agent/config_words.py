@@ -20,6 +20,12 @@ _SECRET_HELP: dict[KeyPath, str] = {
     (
         "mqtt",
     ): "put it in a file and name that: password_file: /etc/edge-agent/mqtt-password, or set EDGE_AGENT_MQTT_PASSWORD",
+    (
+        "influxdb",
+    ): "put it in a file and name that: token_file: /etc/edge-agent/influxdb-token, or set EDGE_AGENT_INFLUXDB_TOKEN",
+    (
+        "webhook",
+    ): "put it in a file and name that: secret_file: /etc/edge-agent/webhook-secret, or set EDGE_AGENT_WEBHOOK_SECRET",
     ("http",): "put it in a file and name that: token_file: /etc/edge-agent/http-token, or set EDGE_AGENT_HTTP_TOKEN",
 }
 _TYPES = {
@@ -150,9 +156,9 @@ def _allowed(path: KeyPath, item: Mapping[str, Any], value: Any, what: str) -> s
 
 def _unknown_key(path: KeyPath) -> str:
     if _SECRET_KEY.search(str(path[-1])) and (help_ := _SECRET_HELP.get(path[:-1])):
-        section = "password" if path[:-1] == ("mqtt",) else "token"
+        kind = {"mqtt": "password", "webhook": "secret"}.get(str(path[0]), "token")
         if not str(path[-1]).endswith("file"):
-            return f"a {section} does not belong into this file; {help_}"
+            return f"a {kind} does not belong into this file; {help_}"
     model = _model(path[:-1])
     allowed = list(model.model_fields) if model else []
     return f"unknown key{closest(path[-1], allowed)} Allowed here: {', '.join(allowed)}".replace(

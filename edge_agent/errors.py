@@ -11,6 +11,7 @@
     ├── SourceError              a camera or a file
     │   ├── SourceNotFound       fatal for a file (it does not exist or cannot be decoded), retriable for a live source
     │   └── SourceLost           retriable: refused, stalled, ended, hung; the capture worker reopens
+    ├── SensorError              retriable: it cannot be read now, or what it says is no value; the next try tells
     ├── InferenceError           retriable once: a frame failed in the backend; a run of them is fatal for the worker
     ├── OutboxError              the store: retriable (busy, full disk); the queue in front of it holds what came
     │   └── OutboxCorrupt        the database was damaged: moved aside, a new one begun
@@ -82,6 +83,12 @@ class SourceLost(SourceError):
     retriable = True
 
 
+class SensorError(EdgeAgentError):
+    """A sensor cannot be read now, or what it says is no value."""
+
+    retriable = True
+
+
 class InferenceError(EdgeAgentError):
     """The backend failed on one frame."""
 
@@ -105,9 +112,13 @@ class SinkError(EdgeAgentError):
 
 
 class SinkUnavailable(SinkError):
-    """The other side is away; keep and try again."""
+    """The other side is away; keep and try again, after ``retry_after_s`` seconds where it said so."""
 
     retriable = True
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class SinkRejected(SinkError):

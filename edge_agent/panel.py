@@ -136,12 +136,13 @@ def screen(status: AgentStatus, feed: list[Text], size: tuple[int, int]) -> Rend
     cameras = _cameras(shown, len(status.cameras) - len(shown))
     bars = [bar for camera in shown if (bar := _progress(camera)) is not None][: max(rows - 20, 1)]
     height = 3 + len(shown) + len(bars) + (len(shown) < len(status.cameras))
+    agent = 6 + bool(status.sensors)
     layout = Layout()
     layout.split_column(
         Layout(_header(status), size=1),
         Layout(_box(Group(cameras, *bars), "cameras"), size=height),
-        Layout(_box(_parts(status), "agent"), size=6),
-        Layout(_box(_tail(feed, max(rows - 1 - height - 6 - 2, 1)), "events"), ratio=1),
+        Layout(_box(_parts(status), "agent"), size=agent),
+        Layout(_box(_tail(feed, max(rows - 1 - height - agent - 2, 1)), "events"), ratio=1),
     )
     return layout
 
@@ -217,6 +218,8 @@ def _parts(status: AgentStatus) -> Table:
     grid.add_row("model", _model(status))
     grid.add_row("broker", _broker(status))
     grid.add_row("outbox", _outbox(status))
+    if status.sensors:
+        grid.add_row("sensors", _sensors(status))
     grid.add_row("REST", Text.assemble((status.http or "off", "underline" if status.http else "dim"), _host(status)))
     return grid
 
@@ -254,6 +257,18 @@ def _outbox(status: AgentStatus) -> Text:
     return text
 
 
+def _sensors(status: AgentStatus) -> Text:
+    """The bad ones first: the row may be too short for all."""
+    shown = []
+    for name, sensor in sorted(status.sensors.items(), key=lambda item: item[1].quality == "good"):
+        if sensor.quality != "good":
+            shown.append(Text(f"{printable(name)} {sensor.quality}", "yellow"))
+        else:
+            value = str(sensor.value).lower() if isinstance(sensor.value, bool) else f"{sensor.value:g}"
+            shown.append(Text(f"{printable(name)} {value} {printable(sensor.unit)}".rstrip()))
+    return Text(" · ", "dim").join(shown)
+
+
 def _host(status: AgentStatus) -> Text:
     host = status.host
     text = Text(style="dim")
@@ -261,8 +276,10 @@ def _host(status: AgentStatus) -> Text:
         text.append(f" · CPU {host.process_cpu_pct:.0f} %")
     if host.rss_bytes is not None:
         text.append(f" · {host.rss_bytes // 2**20} MB")
-    if host.temperature_c is not None:
-        text.append(f" · {host.temperature_c:.0f} °C")
+    if status.hardware.temperature_c is not None:
+        text.append(f" · {status.hardware.temperature_c:.0f} °C")
+    if status.hardware.input_w is not None:
+        text.append(f" · {status.hardware.input_w:.1f} W")
     return text
 
 

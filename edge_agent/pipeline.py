@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from edge_agent.types import (
     Observation,
     Output,
     Pairs,
+    SensorValue,
     StageClock,
     Tracks,
 )
@@ -85,6 +86,7 @@ class FrameResult:
     tracks: Tracks
     ground: Ground
     pairs: Pairs
+    sensors: Mapping[str, SensorValue] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -123,7 +125,7 @@ class ChainStats:
 class CameraChain:
     """One camera after detection: tracker, ground, use cases. Not thread-safe; fed in frame order.
 
-    ``label`` names the people that ``stats`` counts.
+    ``label`` names the people that ``stats`` counts. ``sensors`` gives their latest values, and is called for each frame.
     """
 
     def __init__(
@@ -135,13 +137,14 @@ class CameraChain:
         use_cases: Sequence[UseCase],
         emit: Callable[[Sequence[Output]], None],
         on_result: Callable[[FrameResult], None] | None = None,
+        sensors: Callable[[], Mapping[str, SensorValue]] = dict,
         label: str = "person",
         clock: StageClock = NO_CLOCK,
     ) -> None:
         self.camera = camera
         self.stats = ChainStats()
         self._tracker, self._ground, self._use_cases = tracker, ground, use_cases
-        self._emit, self._on_result = emit, on_result
+        self._emit, self._on_result, self._sensors = emit, on_result, sensors
         self._label = label
         self._clock = clock
 
@@ -158,7 +161,8 @@ class CameraChain:
         clock.lap("track")
         ground, pairs = self._ground.update(tracks, frame.t, frame.size)
         clock.lap("ground")
-        seen = Observation(frame.camera, frame.index, frame.t, frame.utc, frame.size, tracks, ground, pairs)
+        sensors = self._sensors()
+        seen = Observation(frame.camera, frame.index, frame.t, frame.utc, frame.size, tracks, ground, pairs, sensors)
         outputs = [output for use_case in self._use_cases for output in use_case.update(seen)]
         clock.lap("use_cases")
         if outputs:
@@ -167,7 +171,7 @@ class CameraChain:
         people = sum(tracks.labels[label] == self._label for label in tracks.classes.tolist())
         self.stats.done(time.monotonic(), frame.captured, people)
         if self._on_result is not None:
-            self._on_result(FrameResult(frame, detections, tracks, ground, pairs))
+            self._on_result(FrameResult(frame, detections, tracks, ground, pairs, sensors))
         clock.done(frame, outputs)
 
     def close(self, reason: EndReason) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import numpy as np
 
 from edge_agent.errors import UsageError
 from edge_agent.pipeline import FrameResult
-from edge_agent.types import Detections, parse_rfc3339, rfc3339
+from edge_agent.types import Detections, Quality, SensorValue, parse_rfc3339, rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class RecordWriter:
 def frame_line(result: FrameResult) -> str:
     """One frame as the record states it, without the line's end."""
     frame, tracks, ground, pairs = result.frame, result.tracks, result.ground, result.pairs
-    rest = {
+    rest: dict[str, Any] = {
         "tracks": [
             {"id": ident, "box": box, "label": tracks.labels[label], "ground": _position(place, ground.calibrated)}
             | ({"predicted": True} if predicted else {})
@@ -120,6 +121,8 @@ def frame_line(result: FrameResult) -> str:
             )
         ],
     }
+    if result.sensors:
+        rest["sensors"] = {name: _sensor(value) for name, value in result.sensors.items()}
     head = f'{{"camera":{json.dumps(frame.camera)},"frame":{frame.index},"t":{round(frame.t, 6)},"detections":['
     return f"{head}{_detections(result.detections)}],{json.dumps(rest, separators=(',', ':'))[1:]}"
 
@@ -135,6 +138,11 @@ def _detections(found: Detections) -> str:
     return ",".join(
         [_DETECTION % (*row, labels[label]) for row, label in zip(rows.tolist(), found.classes.tolist(), strict=True)]
     )
+
+
+def _sensor(sensor: SensorValue) -> dict[str, Any]:
+    age_s = None if sensor.age_s is None else round(sensor.age_s, 3)
+    return {"value": sensor.value, "unit": sensor.unit, "age_s": age_s, "quality": sensor.quality}
 
 
 def _rounded(values: np.ndarray[Any, Any], digits: int) -> list[Any]:
@@ -155,6 +163,7 @@ class RecordedFrame:
     index: int
     t: float
     detections: Detections
+    sensors: Mapping[str, SensorValue]
     position: int
     """Bytes of the file up to its end, for progress."""
 
@@ -231,10 +240,24 @@ def _frames(path: Path, lines: Iterator[tuple[int, int, dict[str, Any]]], labels
                 np.array([labels.index(item["label"]) for item in found], np.int32),
                 tuple(labels),
             )
-            frame = RecordedFrame(str(line["camera"]), int(line["frame"]), float(line["t"]), detections, position)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            sensors = {str(name): _sensor_read(value) for name, value in line.get("sensors", {}).items()}
+            frame = RecordedFrame(
+                str(line["camera"]), int(line["frame"]), float(line["t"]), detections, sensors, position
+            )
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise UsageError(f"{path}:{number}: no frame line ({type(error).__name__}: {error})") from error
         if not last <= frame.t <= _MAX_T:
             raise UsageError(f"{path}:{number}: t is {frame.t}, after {last}: time cannot go back, nor on for ever")
         last = frame.t
         yield frame
+
+
+def _sensor_read(said: dict[str, Any]) -> SensorValue:
+    value, age_s, quality = said["value"], said["age_s"], said["quality"]
+    if not isinstance(value, bool | None):
+        value = float(value)
+    if age_s is not None:
+        age_s = float(age_s)
+    if quality not in get_args(Quality) or not all(math.isfinite(number) for number in (value or 0, age_s or 0)):
+        raise ValueError("a sensor's value, age or quality is none")
+    return SensorValue(value, str(said["unit"]), age_s, quality)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -12,7 +12,7 @@ from edge_agent.chains import build_chain
 from edge_agent.config import CameraConfig, Config
 from edge_agent.pipeline import ChainStats, FrameResult
 from edge_agent.record import read_record
-from edge_agent.types import Frame, Output, parse_rfc3339, uuid7_factory
+from edge_agent.types import Frame, Output, SensorValue, parse_rfc3339, uuid7_factory
 
 
 class Replay:
@@ -27,12 +27,14 @@ class Replay:
         self.on_result: Callable[[FrameResult], None] | None = None
         self._start = parse_rfc3339(self.header.start)
         self._emit = emit
+        self._sensors: Mapping[str, SensorValue] = {}
         self._chain = build_chain(
             config,
             _camera(config, self.header.camera),
             new_id=uuid7_factory(Random(0)),
             emit=self._emit_all,
             on_result=self._result,
+            sensors=lambda: self._sensors,
         )
 
     @property
@@ -45,6 +47,7 @@ class Replay:
         # No pixel is needed, only the shape: a picture of this size that takes one byte.
         blank = np.broadcast_to(np.uint8(0), (header.height, header.width, 3))
         for line in self._frames:
+            self._sensors = line.sensors
             self._chain.process(Frame(header.camera, line.index, line.t, self._start + line.t, blank), line.detections)
             yield line.position
         self._chain.close("end_of_file")

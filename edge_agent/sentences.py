@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _MAX = 200
+_LOGGED = {f"edge_agent.device.{what}" for what in ("camera_state", "camera_view", "sensor_state")}
 
 
 def printable(text: str, limit: int = _MAX) -> str:
@@ -24,6 +25,8 @@ def sentence(event: Mapping[str, Any]) -> str:
         return printable(_distancing(data, phase))
     if parts[-1:] in (["camera_state"], ["camera_view"]):
         return printable(_camera(data, "view " if parts[-1] == "camera_view" else ""))
+    if parts[-1:] == ["sensor_state"]:
+        return printable(_camera(data, f"sensor {data.get('sensor')} "))
     return printable(_anything(parts, data))
 
 
@@ -38,7 +41,7 @@ def camera_of(event: Mapping[str, Any]) -> str:
 
 def is_logged(event: Mapping[str, Any]) -> bool:
     """Whether the stage that noticed it wrote a log line of its own, so that showing it as well would say it twice."""
-    return str(event.get("type", "")) in {"edge_agent.device.camera_state", "edge_agent.device.camera_view"}
+    return str(event.get("type", "")) in _LOGGED
 
 
 def seconds(value: float) -> str:

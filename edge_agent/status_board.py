@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from edge_agent.capture.worker import CaptureWorker
-from edge_agent.health.status import CameraStatus, MqttStatus, OutboxStatus
+from edge_agent.health.status import CameraStatus, MqttStatus, OutboxStatus, SinkStatus
 from edge_agent.outbox import OutboxStat
 from edge_agent.pipeline import CameraChain
+from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.mqtt import MqttSink
 
 
@@ -63,3 +64,9 @@ def mqtt_status(sink: MqttSink | None) -> MqttStatus:
         last_error=state.last_error,
         address=state.address,
     )
+
+
+def sink_status(pump: BatchPump) -> SinkStatus:
+    """A sink that sends batches."""
+    state = pump.state
+    return SinkStatus(pump.name, pump.address, state.delivered, state.refused, state.failures, state.last_error)

@@ -139,20 +139,18 @@ def files(config: TlsConfig) -> dict[str, Path]:
     return {key: file for key, file in named.items() if file is not None}
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, who: str = "the broker") -> str:
     """An error of the ssl module, or of a socket in a handshake, as something to act on. Keys are those of the ``tls`` section."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the broker's certificate is not accepted: {error.verify_message}{_hint(error.verify_code)}"
+        return f"{who}'s certificate is not accepted: {error.verify_message}{_hint(error.verify_code)}"
     reason = (getattr(error, "reason", None) or "").upper()
     if reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_MESSAGE"}:
-        return "no TLS there: this port speaks without it; correct the port, or take the tls section out"
+        return "no TLS there: this port speaks without it; correct the port, or do without TLS there"
     for alert, text in _ALERTS.items():
         if reason.endswith(f"ALERT_{alert}") or reason == alert:
-            return f"the broker refused TLS: {text}"
+            return f"{who} refused TLS: {text}"
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError):
-        return (
-            "the broker ended the connection in the TLS handshake; does it speak TLS here, and accept our certificate?"
-        )
+        return f"{who} ended the connection in the TLS handshake; does it speak TLS here, and accept our certificate?"
     return f"TLS: {_plain(error)}"
 
 

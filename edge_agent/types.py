@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ U8: TypeAlias = NDArray[np.uint8]
 Bools: TypeAlias = NDArray[np.bool_]
 CameraState: TypeAlias = Literal["starting", "delivering", "stalled", "reconnecting", "failed", "ended"]
 Phase: TypeAlias = Literal["started", "updated", "ended"]
+Quality: TypeAlias = Literal["good", "stale", "failed"]
 Stage: TypeAlias = Literal["decode", "preprocess", "inference", "postprocess", "track", "ground", "use_cases", "outbox"]
 """A frame's way; ``postprocess`` is the network's outputs to boxes and their suppression."""
 DEVICE = "_device"
@@ -132,9 +133,27 @@ class Pairs:
         return len(self.a)
 
 
+@dataclass(frozen=True, slots=True)
+class SensorValue:
+    """The latest of a sensor, and how old that is; both None where nothing ever came.
+
+    Only ``good`` is to be relied on. ``stale``: it is too old, and nothing came since; ``failed``: too old, as reading it
+    fails. ``reason`` says why.
+    """
+
+    value: bool | float | None
+    unit: str
+    age_s: float | None
+    quality: Quality = "good"
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """All that a use case may look at for one frame. ``size`` is (width, height) of the source frame in pixels."""
+    """All that a use case may look at for one frame. ``size`` is (width, height) of the source frame in pixels.
+
+    ``sensors`` holds, by their id, those that ever had something to say.
+    """
 
     camera: str
     index: int
@@ -144,6 +163,7 @@ class Observation:
     tracks: Tracks
     ground: Ground
     pairs: Pairs
+    sensors: Mapping[str, SensorValue] = field(default_factory=dict)
 
 
 NewId: TypeAlias = Callable[[float], str]
@@ -221,7 +241,34 @@ class Metric:
         return f"metrics/{self.camera}/{self.use_case}"
 
 
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The stored copy of a heartbeat, for sinks that cannot be told directly; ``data`` is what MQTT gets, its ``time`` in it."""
+
+    data: Mapping[str, Any]
+
+    topic: ClassVar[str] = "heartbeat"
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """A sensor's value as it was read at ``utc``; or, with None, that there is no good one any more since then."""
+
+    sensor: str
+    utc: float
+    value: bool | float | None
+    unit: str
+    quality: Quality
+
+    @property
+    def topic(self) -> str:
+        """Topic below the device's root."""
+        return f"telemetry/{self.sensor}"
+
+
 Output: TypeAlias = Event | Metric
+Stored: TypeAlias = Output | Telemetry | Heartbeat
+"""What the outbox takes."""
 
 
 def rfc3339(utc: float) -> str:

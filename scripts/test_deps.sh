@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs the system packages the tests need and this machine lacks (Debian, Ubuntu), by apt, with sudo when not root.
-# Leaves no service running that it brought: the tests start their own broker on a free port.
+# Leaves no service running that it brought: the tests start their own on free ports.
 set -euo pipefail
 
 packages=(
     python3-venv
-    mosquitto mosquitto-clients strace
+    mosquitto mosquitto-clients strace iproute2 iptables e2fsprogs
+    victoria-metrics influxdb
     gir1.2-gst-rtsp-server-1.0 python3-gi
     gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly gstreamer1.0-plugins-bad gstreamer1.0-libav
 )
@@ -26,7 +27,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "test-deps: installing by apt, as the tests need them: ${missing[*]}"
 
-# Debian starts mosquitto as soon as it is installed. policy-rc.d forbids that; where one exists it is the owner's.
+# Debian starts servers as soon as they are installed. policy-rc.d forbids that; where one exists it is the owner's.
 policy=/usr/sbin/policy-rc.d
 ours=
 log=$(mktemp)
@@ -50,13 +51,15 @@ if ! install; then # package lists may be missing or stale
     install || { tail -n 20 "$log" >&2; exit 1; }
 fi
 
-# The policy keeps it from starting now; this stops it where the owner's policy did not, and from starting at the next boot.
-case " ${missing[*]} " in
-    *" mosquitto "*)
-        if [ -d /run/systemd/system ]; then
-            "${as_root[@]}" systemctl -q disable --now mosquitto.service || true
-        else
-            "${as_root[@]}" service mosquitto stop >/dev/null 2>&1 || true
-        fi
-        ;;
-esac
+# The policy keeps them from starting now; this stops them where the owner's policy did not, and from starting at the next boot.
+for server in mosquitto victoria-metrics influxdb; do
+    case " ${missing[*]} " in
+        *" $server "*)
+            if [ -d /run/systemd/system ]; then
+                "${as_root[@]}" systemctl -q disable --now "$server.service" || true
+            else
+                "${as_root[@]}" service "$server" stop >/dev/null 2>&1 || true
+            fi
+            ;;
+    esac
+done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,16 @@ class Authority:
         _openssl("x509", "-req", "-in", request, "-out", cert, *signed)
         key.chmod(0o600)
         return Pair(cert, key)
+
+
+def server_context(pair: Pair, client_ca: Path | None = None) -> ssl.SSLContext:
+    """For a server that shows ``pair`` and, with ``client_ca``, wants certificates of that authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.cert, pair.key)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(client_ca)
+    return context
 
 
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")

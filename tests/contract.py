@@ -28,10 +28,11 @@ from edge_agent.outbox.messages import draft
 from edge_agent.outbox.records import Committed
 from edge_agent.outbox.store import Store
 from edge_agent.sinks.mqtt_connection import Connection
-from edge_agent.types import Event, Metric
+from edge_agent.types import Event, Metric, Telemetry
 
 SYNTHETIC = "synthetic"
 """The use case of made-up events and metrics: no schema knows it, and of these only the envelope is held to the contract."""
+_NAME = "[A-Za-z0-9][^/]*"
 FAULTS: list[str] = []
 """Found since they were last taken; by any thread."""
 OUTBOXES: list[Path] = []
@@ -80,7 +81,7 @@ def _described(topic: str, doc: Any) -> tuple[Channel, Message, str] | None:
 
 
 def _topics(channel: Channel, last: str) -> str:
-    return re.sub(r"{\w+}$", last, channel.address).replace("{camera}", "[A-Za-z0-9][^/]*")
+    return re.sub(r"{\w+}$", last or _NAME, channel.address).replace("{camera}", _NAME)
 
 
 def check(topic: str, payload: bytes) -> None:
@@ -106,8 +107,8 @@ def _check_sent(topic: str, payload: bytes, content_type: str, *, retain: bool) 
             FAULTS.append(f"{below}: sent as {content_type}, retained: {retain}")
 
 
-def _check_made(item: Event | Metric) -> None:
-    if item.use_case == SYNTHETIC:
+def _check_made(item: Event | Metric | Telemetry) -> None:
+    if not isinstance(item, Telemetry) and item.use_case == SYNTHETIC:
         return  # looked at when it is committed
     try:
         made = draft(item, site="site", device="box", boot_id="boot")
@@ -142,6 +143,7 @@ def watch(patch: pytest.MonkeyPatch) -> None:
 
     after(Event, "__init__", lambda _, event, *__, **___: _check_made(event))
     after(Metric, "__init__", lambda _, metric, *__, **___: _check_made(metric))
+    after(Telemetry, "__init__", lambda _, telemetry, *__, **___: _check_made(telemetry))
     after(Store, "commit", lambda stored, *_, **__: _check_rows(stored))
     after(HeartbeatBuilder, "build", lambda beat, *_, **__: check("heartbeat", beat))
     after(Connection, "publish", lambda _, __, *message, **how: _check_sent(*message, **how))

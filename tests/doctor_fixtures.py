@@ -9,6 +9,7 @@ from pathlib import Path
 from edge_agent import config_file
 from edge_agent.doctor.box import Box, User
 from edge_agent.doctor.finding import Outcome
+from tests.sysfs_trees import write_tree
 
 Files = dict[str, str]
 AGENT = User("agent", 64123, frozenset({64123}))
@@ -31,6 +32,7 @@ JETSON_ORIN: Files = {
     "sys/class/thermal/thermal_zone0/temp": "51250\n",
     "sys/class/thermal/cooling_device0/type": "cpufreq-cpu0\n",
     "sys/class/thermal/cooling_device0/cur_state": "0\n",
+    "sys/class/hwmon/hwmon3/name": "soctherm_oc\n",
     "sys/class/hwmon/hwmon3/oc3_event_cnt": "0\n",
     "sys/class/rtc/rtc0/since_epoch": "garbage\n",
     "dev/nvhost-gpu": "",
@@ -86,10 +88,7 @@ CORAL_PCI: Files = {
 
 def plant(root: Path, *trees: Files) -> Box:
     """Write the files below ``root``; the box that shows them, with nobody's configuration."""
-    for name, text in {name: text for tree in trees for name, text in tree.items()}.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    write_tree(root, {name: text for tree in trees for name, text in tree.items()})
     return Box(root=root, user=AGENT)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edge_agent.health.status import (
     AgentStatus,
     CameraStatus,
+    HardwareStatus,
     HostStatus,
     ModelStatus,
     MqttStatus,
@@ -27,6 +28,7 @@ def agent_status(**changes: object) -> AgentStatus:
         "outbox": OutboxStatus({"event": 2, "metric": 1}, 12.5, 40960, 30, 0),
         "mqtt": MqttStatus(enabled=True, connected=True, since=1.0, address="localhost:1883"),
         "model": ModelStatus("person-n", "1.0.0", "ab" * 32, "onnxruntime", active=True),
-        "host": HostStatus(50.0, 141.0, 190 << 20, 8 << 30, 6 << 30, 64 << 30, 20 << 30, 51.0, True),
+        "host": HostStatus(50.0, 141.0, 190 << 20, 8 << 30, 6 << 30, 64 << 30, 20 << 30, True),
+        "hardware": HardwareStatus(51.2, "tj-thermal", (), 0.0, {"VDD_IN": 7.06, "VDD_SOC": 2.0}),
     }
     return AgentStatus(**{**values, **changes})  # type: ignore[arg-type]

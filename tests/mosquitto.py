@@ -16,9 +16,11 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests import contract
+from tests.certificates import Pair
 
 
 def free_port() -> int:
@@ -97,20 +99,31 @@ class Mosquitto:
 
 
 class Subscriber:
-    """paho as the other side: keeps every message that came, with its topic, properties and retain flag."""
+    """paho as the other side: keeps every message that came, with its topic, properties and retain flag.
 
-    def __init__(self, port: int, topic: str = "#", *, user: tuple[str, str] | None = None) -> None:
+    With a ``session`` the broker keeps what comes while it is away, for the next one with the same name.
+    """
+
+    def __init__(
+        self, port: int, topic: str = "#", *, user: tuple[str, str] | None = None, session: str | None = None
+    ) -> None:
         self.messages: list[paho.MQTTMessage] = []
         self._own: set[tuple[str, bytes]] = set()
         self._subscribed = threading.Event()
         self._client = client = paho.Client(
-            CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2,
+            session or "",
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
         )
         if user:
             client.username_pw_set(*user)
         client.on_message = lambda _c, _u, message: self._received(message)
         client.on_subscribe = lambda *_: self._subscribed.set()
-        client.connect("127.0.0.1", port)
+        lasting = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        if session is not None:
+            lasting.SessionExpiryInterval = 2**32 - 1
+        client.connect("127.0.0.1", port, clean_start=session is None, properties=lasting)
         client.loop_start()
         client.subscribe(topic, qos=1)
         assert self._subscribed.wait(10)
@@ -133,6 +146,8 @@ class Subscriber:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        # Without a cycle it goes at once, and closes its sockets before anybody misses them.
+        self._client.on_message = self._client.on_subscribe = None
 
 
 @contextmanager
@@ -144,6 +159,15 @@ def broker(folder: Path, **options: Any) -> Iterator[Mosquitto]:
         yield made
     finally:
         made.kill()
+
+
+@contextmanager
+def tls_broker(folder: Path, server: Pair, *lines: str, **options: Any) -> Iterator[tuple[Mosquitto, int]]:
+    """One that listens in the clear too, for the other side, and its TLS port."""
+    port = free_port()
+    extra = (f"listener {port} 127.0.0.1", f"certfile {server.cert}", f"keyfile {server.key}", *lines)
+    with broker(folder, extra=extra, **options) as mosquitto:
+        yield mosquitto, port
 
 
 @contextmanager

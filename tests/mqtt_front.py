@@ -10,7 +10,7 @@ import ssl
 import threading
 from pathlib import Path
 
-from tests.certificates import Pair
+from tests.certificates import Pair, server_context
 from tests.tcp_server import TcpServer, read_exactly
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
@@ -41,12 +41,8 @@ class Front:
         self.port = self._server.port
 
     def _make_context(self, pair: Pair, client_ca: Path | None) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(pair.cert, pair.key)
+        context = server_context(pair, client_ca)
         context.sni_callback = lambda _sock, name, _context: self.names.append(name)
-        if client_ca is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(client_ca)
         if self._alpn is not None:
             context.set_alpn_protocols([self._alpn])
         return context

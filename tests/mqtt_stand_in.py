@@ -7,7 +7,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.mqtt_tap import Published, decode_publish, read_packet
+from tests.mqtt_relay import read_packet
+from tests.mqtt_tap import Published, decode_publish
 from tests.tcp_server import TcpServer
 
 HANG_UP = -1

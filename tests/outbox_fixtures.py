@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.config import OutboxConfig
+from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.outbox import Outbox
-from edge_agent.types import Event, Metric, Phase, uuid7_factory
+from edge_agent.outbox.limits import Wants
+from edge_agent.sinks.batch import BatchPump
+from edge_agent.sinks.store import BatchSink
+from edge_agent.types import Event, Heartbeat, Metric, Phase, Telemetry, uuid7_factory
 from tests.contract import SYNTHETIC
+from tests.health_fixtures import agent_status
 
 new_id = uuid7_factory()
 UTC = 1_700_000_000.0
@@ -35,6 +41,15 @@ def make_metric(n: int = 0, camera: str = "door", **data: Any) -> Metric:
     return Metric(camera, SYNTHETIC, UTC + 60 * n, 60.0, 58.5, {"people": n, **data})
 
 
+def make_telemetry(n: int = 0, sensor: str = "thermometer") -> Telemetry:
+    return Telemetry(sensor, UTC + n, float(n), "°C", "good")
+
+
+def make_heartbeat(**changes: Any) -> Heartbeat:
+    """The stored copy of one; ``changes`` are to the status it tells."""
+    return Heartbeat(json.loads(HeartbeatBuilder().build(agent_status(**changes), UTC)))
+
+
 def make_outbox(
     path: Path,
     *,
@@ -42,6 +57,7 @@ def make_outbox(
     wall: Any = time.time,
     report_every_s: float = 60.0,
     sinks: Sequence[str] = ("mqtt",),
+    wants: Wants | None = None,
     retention_days: float = 3650.0,
     **config: Any,
 ) -> Outbox:
@@ -54,6 +70,7 @@ def make_outbox(
         clock_ok=lambda: clock_ok,
         new_id=new_id,
         sinks=sinks,
+        wants=wants,
         retention_days=retention_days,
         wall=wall,
         report_every_s=report_every_s,
@@ -77,3 +94,20 @@ def rows(outbox: Outbox, priority: int = 0, sink: str = "mqtt") -> list[Any]:
     while page := outlet.read(priority, found[-1].row if found else 0, 100):
         found += page
     return found
+
+
+@contextmanager
+def pumping(outbox: Outbox, name: str, sink: BatchSink) -> Iterator[BatchPump]:
+    """The outbox's messages for ``name`` go to ``sink``, with pauses of 50 ms at most after a failure."""
+    pump = BatchPump(name, outbox.outlet(name), sink, pause_max_s=0.05)
+    pump.start()
+    try:
+        yield pump
+    finally:
+        pump.end(5.0)
+        pump.join(10.0)
+
+
+def depth(outbox: Outbox, sink: str) -> int:
+    """Messages that wait for a sink."""
+    return sum(outbox.stat().sinks[sink].depth.values())

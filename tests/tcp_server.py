@@ -1,4 +1,4 @@
-"""What stand-ins for brokers share: a listener on a free port of this machine, and reading so many bytes."""
+"""What stand-ins for brokers share: a listener, on a free port of this machine unless told, and reading so many bytes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Callable
 class TcpServer:
     """Hands each connection to ``serve`` in a thread of its own; who serves closes it."""
 
-    def __init__(self, serve: Callable[[socket.socket], None]) -> None:
+    def __init__(self, serve: Callable[[socket.socket], None], host: str = "127.0.0.1", port: int = 0) -> None:
         self._serve = serve
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, port))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
 

@@ -28,6 +28,7 @@ from edge_agent.bench.measure import Measurement, Plan
 from edge_agent.bench.recorder import STAGES, Recorder, process_age
 from edge_agent.bench.result import BenchResult, Spread, Times, read_result
 from edge_agent.config import CameraConfig, Config, SocialDistancingConfig, UseCasesConfig
+from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
 from edge_agent.detect.backends import InputTensor
 from edge_agent.errors import HardwareError, InferenceError, UsageError
 from edge_agent.pipeline import DetectionPool
@@ -542,6 +543,13 @@ def test_streams_are_the_same_camera_under_other_names(tmp_path: Path) -> None:
         assert config.http.port == 0 and config.http.host == "127.0.0.1"
         assert config.state_dir.parent == tmp_path and (config.state_dir / "cache" / "engine").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["cache"] and (tmp_path / "cache" / "engine").exists()
+
+
+def test_a_measurement_sends_nothing_to_anybody(tmp_path: Path) -> None:
+    config = config_for(tmp_path, "rtsp://x/y")
+    on = config.model_copy(update={"influxdb": InfluxDbConfig(enabled=True), "webhook": WebhookConfig(enabled=True)})
+    with arranged(on, 1) as own:
+        assert not own.influxdb.enabled and not own.webhook.enabled
 
 
 def test_a_device_cannot_be_opened_twice(tmp_path: Path) -> None:

@@ -66,6 +66,23 @@ def test_check_refuses_a_model_whose_file_is_gone(
     assert ".onnx: no such file; the manifest names it" in capsys.readouterr().err
 
 
+def test_check_names_sinks_and_refuses_one_that_cannot_be(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    hook = {"enabled": True, "url": "https://hooks.example/x?key=hunter2", "secret_file": str(tmp_path / "secret")}
+    path = write_config(root, tmp_path, influxdb={"enabled": True}, webhook=hook)
+    assert main(["check", "-c", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert (
+        re.search(r"config.yaml:\d+:\d+: webhook.secret_file: what is in it is no key", said) and "hunter2" not in said
+    )
+    (tmp_path / "secret").write_text("whsec_" + "A" * 40)
+    assert main(["check", "-c", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "influxdb: http://localhost:8086" in said and "webhook: https://hooks.example\n" in said
+
+
 def test_a_name_to_be_typed_is_whole_on_a_narrow_screen(bundled: Model) -> None:
     name, version = "person-tills", "1.0.0-openvino"
     manifest = bundled.manifest.model_copy(update={"name": name, "version": version})

@@ -47,6 +47,14 @@ def test_the_shipped_example_loads_and_is_calibrated() -> None:
     assert config.state_dir == ROOT / ".state"
 
 
+def test_a_sensors_file_is_relative_to_the_configuration_and_defaults_go_by_its_kind(write: Write) -> None:
+    text = "sensors:\n  - {id: a, file: fan, every_s: 20}\n  - {id: b, mqtt: {topic: $SYS/broker/uptime}}\n"
+    path = write(camera("0") + text + "  - {id: c, hwmon: {chip: k10temp, input: temp1}, stale_after_s: 11}\n")
+    a, b, c = load(path).sensors
+    assert a.file == path.parent / "fan"
+    assert [(s.interval_s, s.good_s) for s in (a, b, c)] == [(20, 60), (1, 7200), (10, 11)]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "examples").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_example_in_the_documentation_loads(path: Path) -> None:
     assert load(path).models_dir == ROOT / "models"
@@ -70,7 +78,7 @@ def test_what_the_example_calls_a_default_is_one() -> None:
     defaults["use_cases"]["social_distancing"] = SocialDistancingConfig().model_dump(mode="json")
     checked = sum(
         same_values(data[section], defaults[section], section)
-        for section in ("detect", "track", "mqtt", "outbox", "http", "logging", "privacy")
+        for section in ("detect", "track", "mqtt", "influxdb", "webhook", "outbox", "http", "logging", "privacy")
     )
     distancing = same_values(data["use_cases"]["social_distancing"], defaults["use_cases"]["social_distancing"], "")
     assert checked + distancing > 40

@@ -41,7 +41,7 @@ BROKEN = {
         "devise: x\ncameras:\n  - id: till\n    source: 0\n    maxfps: 3\n",
         [
             "c.yaml:1:1: devise: unknown key; did you mean device? Allowed here: site, device, state_dir, models_dir, model, "
-            "cameras, detect, track, use_cases, mqtt, outbox, http, logging, privacy",
+            "cameras, detect, track, use_cases, sensors, mqtt, influxdb, webhook, outbox, http, logging, privacy",
             "c.yaml:5:5: cameras[0].maxfps: unknown key; did you mean max_fps? Allowed here: id, source, fps, start, max_fps, "
             "zones, ground, person_height_m",
         ],
@@ -74,6 +74,28 @@ BROKEN = {
             "c.yaml:7:44: mqtt.brokers[2]: the same host and port as brokers[0]; keep one",
             "c.yaml:8:9: mqtt.host: given ''; must not be empty (the broker's name or address)",
             "c.yaml:9:24: mqtt.user_properties.a: given 1; must be text; put quotes around it",
+        ],
+    ),
+    "servers that cannot be": (
+        CAMERA
+        + "influxdb:\n  enabled: true\n  url: ftp://db\n  token: hunter2hunter2\n  timeout_s: 0\n  tls: {key_file: a.key}\n"
+        "webhook:\n  enabled: true\n  tls: {}\n  types: [a b]\n",
+        [
+            "c.yaml:5:8: influxdb.url: given 'ftp://db'; must be https://HOST[:PORT][/PATH], or http://…",
+            "c.yaml:6:3: influxdb.token: a token does not belong into this file; put it in a file and name that: token_file: "
+            "/etc/edge-agent/influxdb-token, or set EDGE_AGENT_INFLUXDB_TOKEN",
+            "c.yaml:7:14: influxdb.timeout_s: given 0; must be at least 1 (longest wait for a connection, and for an answer)",
+            "c.yaml:8:19: influxdb.tls.key_file: given without cert_file, the certificate that it is the key of",
+            "c.yaml:10:12: webhook.enabled: is true, but where to? set webhook.url",
+            "c.yaml:12:11: webhook.types[0]: given 'a b'; must have another form",
+        ],
+    ),
+    "servers in the clear": (
+        CAMERA
+        + "influxdb: {url: 'http://db:8086', tls: {}}\nwebhook: {enabled: true, url: 'http://hooks.example/x'}\n",
+        [
+            "c.yaml:3:17: influxdb.url: is http://, which the section tls says nothing about; make it https://, or take tls out",
+            "c.yaml:4:31: webhook.url: is http:// and not on this machine: events would cross the network in the clear; use https://",
         ],
     ),
     "impossible values": (
@@ -178,6 +200,28 @@ BROKEN = {
     ),
     "empty": ("# nothing\n", ["c.yaml:1:1: the file is empty; at least `cameras:` is needed"]),
     "a list": ("- a\n", ["c.yaml:1:1: must be a mapping of sections such as `cameras:` and `mqtt:`"]),
+    "sensors": (
+        CAMERA + "device: box\nsensors:\n  - {id: a, file: t, mqtt: {topic: t}}\n  - {id: a, min: 5, max: 1}\n"
+        "  - {id: b, mqtt: {topic: zigbee/+, kee: x}, every_s: 5, stale_after_s: 5}\n"
+        "  - {id: c, mqtt: {topic: edge/v1/site/box/telemetry/b}}\n"
+        "  - {id: d, hwmon: {chip: nct6775, input: cpu}}\n  - {id: e, iio: {name: bme280}, scale: x}\n",
+        [
+            "c.yaml:5:5: sensors[0]: names file and mqtt; it needs exactly one of file, hwmon, iio, mqtt",
+            "c.yaml:6:5: sensors[1]: names no source; it needs exactly one of file, hwmon, iio, mqtt",
+            "c.yaml:6:10: sensors[1].id: given 'a', which is already the id of sensors[0]; ids must differ",
+            "c.yaml:6:18: sensors[1].min: is 5, which must be below max, 1",
+            "c.yaml:7:27: sensors[2].mqtt.topic: given 'zigbee/+'; must have another form (its whole topic, without + and #)",
+            "c.yaml:7:37: sensors[2].mqtt.kee: unknown key; did you mean key? Allowed here: topic, key",
+            "c.yaml:7:73: sensors[2].stale_after_s: is 5, which must be above every_s, 5",
+            "c.yaml:8:27: sensors[3].mqtt.topic: given 'edge/v1/site/box/telemetry/b', which this box itself publishes or "
+            "listens to",
+            "c.yaml:9:43: sensors[4].hwmon.input: given 'cpu'; must have another form (temp1, in0, curr1, power1, humidity1, "
+            "fan2, ...)",
+            "c.yaml:10:13: sensors[5].iio.channel: missing, and it must be given (temp for in_temp_input or in_temp_raw, "
+            "voltage0, ...)",
+            "c.yaml:10:41: sensors[5].scale: given 'x'; must be a number (a number is multiplied by this)",
+        ],
+    ),
     "no cameras": (
         "cameras: []\n",
         ["c.yaml:1:10: cameras: given a list of 0; must have at least 1 of them (cameras and files, 1 to 64)"],

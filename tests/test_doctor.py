@@ -97,8 +97,8 @@ def test_a_jetson_orin(tmp_path: Path) -> None:
     assert state_of(system.board, box)[1].startswith("NVIDIA Jetson Orin Nano")
     assert state_of(system.operating_system, box)[1].startswith("Ubuntu 22.04.5 LTS, kernel 5.15.148-tegra")
     assert state_of(system.memory, box) == ("ok", "5187 of 7620 MB available ")
-    assert state_of(system.temperature, box) == ("ok", "51 °C ")
-    assert state_of(system.throttling, box) == ("ok", "not now, 0 times since the start ")
+    assert state_of(system.temperature, box) == ("ok", "51 °C (cpu-thermal) ")
+    assert state_of(system.throttling, box) == ("ok", "not now ")
     state, said = state_of(system.power_mode, box)
     assert state == "warn" and "25W (mode 1), slower than MAXN_SUPER" in said and "nvpmodel -m 2" in said
     assert state_of(accelerators.gpu, box) == ("ok", "there ")
@@ -131,7 +131,7 @@ def test_over_current_and_heat_on_a_jetson(tmp_path: Path) -> None:
     weak = JETSON_ORIN | {"sys/class/hwmon/hwmon3/oc3_event_cnt": "17\n"}
     assert state_of(system.throttling, plant(tmp_path / "a", weak))[1].startswith("over-current throttled 17 times")
     hot = JETSON_ORIN | {"sys/class/thermal/cooling_device0/cur_state": "3\n"}
-    assert state_of(system.throttling, plant(tmp_path / "b", hot))[1].startswith("slowed down now by heat")
+    assert state_of(system.throttling, plant(tmp_path / "b", hot))[1].startswith("slowed down now by its temperature")
 
 
 def test_a_throttled_raspberry(tmp_path: Path) -> None:

@@ -16,14 +16,16 @@ import pytest
 import yaml
 
 from edge_agent import config_file
-from edge_agent.doctor import cameras, models, network, service, storage
+from edge_agent.doctor import cameras, models, network, servers, service, storage
 from edge_agent.doctor.box import Box, find_agent, look
 from edge_agent.doctor.examine import all_checks, examine
 from tests.agent_process import COMMAND, RunningAgent, write_config
-from tests.certificates import Authority
+from tests.certificates import Authority, server_context
 from tests.doctor_fixtures import configured, state_of
+from tests.file_server import serve
 from tests.mosquitto import broker, free_port, subscriber, wait_for
 from tests.rtsp import RtspServer, SilentServer
+from tests.time_series import victoria_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +39,46 @@ def password(folder: Path, word: str) -> str:
     path.write_text(f"{word}\n")
     path.chmod(0o600)
     return str(path)
+
+
+# ---- servers
+
+
+def with_servers(folder: Path, **sections: Any) -> dict[str, tuple[str, str]]:
+    """What is said of each."""
+    box = configured(Box(), folder, "".join(f"{name}: {json.dumps(value)}\n" for name, value in sections.items()))
+    return {check.name: state_of(check.run, box) for check in servers.checks(box, "network")}
+
+
+def test_servers_that_are_off_are_not_spoken_of(tmp_path: Path) -> None:
+    assert with_servers(tmp_path, influxdb={"url": "http://localhost:1"}, webhook={"types": ["*"]}) == {}
+
+
+def test_influxdb_is_asked_whether_we_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with victoria_metrics(tmp_path / "vm") as there:
+        section = {"enabled": True, "url": there.url, "bucket": "shop"}
+        assert with_servers(tmp_path, influxdb=section) == {
+            "influxdb": ("ok", f"{there.url}: may write to bucket shop ")
+        }
+        assert there.series(".+") == [], "and nothing is written"
+        monkeypatch.setattr(servers, "local", lambda _: False)
+        state, said = with_servers(tmp_path, influxdb=section)["influxdb"]
+        assert state == "warn" and "token and data cross the network in the clear" in said
+    state, said = with_servers(tmp_path, influxdb=section)["influxdb"]
+    assert (state, said) == ("fail", f"{there.url}: Connection refused see docs/influxdb.md")
+
+
+def test_a_webhook_is_reached_and_sent_nothing(tmp_path: Path) -> None:
+    ours = Authority(tmp_path / "ours")
+    secret = password(tmp_path, "whsec_" + "A" * 40)
+    with serve({}, server_context(ours.issue("server"))) as there:
+        section = {"enabled": True, "url": there.url, "secret_file": secret, "tls": {"ca_file": str(ours.cert)}}
+        assert with_servers(tmp_path, webhook=section) == {
+            "webhook": ("ok", f"{there.url}: connected; nothing was sent ")
+        }
+        assert there.asked == []
+        state, said = with_servers(tmp_path, webhook=section | {"tls": {}})["webhook"]
+        assert state == "fail" and "ca_file must hold the CA that signed it" in said
 
 
 # ---- the broker

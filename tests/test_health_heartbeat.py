@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.health.heartbeat import MAX_BYTES, MAX_BYTES_PER_CAMERA, HeartbeatBuilder
-from edge_agent.health.status import AgentStatus, CameraStatus, HostStatus, ModelStatus, OutboxStatus
-from edge_agent.types import CameraState
+from edge_agent.health.status import AgentStatus, CameraStatus, HardwareStatus, HostStatus, ModelStatus, OutboxStatus
+from edge_agent.types import CameraState, SensorValue
 from tests.health_fixtures import agent_status
 
 UTC = 1_770_000_000.25
@@ -26,8 +26,10 @@ def worst(cameras: tuple[CameraStatus, ...], error: str = "") -> AgentStatus:
         cameras=cameras,
         outbox=OutboxStatus({"a": BIG, "b": BIG}, 1e15, BIG, BIG, BIG, "failing", "", BIG, ("mqtt", "influxdb")),
         model=ModelStatus("m" * 63, "v" * 63, "f" * 64, "onnxruntime", active=True),
-        host=HostStatus(100.0, 6400.0, BIG, BIG, 1, BIG, BIG, -100.0, False),
+        host=HostStatus(100.0, 6400.0, BIG, BIG, 1, BIG, BIG, False),
+        hardware=HardwareStatus(-100.0, "'" * 99, ("power", "temperature", "voltage"), 1e15, {"VDD_IN": 1e9}),
         safe_mode="x",
+        sensors={str(n): SensorValue(None, "", None, "failed") for n in range(64)},
         last_error=error,
     )
 
@@ -56,6 +58,8 @@ def test_what_it_says() -> None:
             "rss_mb": 190,
             "disk_free_mb": 20480,
             "temperature_c": 51,
+            "hottest": "tj-thermal",
+            "power_w": 7.1,
             "clock_ok": True,
         },
         "last_error": "camera gate: refused",
@@ -63,7 +67,7 @@ def test_what_it_says() -> None:
 
 
 def test_the_bounds_hold_for_the_worst_names() -> None:
-    assert size(worst((WORST_CAMERA,))) <= MAX_BYTES
+    assert size(worst((WORST_CAMERA,))) + len("99999999") <= MAX_BYTES, "also when it has counted for years"
     assert size(worst((WORST_CAMERA,) * 2)) - size(worst((WORST_CAMERA,))) <= MAX_BYTES_PER_CAMERA
     usual = replace(WORST_CAMERA, id="c" * 32)
     assert size(worst((usual,) * 2)) - size(worst((usual,))) <= 150
@@ -96,6 +100,23 @@ def test_numbers_count_up_over_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         beats = list(pool.map(lambda _: json.loads(builder.build(agent_status(), UTC))["sequence"], range(200)))
     assert sorted(beats) == list(range(200))
+
+
+def test_what_slows_the_box_down_and_sensors_that_are_bad() -> None:
+    slow = HardwareStatus(88.0, 'a "part"\\ of its own', ("temperature", "voltage"), 12.6, {"GPU": 3.0, "CPU": 4.0})
+    sensors = {"door": SensorValue(True, "", 1.0), "hall": SensorValue(None, "", None, "stale")}
+    beat = json.loads(HeartbeatBuilder().build(agent_status(hardware=slow, sensors=sensors), UTC))
+    assert (
+        beat["host"].items()
+        >= {
+            "temperature_c": 88,
+            "hottest": "a part of it",
+            "throttled": ["temperature", "voltage"],
+            "throttled_s": 13,
+        }.items()
+    )
+    assert "power_w" not in beat["host"], "rails need not add up to what the box draws"
+    assert (beat["sensors_bad"], beat["status"]) == (1, "degraded")
 
 
 def test_without_a_model_it_says_none() -> None:

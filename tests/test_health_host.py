@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from edge_agent.health.host import HostProbe, clock_synchronised, temperature_c
+from edge_agent.health.host import HostProbe, clock_synchronised
 
 
 class Clock:
@@ -52,26 +52,7 @@ def test_cpu_is_the_share_between_two_samples(tmp_path: Path) -> None:
 
 def test_nothing_readable_is_none(tmp_path: Path) -> None:
     seen = HostProbe(tmp_path / "gone", root=tmp_path).sample()
-    assert (seen.cpu_pct, seen.ram_total_bytes, seen.disk_free_bytes, seen.temperature_c) == (None, None, None, None)
-
-
-def zone(root: Path, number: int, kind: str, temp: str | None) -> None:
-    folder = root / f"sys/class/thermal/thermal_zone{number}"
-    folder.mkdir(parents=True)
-    (folder / "type").write_text(kind + "\n")
-    if temp is None:
-        (folder / "temp").mkdir()  # reading it fails, as that of a powered-down Jetson zone does
-    else:
-        (folder / "temp").write_text(temp)
-
-
-def test_the_hottest_true_zone_counts(tmp_path: Path) -> None:
-    zone(tmp_path, 0, "CPU-therm", "48500\n")
-    zone(tmp_path, 1, "GPU-therm", "51250\n")
-    zone(tmp_path, 2, "PMIC-Die", "100000\n")
-    zone(tmp_path, 3, "cv0-thermal", None)
-    zone(tmp_path, 4, "broken", "-256000\n")
-    assert temperature_c(tmp_path) == 51.25
+    assert (seen.cpu_pct, seen.ram_total_bytes, seen.disk_free_bytes) == (None, None, None)
 
 
 def test_the_clock_question_is_answered_without_privilege() -> None:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.health.prometheus import Writer, escape_label, exposition
-from edge_agent.health.status import CameraStatus, WorkerStatus
+from edge_agent.health.status import CameraStatus, HardwareStatus, SinkStatus, WorkerStatus
+from edge_agent.types import SensorValue
 from tests.health_fixtures import agent_status
 
 LINE = re.compile(r'^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z0-9_]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)$')
@@ -34,12 +35,48 @@ def test_what_it_says() -> None:
     assert seen['edge_agent_outbox_messages{priority="event"}'] == 2
     assert seen["edge_agent_mqtt_connected"] == 1
     assert seen["edge_agent_host_cpu_ratio"] == 0.5
+    assert seen["edge_agent_host_temperature_celsius"] == 51.2
+    assert seen['edge_agent_host_power_watts{rail="VDD_IN"}'] == 7.06
+
+
+def test_throttling_has_a_sample_for_each_reason_where_the_box_tells() -> None:
+    slow = HardwareStatus(throttled=("voltage",), throttled_s=12.5)
+    seen = parse(exposition(agent_status(hardware=slow)))
+    assert seen['edge_agent_host_throttled{reason="voltage"}'] == 1
+    assert seen['edge_agent_host_throttled{reason="temperature"}'] == 0
+    assert seen["edge_agent_host_throttled_seconds_total"] == 12.5
+    assert "throttled" not in exposition(agent_status(hardware=HardwareStatus()))
+
+
+def test_a_sensor_that_is_not_good_has_no_value() -> None:
+    sensors = {
+        "hall": SensorValue(21.5, "°C", 1.0),
+        "door": SensorValue(True, "", 1.0),
+        "x": SensorValue(7.0, "", 99.0, "stale"),
+    }
+    seen = parse(exposition(agent_status(sensors=sensors)))
+    assert {name: value for name, value in seen.items() if "sensor" in name} == {
+        'edge_agent_sensor_good{sensor="hall"}': 1,
+        'edge_agent_sensor_good{sensor="door"}': 1,
+        'edge_agent_sensor_good{sensor="x"}': 0,
+        'edge_agent_sensor_value{sensor="hall",unit="°C"}': 21.5,
+        'edge_agent_sensor_value{sensor="door",unit=""}': 1,
+        'edge_agent_health{part="sensors"}': 1,
+    }
 
 
 def test_frames_on_which_inference_failed_are_counted() -> None:
     seen = parse(exposition(agent_status(cameras=(CameraStatus("gate", "delivering", dropped=2, failed=3),))))
     assert seen['edge_agent_camera_frames_failed_total{camera="gate"}'] == 3
     assert seen['edge_agent_camera_frames_dropped_total{camera="gate"}'] == 2
+
+
+def test_sinks_beside_mqtt() -> None:
+    sinks = (SinkStatus("influxdb", delivered=70), SinkStatus("webhook", delivered=3, last_error="401"))
+    seen = parse(exposition(agent_status(sinks=sinks)))
+    assert [seen[f'edge_agent_sink_up{{sink="{name}"}}'] for name in ("influxdb", "webhook")] == [1, 0]
+    assert seen['edge_agent_sink_delivered_total{sink="influxdb"}'] == 70
+    assert seen['edge_agent_health{part="webhook"}'] == 1
 
 
 def test_every_family_has_help_and_type_once_before_its_samples() -> None:

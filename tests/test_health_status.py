@@ -7,15 +7,17 @@ import pytest
 
 from edge_agent.health.status import (
     CameraStatus,
+    HardwareStatus,
     HostStatus,
     ModelStatus,
     MqttStatus,
     OutboxStatus,
+    SinkStatus,
     WorkerState,
     WorkerStatus,
 )
 from edge_agent.status_board import outbox_status
-from edge_agent.types import CameraState
+from edge_agent.types import CameraState, SensorValue
 from tests.health_fixtures import agent_status
 from tests.outbox_fixtures import running
 
@@ -31,12 +33,15 @@ def test_all_well() -> None:
         ("cameras", {"cameras": (CameraStatus("gate", "stalled"),)}),
         ("cameras", {"cameras": (CameraStatus("gate", "delivering", "black"),)}),
         ("mqtt", {"mqtt": MqttStatus(enabled=True, connected=False)}),
+        ("influxdb", {"sinks": (SinkStatus("influxdb", last_error="401"), SinkStatus("webhook"))}),
         ("outbox", {"outbox": OutboxStatus(state="failing")}),
         ("outbox", {"outbox": OutboxStatus(dropping=("influxdb",))}),
         ("model", {"model": ModelStatus(error="damaged")}),
         ("model", {"safe_mode": "three crashes"}),
         ("host", {"host": HostStatus(clock_synchronised=False)}),
         ("host", {"host": HostStatus(disk_free_bytes=1)}),
+        ("host", {"hardware": HardwareStatus(throttled=("voltage",))}),
+        ("sensors", {"sensors": {"door": SensorValue(None, "", None, "stale", "nothing came")}}),
         ("workers", {"workers": (WorkerStatus("mqtt", essential=False, state="failed"),)}),
         ("workers", {"workers": (WorkerStatus("detect", essential=True, state="restarting"),)}),
     ],

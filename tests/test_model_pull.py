@@ -33,6 +33,7 @@ from edge_agent.model_tools.download import Known, download, mirror
 from edge_agent.model_tools.pull import Pulled, PullRequest, pull
 from edge_agent.types import Detections, Frame
 from tests import model_networks
+from tests.certificates import Pair, server_context
 from tests.file_server import Server, body, leads_to, serve, unsized
 
 NETWORKS = Path(__file__).parent / "decoder_networks"
@@ -160,9 +161,7 @@ def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     make = f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 2 -keyout {key} -out {cert}"
     subprocess.run([*make.split(), "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    return context
+    return server_context(Pair(cert, key))
 
 
 @pytest.mark.slow

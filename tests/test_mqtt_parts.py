@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paho.mqtt.properties import Properties
 
 from edge_agent.config_mqtt import Address, BrokerConfig, MqttConfig
 from edge_agent.sinks.mqtt_brokers import Brokers
@@ -202,7 +203,9 @@ def test_properties_are_made_from_the_configuration() -> None:
     event, size = contents.of("application/json", retain=False)
     assert event.MessageExpiryInterval == 60  # type: ignore[attr-defined]
     assert event.UserProperty == [("fleet", "north"), ("a", "b")]  # type: ignore[attr-defined]
-    assert size == len(event.pack())  # type: ignore[no-untyped-call]
+    packed = event.pack()  # type: ignore[no-untyped-call]
+    assert packed == Properties.pack(event) and size == len(packed)  # type: ignore[no-untyped-call]
+    assert event.pack() is packed, "made once, not for each message"  # type: ignore[no-untyped-call]
     assert contents.of("application/json", retain=False)[0] is event
     kept, _ = contents.of("application/json", retain=True)
     assert not hasattr(kept, "MessageExpiryInterval")

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.certificates import Authority, Pair
-from tests.mosquitto import Mosquitto, broker, free_port, subscriber, wait_for
+from tests.certificates import Authority
+from tests.mosquitto import broker, subscriber, tls_broker, wait_for
 from tests.mqtt_fixtures import delivering, fill, numbers, statuses
 from tests.mqtt_front import Front
 from tests.outbox_fixtures import running
@@ -28,15 +28,6 @@ QUICK: dict[str, Any] = {"reconnect_spread_s": 0.2}
 @pytest.fixture(scope="module")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@contextmanager
-def tls_broker(folder: Path, server: Pair, *lines: str, **options: Any) -> Iterator[tuple[Mosquitto, int]]:
-    """One that listens in the clear too, for the other side, and its TLS port."""
-    port = free_port()
-    extra = (f"listener {port} 127.0.0.1", f"certfile {server.cert}", f"keyfile {server.key}", *lines)
-    with broker(folder, extra=extra, **options) as mosquitto:
-        yield mosquitto, port
 
 
 @contextmanager

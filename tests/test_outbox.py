@@ -18,7 +18,7 @@ from edge_agent.outbox.messages import Priority
 from edge_agent.outbox.ranges import cover
 from edge_agent.types import rfc3339
 from tests.mosquitto import wait_for
-from tests.outbox_fixtures import UTC, make_event, make_metric, make_outbox, rows, running
+from tests.outbox_fixtures import UTC, make_event, make_metric, make_outbox, make_telemetry, rows, running
 
 
 def docs(found: list[Any]) -> list[dict[str, Any]]:
@@ -128,6 +128,22 @@ def test_queue_overflow_drops_metrics_first_then_the_oldest(tmp_path: Path) -> N
         outbox.stop(5)
 
 
+def test_what_the_queue_cannot_hold_is_telemetry_first(tmp_path: Path) -> None:
+    outbox = make_outbox(tmp_path / "o.db", queue=100)
+    outbox.put([make_telemetry(n) for n in range(90)])
+    outbox.put([make_event(n) for n in range(30)])
+    outbox.put([make_metric(n) for n in range(40)])
+    outbox.start()
+    assert outbox.flush(5)
+    try:
+        assert [len(rows(outbox, priority)) for priority in (1, 2)] == [40, 30]
+        assert [doc["data"]["n"] for doc in docs(rows(outbox)) if "n" in doc["data"]] == list(range(30))
+        assert [doc["value"] for doc in docs(rows(outbox, 2))] == list(range(60, 90)), "the oldest go"
+        assert outbox.stat().dropped == {"events": 0, "metrics": 0, "telemetry": 60}
+    finally:
+        outbox.stop(5)
+
+
 @pytest.mark.slow
 def test_put_does_not_block_while_the_disk_does(tmp_path: Path) -> None:
     with running(tmp_path / "o.db", queue=1000) as outbox:
@@ -208,6 +224,27 @@ def test_space_is_given_back(tmp_path: Path) -> None:
         outbox.outlet("mqtt").acknowledge([row.row for row in rows(outbox)])
         wait_for(lambda: outbox.stat().depth["events"] == 0)
         wait_for(lambda: outbox.stat().bytes < 2e6, what="a small file")
+
+
+@pytest.mark.slow
+def test_space_is_given_back_on_a_box_that_is_never_idle(tmp_path: Path) -> None:
+    with running(tmp_path / "o.db", queue=20_000) as outbox:
+        outlet = outbox.outlet("mqtt")
+
+        def take_all() -> None:
+            outlet.acknowledge([row.row for row in rows(outbox)])
+
+        def small_though_busy() -> bool:
+            outbox.put([make_event(0)])
+            take_all()
+            return outbox.stat().bytes < 2e6
+
+        for start in range(0, 10_000, 500):
+            outbox.put([make_event(n, text="x" * 200) for n in range(start, start + 500)])
+            assert outbox.flush(20)
+        assert outbox.stat().bytes > 4e6
+        take_all()
+        wait_for(small_though_busy, what="a small file")
 
 
 def test_age_is_not_fooled_by_the_clock(tmp_path: Path) -> None:

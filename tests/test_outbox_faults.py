@@ -12,12 +12,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.chaos_world import Lacking, SmallDisk
 from edge_agent.errors import OutboxCorrupt
 from edge_agent.outbox.verify import verify
 from tests.mosquitto import wait_for
@@ -250,6 +252,39 @@ def test_full_and_read_only_disk(tmp_path: Path) -> None:
     assert said["sequences"] == list(range(1, 1003))
     assert said["state"] == "ok"
     assert said["problems"] == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    try:
+        disk = SmallDisk(tmp_path / "disk")
+    except Lacking as error:
+        pytest.skip(f"needs root and a loop device: {error}")
+    try:
+        yield disk
+    finally:
+        disk.close()
+
+
+@pytest.mark.slow
+def test_a_disk_that_becomes_read_only_delivers_what_it_holds(small_disk: SmallDisk) -> None:
+    """As the kernel makes it after an error of the card."""
+    path = small_disk.folder / "o.db"
+    with running(path, max_mb=16) as outbox:
+        outbox.put([make_event(n) for n in range(10)])
+        assert outbox.flush(5)
+        small_disk.fail()
+        outbox.put([make_event(10)])
+        wait_for(lambda: "readonly" in outbox.stat().reason)
+        assert outbox.stat().state == "degraded"
+        assert [doc["data"]["n"] for doc in docs(rows(outbox))] == list(range(10))
+    small_disk.repair()
+    with running(path, max_mb=16) as outbox:
+        outbox.put([make_event(11)])
+        assert outbox.flush(5)
+        assert [doc["data"]["n"] for doc in docs(rows(outbox))] == [*range(10), 11]
+        assert [int(doc["sequence"]) for doc in docs(rows(outbox))] == list(range(1, 12))
+    assert verify(path).problems == []
 
 
 def test_time_is_given_by_the_event_not_by_the_box(tmp_path: Path) -> None:

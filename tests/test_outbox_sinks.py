@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +15,26 @@ from typing import Any
 import pytest
 
 from edge_agent.config import OutboxConfig
+from edge_agent.errors import OutboxError
 from edge_agent.outbox import Outbox
 from edge_agent.outbox.clock import AgeClock
 from edge_agent.outbox.limits import Limits
-from edge_agent.outbox.messages import Priority, draft
+from edge_agent.outbox.messages import Priority, Row, draft
 from edge_agent.outbox.store import Store
 from edge_agent.outbox.telling import LossLog, Teller
 from edge_agent.outbox.verify import verify
 from tests.mosquitto import wait_for
-from tests.outbox_fixtures import UTC, make_event, make_metric, make_outbox, new_id, rows, running
+from tests.outbox_fixtures import (
+    UTC,
+    make_event,
+    make_heartbeat,
+    make_metric,
+    make_outbox,
+    make_telemetry,
+    new_id,
+    rows,
+    running,
+)
 
 BOTH = ("mqtt", "influxdb")
 DAY = 86400.0
@@ -105,6 +118,85 @@ def test_a_refusal_is_one_sinks_own(tmp_path: Path) -> None:
         assert take_all(outbox, "mqtt") == 4
         wait_for(lambda: outbox.stat().sinks["mqtt"].depth["events"] == 0)
     assert verify(path).problems == []
+
+
+def test_what_a_sink_does_not_want_never_waits_for_it(tmp_path: Path) -> None:
+    """Whether that is new, or there already when the sink is."""
+    path = tmp_path / "o.db"
+
+    def wants(row: Row) -> bool:
+        return row.topic == "heartbeat" or json.loads(row.payload).get("data", {}).get("n", 0) % 2 == 1
+
+    def depths(outbox: Outbox) -> dict[str, list[int]]:
+        return {name: list(sink.depth.values()) for name, sink in outbox.stat().sinks.items()}
+
+    not_heartbeats = {"mqtt": lambda row: row.topic != "heartbeat"}
+    with running(path, wants=not_heartbeats) as outbox:
+        outbox.put([*(make_event(n) for n in range(6)), make_metric(0), make_heartbeat()])
+        assert outbox.flush(10)
+        assert outbox.stat().depth == {"events": 6, "metrics": 1, "telemetry": 0}, "nobody wants the heartbeat"
+    beat = make_heartbeat()
+    both = {"sinks": BOTH, "wants": not_heartbeats | {"influxdb": wants}}
+    with running(path, **both) as outbox:
+        assert depths(outbox) == {"mqtt": [6, 1, 0], "influxdb": [3, 0, 0]}
+        outbox.put([*(make_event(n) for n in range(6, 10)), beat])
+        assert outbox.flush(10)
+        assert depths(outbox) == {"mqtt": [10, 1, 0], "influxdb": [5, 0, 1]}
+        assert rows(outbox, 2, "mqtt") == []
+        (copy,) = rows(outbox, 2, "influxdb")
+        assert (copy.topic, json.loads(copy.payload)) == ("heartbeat", beat.data)
+        assert numbers(outbox, "influxdb") == [1, 3, 5, 7, 9]
+        assert outbox.stat().dropped == {"events": 0, "metrics": 0, "telemetry": 0}
+        assert take_all(outbox, "mqtt") == 11
+        wait_for(lambda: outbox.stat().depth == {"events": 5, "metrics": 0, "telemetry": 1})
+    assert verify(path).problems == []
+
+
+def test_what_is_read_back_from_a_damaged_file_waits_for_those_who_want_it(tmp_path: Path) -> None:
+    path, wants = tmp_path / "o.db", {"mqtt": lambda row: row.topic != "heartbeat"}
+    with running(path, sinks=BOTH, wants=wants) as outbox:
+        outbox.put([*(make_event(n, text="x" * 100) for n in range(200)), *[make_heartbeat()] * 200])
+        assert outbox.flush(10)
+    middle = path.stat().st_size // 2 // 4096 * 4096
+    with path.open("r+b") as file:
+        file.seek(middle)
+        file.write(b"\xa5" * 4096)
+    with running(path, sinks=BOTH, wants=wants) as outbox:
+        for priority in (0, 2):
+            with contextlib.suppress(OutboxError):
+                rows(outbox, priority, "influxdb")
+        wait_for(lambda: bool(told(outbox, "outbox_recreated")))
+        depth = {name: sink.depth for name, sink in outbox.stat().sinks.items()}
+        assert depth["mqtt"] == {**depth["influxdb"], "telemetry": 0}
+        assert depth["influxdb"]["telemetry"] > 50
+        assert rows(outbox, 2, "mqtt") == []
+    assert verify(path).problems == []
+
+
+@pytest.mark.parametrize("kind", ["metrics", "heartbeats"])
+def test_what_a_dead_sink_holds_back_moves_the_mark_of_those_that_do_not_want_it(tmp_path: Path, kind: str) -> None:
+    """Nothing piles up for a sink that never looks at such messages."""
+    path, none = tmp_path / "o.db", {"mqtt": lambda row: row.topic.startswith("events/")}
+    item = make_metric(0) if kind == "metrics" else make_heartbeat()
+    with running(path, sinks=BOTH, wants=none) as outbox:
+        for _ in range(5):
+            outbox.put([item] * 10)
+            assert outbox.flush(10)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM message").fetchone() == (50,)
+        assert database.execute("SELECT count(*) FROM beyond").fetchone() == (0,)
+
+
+def test_a_reason_for_each_message_does_not_swell_the_report(tmp_path: Path) -> None:
+    with running(tmp_path / "o.db", sinks=BOTH, report_every_s=0.0) as outbox:
+        outbox.put([make_event(n) for n in range(100)])
+        assert outbox.flush(10)
+        for number, row in enumerate(rows(outbox, 0, "influxdb")):
+            outbox.outlet("influxdb").refuse(row.row, 400, f"reason {number}")
+        wait_for(lambda: outbox.stat().refused["events"] == 100)
+        reports = told(outbox, "dead_letter")
+        assert sum(report["events"] for report in reports) == 100
+        assert all(len(report["reasons"]) <= 21 for report in reports)
 
 
 @pytest.mark.slow
@@ -198,6 +290,23 @@ def test_telemetry_goes_before_metrics_and_these_before_events(tmp_path: Path) -
         }
     finally:
         store.close()
+
+
+def test_a_disk_full_of_telemetry_has_room_for_events(tmp_path: Path) -> None:
+    with running(tmp_path / "o.db", max_mb=1.0, telemetry={"max_mb": None}) as outbox:
+        for start in range(0, 6000, 300):
+            outbox.put([make_telemetry(n) for n in range(start, start + 300)])
+            assert outbox.flush(20)
+        assert outbox.stat().dropped["telemetry"] > 0
+        for start in range(0, 600, 100):
+            outbox.put([make_event(n, text="x" * 300) for n in range(start, start + 100)])
+            assert outbox.flush(20)
+        assert numbers(outbox, "mqtt") == list(range(600))
+        stat = outbox.stat()
+        assert (stat.dropped["events"], stat.depth["telemetry"] > 0) == (0, True)
+        assert {
+            name for report in told(outbox, "outbox_drops") for name in report if report[name] and name in stat.depth
+        } == {"telemetry"}
 
 
 def test_a_queue_of_priorities_can_be_older_or_younger(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from edge_agent.health.status import CameraStatus, MqttStatus
 from edge_agent.panel import RESTORE_TERMINAL, LivePanel, screen
 from edge_agent.report import PlainReporter, Summary, Tally, state_line, summary
 from edge_agent.sentences import camera_of, printable, seconds, sentence
+from edge_agent.types import SensorValue
 from tests.health_fixtures import agent_status
 
 
@@ -80,6 +82,10 @@ NEAR = [{"a": 3, "b": 9, "distance_m": 1.42}, {"a": 3, "b": 11, "distance_m": 1.
             "stalled: no frame",
         ),
         (event("device.camera_view", "/m/b/_device", camera="gate", value="black"), "view black"),
+        (
+            event("device.sensor_state", "/m/b/_device", sensor="hall", state="stale", reason="nothing came for 30 s"),
+            "sensor hall stale: nothing came for 30 s",
+        ),
         (event("device.outbox_drops", "/m/b/_device", count=3, ranges=[[1, 3]]), "outbox drops: count=3"),
         ({}, "event"),
     ],
@@ -141,6 +147,7 @@ def drawn(status: Any, feed: list[Text], width: int, height: int) -> list[str]:
 def test_it_fits_any_terminal(width: int, height: int, cameras: int) -> None:
     many = tuple(CameraStatus(f"camera-{n}-{'x' * 50}", "reconnecting", length=10) for n in range(cameras))
     status = agent_status(cameras=many, mqtt=MqttStatus(True, False, None, "e" * 300, "h" * 200))
+    status = replace(status, sensors={f"s{n}": SensorValue(1.0, "x" * 16, 1.0) for n in range(64)})
     lines = drawn(status, [Text("word " * 60)] * 300, width, height)
     assert len(lines) == height
     assert {len(line) for line in lines} == {width}
@@ -159,6 +166,18 @@ def test_everything_is_on_a_small_screen() -> None:
     assert "http://127.0.0.1:8080/docs" in text
     assert "line 49" in text  # the newest
     assert "line 10" not in text
+
+
+def test_sensors_have_a_row_where_there_are_any() -> None:
+    sensors = {
+        "door": SensorValue(True, "", 1.0),
+        "hall": SensorValue(21.54, "°C", 1.0),
+        "pump": SensorValue(7.0, "bar", 99.0, "stale", "nothing came"),
+    }
+    text = "\n".join(drawn(agent_status(sensors=sensors), [Text("line 1")], 80, 24))
+    assert "pump stale · door true · hall 21.54 °C" in text
+    assert "● degraded: sensors" in text and "line 1" in text
+    assert " sensors " not in "\n".join(drawn(agent_status(), [], 80, 24))
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edge_agent.capture.slots import FrameQueue, LatestSlot
 from edge_agent.errors import InferenceError
 from edge_agent.pipeline import CameraChain, CameraLane, DetectionPool, FrameResult
-from edge_agent.types import Detections, Event, Frame, Ground, Observation, Output, Pairs, Tracks
+from edge_agent.types import Detections, Event, Frame, Ground, Observation, Output, Pairs, SensorValue, Tracks
 from tests.contract import SYNTHETIC
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ("person",))
@@ -43,7 +43,8 @@ class EveryFrame:
     open_episodes = 1
 
     def update(self, seen: Observation) -> list[Output]:
-        return [Event(str(seen.index), seen.camera, self.name, "seen", None, "e", seen.utc, {})]
+        data = {name: sensor.age_s for name, sensor in seen.sensors.items()}
+        return [Event(str(seen.index), seen.camera, self.name, "seen", None, "e", seen.utc, data)]
 
     def close(self, reason: str) -> list[Output]:
         return [Event("last", "a", self.name, "seen", "ended", "e", 0.0, {"reason": reason})]
@@ -63,6 +64,7 @@ class Seen:
     def __init__(self, camera: str, ready: threading.Condition, slot: FrameQueue | LatestSlot | None = None) -> None:
         self.indices: list[int] = []
         self.outputs: list[Output] = []
+        self.sensors: list[object] = []
         self.slot = slot or FrameQueue(ready, capacity=8)
         chain = CameraChain(
             camera,
@@ -71,11 +73,13 @@ class Seen:
             use_cases=[EveryFrame()],
             emit=self.outputs.extend,
             on_result=self.keep,
+            sensors=lambda: {"door": SensorValue(True, "", float(len(self.indices)))},
         )
         self.lane = CameraLane(self.slot, chain)
 
     def keep(self, result: FrameResult) -> None:
         self.indices.append(result.frame.index)
+        self.sensors.append(result.sensors)
 
 
 def frame(camera: str, index: int) -> Frame:
@@ -145,6 +149,14 @@ def test_frames_of_each_camera_come_out_in_order(workers: int) -> None:
         assert [o.id for o in seen.outputs if isinstance(o, Event)] == [str(i) for i in range(60)]
         seen.lane.chain.close("end_of_file")
         assert seen.outputs[-1].data == {"reason": "end_of_file"}
+
+
+def test_use_cases_and_the_record_get_the_sensors_of_the_moment() -> None:
+    seen = Seen("a", threading.Condition())
+    for ticket in range(2):
+        seen.lane.submit(ticket, frame("a", ticket), NOTHING)
+    assert [output.data for output in seen.outputs] == [{"door": 0.0}, {"door": 1.0}]
+    assert seen.sensors == [{"door": SensorValue(True, "", age)} for age in (0.0, 1.0)]
 
 
 def test_a_busy_camera_does_not_starve_the_other() -> None:

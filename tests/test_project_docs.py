@@ -147,3 +147,13 @@ def test_the_video_script_says_what_else_to_do_when_there_is_no_apt(tmp_path: Pa
     )
     assert done.returncode == 1
     assert "make run SOURCE=" in done.stderr
+
+
+def test_the_tests_that_the_table_of_faults_names_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")))
+    defined = set(
+        re.findall(
+            r"^def (test_\w+)", "".join(file.read_text() for file in (ROOT / "tests").glob("*.py")), re.MULTILINE
+        )
+    )
+    assert named and named - defined == set()

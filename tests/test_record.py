@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_agent.config import Config
 from edge_agent.errors import UsageError
 from edge_agent.pipeline import FrameResult
 from edge_agent.record import RecordWriter, read_record
-from edge_agent.types import Detections, Frame, Ground, Pairs, Tracks
+from edge_agent.replay import Replay
+from edge_agent.types import Detections, Frame, Ground, Pairs, SensorValue, Tracks
 
 
-def result(index: int) -> FrameResult:
+def result(index: int, **sensors: SensorValue) -> FrameResult:
     image = np.broadcast_to(np.uint8(0), (576, 768, 3))
     found = Detections(
         np.array([[1.234, 2, 3, 4], [5, 6, 7, 8.888]], np.float32),
@@ -27,7 +29,7 @@ def result(index: int) -> FrameResult:
     )
     ground = Ground(np.array([[1.23456, -2], [np.nan, np.nan]]), np.zeros((2, 2, 2)), np.array([True, False]), True)
     pairs = Pairs(np.array([4]), np.array([9]), np.array([1.5]), np.array([0.125]))
-    return FrameResult(Frame("hall", index, index / 7, 1000 + index / 7, image), found, tracks, ground, pairs)
+    return FrameResult(Frame("hall", index, index / 7, 1000 + index / 7, image), found, tracks, ground, pairs, sensors)
 
 
 @pytest.fixture
@@ -79,6 +81,33 @@ def test_it_is_read_back(record: Path) -> None:
     assert lines[0].detections.boxes[1].tolist() == pytest.approx([5, 6, 7, 8.89])
 
 
+SENSORS = {
+    "door": SensorValue(True, "", 0.125),
+    "hall": SensorValue(21.5, "°C", 3.0),
+    "gone": SensorValue(7.0, "bar", 99.5, "stale"),
+    "never": SensorValue(None, "", None, "failed"),
+}
+
+
+def test_sensors_are_in_it_and_a_replay_has_them_again(tmp_path: Path) -> None:
+    path, again = tmp_path / "out.jsonl", tmp_path / "again.jsonl"
+    writer = RecordWriter(path, fps=7.0, config_hash="abc", model="m@1")
+    writer.write(result(0, hall=SensorValue(21.5, "°C", 3.0004, reason="said by no record")))
+    writer.write(result(1))
+    writer.write(result(2, **SENSORS))
+    writer.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines[1]["sensors"] == {"hall": {"value": 21.5, "unit": "°C", "age_s": 3.0, "quality": "good"}}
+    assert "sensors" not in lines[2], "a box without sensors writes none"
+    assert [frame.sensors for frame in read_record(path)[1]] == [{"hall": SENSORS["hall"]}, {}, SENSORS]
+    replay = Replay(path, Config.model_validate({"cameras": [{"id": "hall", "source": "0"}]}), lambda _: None)
+    writer = RecordWriter(again, fps=7.0, config_hash="abc", model="m@1")
+    replay.on_result = writer.write
+    assert len(list(replay)) == 3
+    writer.close()
+    assert [frame.sensors for frame in read_record(again)[1]] == [{"hall": SENSORS["hall"]}, {}, SENSORS]
+
+
 def test_half_a_last_line_is_what_a_killed_run_leaves(record: Path) -> None:
     record.write_text(record.read_text()[:-40])
     assert len(list(read_record(record)[1])) == 2
@@ -109,6 +138,7 @@ def test_faults_in_the_middle_name_their_line(record: Path) -> None:
             list(read_record(record)[1])
 
 
+SENSOR = {"value": 1, "unit": "", "age_s": 0, "quality": "good"}
 BOX = {"box": [0, 0, 10, 20], "score": 0.9, "label": "person"}
 
 
@@ -130,6 +160,14 @@ BOX = {"box": [0, 0, 10, 20], "score": 0.9, "label": "person"}
         (2, {"detections": [BOX | {"score": 7}]}),
         (2, {"detections": [BOX | {"label": ["person"]}]}),
         (2, {"detections": 5}),
+        (2, {"sensors": [1]}),
+        (2, {"sensors": {"a": 1}}),
+        (2, {"sensors": {"a": {"value": 1, "unit": "", "age_s": 0}}}),
+        (2, {"sensors": {"a": SENSOR | {"value": "wet"}}}),
+        (2, {"sensors": {"a": SENSOR | {"value": float("nan")}}}),
+        (2, {"sensors": {"a": SENSOR | {"age_s": float("inf")}}}),
+        (2, {"sensors": {"a": SENSOR | {"quality": "splendid"}}}),
+        (2, {"sensors": {"a": SENSOR | {"quality": ["good"]}}}),
     ],
 )
 def test_values_that_cannot_be_are_refused(record: Path, line: int, change: dict[str, object]) -> None:

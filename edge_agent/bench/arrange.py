@@ -10,12 +10,13 @@ from pathlib import Path
 
 from edge_agent.capture.source import is_live
 from edge_agent.config import Config
+from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
 from edge_agent.errors import UsageError
 
 
 @contextlib.contextmanager
 def arranged(config: Config, streams: int) -> Iterator[Config]:
-    """The first camera of ``config`` ``streams`` times, with a state folder of its own and any free port on loopback.
+    """The first camera of ``config`` ``streams`` times, with a state folder of its own and any free port on loopback; sends nothing.
 
     What backends have built is used and added to. Raises UsageError where the source cannot be opened so often.
     """
@@ -24,7 +25,8 @@ def arranged(config: Config, streams: int) -> Iterator[Config]:
         raise UsageError(f"{first.source} is one device: it cannot be opened {streams} times")
     http = config.http.model_copy(update={"host": "127.0.0.1", "port": 0})
     cameras = [first.model_copy(update={"id": f"{first.id[:59]}-{n + 1}"}) for n in range(streams)]
-    own = config.model_copy(update={"cameras": cameras if streams > 1 else [first], "http": http})
+    sinks = {"influxdb": InfluxDbConfig(), "webhook": WebhookConfig()}
+    own = config.model_copy(update={"cameras": cameras if streams > 1 else [first], "http": http, **sinks})
     # On the same disk: on a memory file system a commit would cost nothing.
     usable = config.state_dir.is_dir() and os.access(config.state_dir, os.W_OK)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=config.state_dir if usable else None) as folder:

@@ -26,7 +26,8 @@ from edge_agent.capture.source import is_live
 from edge_agent.config import Config
 from edge_agent.detect.preprocess import Preprocessor
 from edge_agent.errors import EdgeAgentError, HardwareError, InferenceError, SourceLost
-from edge_agent.health.host import HostProbe, temperature_c
+from edge_agent.health.hardware import hottest
+from edge_agent.health.host import HostProbe
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class Measurement:
         self._detector = self._agent.detector.current
         host = HostProbe(self._agent.config.state_dir, min_interval_s=0.0)
         threads = max(1, min(self._agent.workers, self._detector.backend.concurrency))
-        totals = Totals(self._detector, threads, temperature_c())
+        totals = Totals(self._detector, threads, hottest()[0])
         before = peak_rss_mb()
         bare = BareModel(self._detector.backend, self._tensor(), threads, self._agent.stop)
         totals.bare_rss_mb = peak_rss_mb() - before
@@ -145,7 +146,7 @@ class Measurement:
                 self._alone(bare, totals, number)
         finally:
             bare.close()
-        totals.temperature_after, totals.host = temperature_c(), host.sample()
+        totals.temperature_after, totals.host = hottest()[0], host.sample()
         return totals
 
     def _engine(self) -> str:

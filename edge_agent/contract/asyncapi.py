@@ -19,6 +19,7 @@ _PARAMETERS = {
     "camera": "`id` of a camera",
     "use_case": "the use case",
     "what": "what happened to the box",
+    "sensor": "`id` of a sensor",
 }
 _ABOUT = """\
 What a device publishes over MQTT. Version 1 is the `v1` in the topics.

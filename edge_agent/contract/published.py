@@ -8,8 +8,9 @@ from typing import Any
 from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelState
 from edge_agent.health.heartbeat_fields import Heartbeat
 from edge_agent.outbox.ledger import SinkLosses
-from edge_agent.outbox.messages import EVENT_TYPE, JSON_TYPE, CloudEvent, MetricMessage
+from edge_agent.outbox.messages import EVENT_TYPE, JSON_TYPE, CloudEvent, MetricMessage, TelemetryMessage
 from edge_agent.outbox.telling import OutboxRecreated
+from edge_agent.sensors.sensor import SensorStateFacts
 from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
 from edge_agent.sinks.mqtt_visit import Probe
 from edge_agent.types import DEVICE, Phase, data_schema, event_type
@@ -87,6 +88,7 @@ CHANNELS = (
             _event("device", "outbox_drops", SinkLosses),
             _event("device", "dead_letter", SinkLosses),
             _event("device", "outbox_recreated", OutboxRecreated),
+            _event("device", "sensor_state", SensorStateFacts),
             _event("device", "mqtt_session_taken_over", SessionTakenOver),
         ),
     ),
@@ -95,6 +97,12 @@ CHANNELS = (
         "metrics/{camera}/{use_case}",
         "aggregates of each minute of UTC",
         (_minute("social_distancing", DistancingMinute),),
+    ),
+    Channel(
+        "telemetry",
+        "telemetry/{sensor}",
+        "values of other sensors",
+        (Message("telemetry", TelemetryMessage),),
     ),
     Channel("doctor", "doctor", "asks whether the box may publish", (Message("doctor", Probe),)),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import secrets
 import socket
 import ssl
@@ -13,6 +12,7 @@ from functools import partial
 from edge_agent.config import Config, HttpConfig
 from edge_agent.config_base import TlsConfig
 from edge_agent.config_mqtt import Address, MqttConfig
+from edge_agent.doctor import servers
 from edge_agent.doctor.box import Box
 from edge_agent.doctor.finding import Check, Outcome, fail, ok, skip, warn
 from edge_agent.errors import ConfigError, SinkUnavailable
@@ -39,7 +39,7 @@ def checks(box: Box) -> list[Check]:
             Check(AREA, f"{name} TLS", partial(tls, number=number)),
             Check(AREA, f"{name} login", partial(login, number=number), timeout_s=14.0),
         ]
-    return [*found, Check(AREA, "REST port", rest_port)]
+    return [*found, *servers.checks(box, AREA), Check(AREA, "REST port", rest_port)]
 
 
 def interfaces(box: Box) -> Outcome:
@@ -106,7 +106,7 @@ def _plain(address: Address) -> Outcome:
     if version := _tls_version(address):
         fix = "add a line `tls:` to the section mqtt, and below it what docs/broker.md says"
         return fail(f"{address} speaks {version}, and the configuration has no mqtt.tls", fix)
-    if _local(address.host):
+    if servers.local(address.host):
         return ok("none, and the broker is on this box")
     return warn("none: events and the password cross the network in the clear", "mqtt.tls: docs/broker.md; or a VPN")
 
@@ -148,13 +148,6 @@ def _tls_version(address: Address) -> str:
             return "TLS" if "ALERT" in (error.reason or "") else ""
         except OSError:
             return ""
-
-
-def _local(host: str) -> bool:
-    try:
-        return all(ipaddress.ip_address(info[4][0]).is_loopback for info in socket.getaddrinfo(host, None))
-    except (OSError, ValueError):
-        return False
 
 
 def login(box: Box, number: int = 0) -> Outcome:

@@ -11,7 +11,7 @@ from functools import partial
 
 from edge_agent import __version__
 from edge_agent.chains import check
-from edge_agent.config_file import locate
+from edge_agent.config_file import SECRET_FILES, locate
 from edge_agent.doctor import unit
 from edge_agent.doctor.box import Box
 from edge_agent.doctor.finding import Check, Outcome, fail, ok, skip, warn
@@ -58,9 +58,10 @@ def secrets(box: Box) -> Outcome:
     """Whether others may read the files that hold them, or the configuration where an address holds a password."""
     if box.config is None or box.config_path is None:
         return skip("no configuration")
-    mqtt = box.config.mqtt
-    key = None if mqtt.tls is None else mqtt.tls.key_file or mqtt.tls.cert_file
-    files = [file for file in (mqtt.password_file, key, box.config.http.token_file) if file is not None]
+    files = [getattr(getattr(box.config, section), key) for (section, key), _ in SECRET_FILES]
+    tls = [section.tls for section in (box.config.mqtt, box.config.influxdb, box.config.webhook)]
+    files += [config.key_file or config.cert_file for config in tls if config is not None]
+    files = [file for file in files if file is not None]
     if any(re.search(r"//[^/\s${}]+:[^/\s${}]+@", line) for line in _lines(box)):
         files.append(box.config_path)
     if not files:

@@ -15,7 +15,8 @@ from pathlib import Path
 from edge_agent import __version__
 from edge_agent.doctor.box import Box
 from edge_agent.doctor.finding import Check, Outcome, fail, ok, skip, warn
-from edge_agent.health.host import HostProbe, clock_synchronised, temperature_c
+from edge_agent.health.hardware import HardwareProbe, hottest
+from edge_agent.health.host import HostProbe, clock_synchronised
 
 AREA = "system"
 _MB = 2**20
@@ -124,10 +125,10 @@ def load(box: Box) -> Outcome:
 
 def temperature(box: Box) -> Outcome:
     """The hottest part."""
-    degrees = temperature_c(box.root)
+    degrees, where = hottest(box.root)
     if degrees is None:
         return skip("no sensor that can be read")
-    text = f"{degrees:.0f} °C"
+    text = f"{degrees:.0f} °C ({where})"
     if degrees >= 95:
         return fail(text, "switch it off before it does so itself: cooling is missing or broken")
     return warn(text, "improve the cooling: it slows down when hotter") if degrees >= 80 else ok(text)
@@ -137,30 +138,20 @@ def throttling(box: Box) -> Outcome:
     """Whether heat or a weak supply slows the machine down."""
     if (bits := _throttled_bits(box)) is not None:
         return _raspberry(bits)
-    slowed = [
-        device.name
-        for device in box.glob("sys/class/thermal/cooling_device*")
-        if re.search(r"cpufreq|processor|gpu", box.read(f"{_rel(box, device)}/type"), re.IGNORECASE)
-        and box.read(f"{_rel(box, device)}/cur_state") not in {"", "0"}
-    ]
-    if slowed:
+    probe = HardwareProbe(box.root)
+    if probe.look().throttled is None:
+        return skip("the kernel does not tell")
+    time.sleep(0.5)  # counters that grow meanwhile say that it is slowed down now
+    if reasons := probe.look().throttled:
         return warn(
-            f"slowed down now by heat ({len(slowed)} of its parts)", "improve the cooling, or lower the power mode"
+            f"slowed down now by its {' and '.join(reasons)}",
+            "improve cooling and power supply, or lower the power mode",
         )
-    counters = box.glob("sys/class/hwmon/hwmon*/oc*_event_cnt")
-    if over := sum(_number(box, counter) for counter in counters):
+    if over := sum(_number(box, counter) for counter in box.glob("sys/class/hwmon/hwmon*/oc*_event_cnt")):
         return warn(
             f"over-current throttled {over} times since the start", "use a stronger power supply or a lower power mode"
         )
-    counters += box.glob("sys/devices/system/cpu/cpu*/thermal_throttle/package_throttle_count")
-    before = sum(_number(box, counter) for counter in counters)
-    if counters:
-        time.sleep(0.5)
-        after = sum(_number(box, counter) for counter in counters)
-        if after > before:
-            return warn("slowed down now by heat", "improve the cooling")
-        return ok(f"not now, {after} times since the start")
-    return ok("not now") if box.glob("sys/class/thermal/cooling_device*") else skip("the kernel does not tell")
+    return ok("not now")
 
 
 def _rel(box: Box, path: Path) -> str:

@@ -2,7 +2,7 @@
 
 Size: at most 1024 bytes with one camera, whatever the names and errors are (names may have 63 characters), and at most
 150 bytes for each further camera with a name of up to 32 characters (182 with 63). ``last_error`` gets what is left.
-Unknown values are left out. Site, device and camera-independent names are in the topic.
+Unknown values are left out; of a model's version 32 characters are shown. Site, device and camera-independent names are in the topic.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TypeVar, cast
 
 from edge_agent.health.heartbeat_fields import CameraBeat, Heartbeat, HostBeat, ModelBeat, OutboxBeat
-from edge_agent.health.status import AgentStatus, CameraStatus, HostStatus
+from edge_agent.health.status import AgentStatus, CameraStatus, HardwareStatus, HostStatus
 from edge_agent.types import rfc3339
 
 MAX_BYTES = 1024
@@ -22,6 +22,9 @@ MAX_BYTES_PER_CAMERA = 182
 """Each further one, with a name of 63 characters."""
 _TOP = 10**9
 """Counters are shown modulo this: a reader looks at differences, and the size is bounded."""
+_TOP_MB = 10**8
+_PART = 12
+"""Characters of the name of the hottest part."""
 
 _Part = TypeVar("_Part", bound=Mapping[str, object])
 
@@ -66,7 +69,7 @@ def _content(status: AgentStatus, time: str, sequence: int) -> Heartbeat:
         "sequence": sequence,
         "version": status.version[:20],
         "boot_id": status.boot_id[:36],
-        "uptime_s": int(status.uptime_s),
+        "uptime_s": min(int(status.uptime_s), _TOP),
         "config": status.config_hash[:12],
         "status": status.liveness().status,
         "cameras": [_camera(camera) for camera in status.cameras],
@@ -80,11 +83,13 @@ def _content(status: AgentStatus, time: str, sequence: int) -> Heartbeat:
                 state=None if outbox.state == "ok" else outbox.state,
             )
         ),
-        "model": ModelBeat(name=model.name[:63], version=model.version[:63], sha256=model.sha256[:64])
+        "model": ModelBeat(name=model.name[:63], version=model.version[:32], sha256=model.sha256[:64])
         if model.active
         else None,
-        "host": _host(status.host),
+        "host": _host(status.host, status.hardware),
     }
+    if bad := sum(sensor.quality != "good" for sensor in status.sensors.values()):
+        beat["sensors_bad"] = bad
     if status.safe_mode:
         beat["safe_mode"] = True
     return beat
@@ -105,7 +110,7 @@ def _camera(camera: CameraStatus) -> CameraBeat:
     )
 
 
-def _host(host: HostStatus) -> HostBeat:
+def _host(host: HostStatus, hardware: HardwareStatus) -> HostBeat:
     used = None
     if host.ram_total_bytes and host.ram_available_bytes is not None:
         used = round(100 * (1 - host.ram_available_bytes / host.ram_total_bytes))
@@ -115,10 +120,19 @@ def _host(host: HostStatus) -> HostBeat:
             ram_pct=used,
             rss_mb=_megabytes(host.rss_bytes),
             disk_free_mb=_megabytes(host.disk_free_bytes),
-            temperature_c=_whole(host.temperature_c, 999),
+            temperature_c=_whole(hardware.temperature_c, 999),
+            hottest=_part(hardware.hottest) or None,
+            throttled=list(hardware.throttled) if hardware.throttled else None,
+            throttled_s=_whole(hardware.throttled_s, _TOP - 1) or None,
+            power_w=_short(hardware.input_w),
             clock_ok=host.clock_synchronised,
         )
     )
+
+
+def _part(name: str) -> str:
+    """Without what JSON would need more than a byte for."""
+    return "".join(char for char in name if " " <= char <= "~" and char not in '"\\')[:_PART]
 
 
 def _known(part: _Part) -> _Part:
@@ -137,4 +151,4 @@ def _short(value: float | None) -> float | int | None:
 
 
 def _megabytes(value: int | None) -> int | None:
-    return None if value is None else min(value // 2**20, _TOP)
+    return None if value is None else min(value // 2**20, _TOP_MB - 1)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
-from edge_agent.health.status import Health
+from edge_agent.health.status import Health, Throttling
 from edge_agent.payload import Count, Known, NonNegative, Percent, Time
 from edge_agent.types import CameraState
 
@@ -52,7 +52,11 @@ class HostBeat(TypedDict, total=False):
     ram_pct: Annotated[Known[Percent], Field(description="memory in use")]
     rss_mb: Annotated[Known[Count], Field(description="memory of the agent")]
     disk_free_mb: Annotated[Known[Count], Field(description="where the state lies")]
-    temperature_c: Annotated[Known[int], Field(description="the hottest zone")]
+    temperature_c: Annotated[Known[int], Field(description="the hottest part")]
+    hottest: Annotated[Known[str], Field(description="which part that is")]
+    throttled: Annotated[Known[list[Throttling]], Field(description="why the box runs slower than it could")]
+    throttled_s: Annotated[Known[Count], Field(description="for how long it did since the start")]
+    power_w: Annotated[Known[float], Field(description="what the box draws")]
     clock_ok: Annotated[Known[bool], Field(description="the clock is synchronised")]
 
 
@@ -71,4 +75,5 @@ class Heartbeat(TypedDict):
     outbox: Annotated[OutboxBeat, Field(description="the store")]
     model: Annotated[ModelBeat | None, Field(description="the model at work; null: none")]
     host: Annotated[HostBeat, Field(description="the box")]
+    sensors_bad: NotRequired[Annotated[Count, Field(description="sensors without a good value")]]
     last_error: NotRequired[Annotated[str, Field(description="the latest trouble, cut to the room there is")]]

@@ -65,7 +65,6 @@ class HostProbe:
             ram_available_bytes=available,
             disk_total_bytes=disk_total,
             disk_free_bytes=disk_free,
-            temperature_c=temperature_c(self._root),
             clock_synchronised=clock_synchronised(),
         )
 
@@ -111,20 +110,6 @@ def _disk(path: Path) -> tuple[int | None, int | None]:
     except OSError:
         return None, None
     return usage.total, usage.free
-
-
-def temperature_c(root: Path = Path("/")) -> float | None:
-    """The hottest thermal zone, °C. Jetson's PMIC zone always says 100 °C, a switched-off zone cannot be read: both are left out."""
-    hottest: float | None = None
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        try:
-            kind = (zone / "type").read_text().strip().lower()
-            value = int((zone / "temp").read_text()) / 1000
-        except (OSError, ValueError):
-            continue
-        if "pmic" not in kind and -40 < value < 150 and value != 0:
-            hottest = value if hottest is None else max(hottest, value)
-    return hottest
 
 
 class _Timex(ctypes.Structure):

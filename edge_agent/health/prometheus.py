@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias, get_args
 
-from edge_agent.health.status import AgentStatus, CameraStatus, HostStatus, OutboxStatus
-from edge_agent.types import CameraState
+from edge_agent.health.status import AgentStatus, CameraStatus, HardwareStatus, HostStatus, OutboxStatus, Throttling
+from edge_agent.types import CameraState, SensorValue
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Labels: TypeAlias = Mapping[str, str]
@@ -83,11 +83,17 @@ def exposition(status: AgentStatus) -> str:
         "1 while the broker is there.",
         [({}, mqtt.connected)] if mqtt.enabled else [],
     )
+    well: list[Sample] = [({"sink": sink.name}, not sink.last_error) for sink in status.sinks]
+    out.family("edge_agent_sink_up", "gauge", "0 while a sink beside MQTT cannot deliver.", well)
+    delivered: list[Sample] = [({"sink": sink.name}, sink.delivered) for sink in status.sinks]
+    out.family("edge_agent_sink_delivered_total", "counter", "Messages a sink beside MQTT delivered.", delivered)
     workers: list[Sample] = [({"worker": worker.name}, worker.restarts) for worker in status.workers]
     out.family("edge_agent_worker_restarts_total", "counter", "Crashes that were followed by a new start.", workers)
     stuck: list[Sample] = [({"worker": worker.name}, worker.state == "stuck") for worker in status.workers]
     out.family("edge_agent_worker_stuck", "gauge", "1 while past the deadline of one unit of work.", stuck)
     _host(out, status.host)
+    _hardware(out, status.hardware)
+    _sensors(out, status.sensors)
     return out.text()
 
 
@@ -142,8 +148,31 @@ def _host(out: Writer, host: HostStatus) -> None:
     out.family(
         "edge_agent_host_disk_free_bytes", "gauge", "Disk left where the state lies.", [({}, host.disk_free_bytes)]
     )
-    out.family("edge_agent_host_temperature_celsius", "gauge", "The hottest zone.", [({}, host.temperature_c)])
     clock = host.clock_synchronised
     out.family(
         "edge_agent_host_clock_synchronised", "gauge", "1 while the kernel's clock is disciplined.", [({}, clock)]
     )
+
+
+def _hardware(out: Writer, hardware: HardwareStatus) -> None:
+    hot = hardware.temperature_c
+    out.family("edge_agent_host_temperature_celsius", "gauge", "The hottest part.", [({}, hot)])
+    throttled = hardware.throttled
+    reasons: list[Sample] = [
+        ({"reason": why}, None if throttled is None else why in throttled) for why in get_args(Throttling)
+    ]
+    out.family("edge_agent_host_throttled", "gauge", "1 while the box is slowed down for that reason.", reasons)
+    slow_s: list[Sample] = [({}, hardware.throttled_s)]
+    out.family("edge_agent_host_throttled_seconds_total", "counter", "Time slowed down since the start.", slow_s)
+    rails: list[Sample] = [({"rail": rail}, watts) for rail, watts in hardware.power_w.items()]
+    out.family("edge_agent_host_power_watts", "gauge", "What a rail delivers.", rails)
+
+
+def _sensors(out: Writer, sensors: Mapping[str, SensorValue]) -> None:
+    good: list[Sample] = [({"sensor": name}, sensor.quality == "good") for name, sensor in sensors.items()]
+    out.family("edge_agent_sensor_good", "gauge", "0 while there is no value to rely on.", good)
+    values: list[Sample] = [
+        ({"sensor": name, "unit": sensor.unit}, sensor.value if sensor.quality == "good" else None)
+        for name, sensor in sensors.items()
+    ]
+    out.family("edge_agent_sensor_value", "gauge", "The latest value, while it is good.", values)

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from edge_agent.types import CameraState
+from edge_agent.types import CameraState, SensorValue
 
 Health: TypeAlias = Literal["ok", "degraded", "failing"]
 WorkerState: TypeAlias = Literal["running", "stuck", "restarting", "done", "failed"]
+Throttling: TypeAlias = Literal["power", "temperature", "voltage"]
+"""Why a box is slowed down: it draws too much, is too hot, or is given too little."""
 _ORDER: dict[Health, int] = {"ok": 0, "degraded": 1, "failing": 2}
 _LOW_DISK = 200 * 2**20
 """Bytes. Below it the outbox may soon be unable to commit."""
@@ -90,6 +92,19 @@ class MqttStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SinkStatus:
+    """One sink beside MQTT; counts are since the process began, ``last_error`` is "" while all is well."""
+
+    name: str
+    address: str = ""
+    delivered: int = 0
+    refused: int = 0
+    failures: int = 0
+    """Deliveries in a row after which something had to be kept."""
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
     """The model at work; ``active`` False while none is loaded.
 
@@ -121,8 +136,24 @@ class HostStatus:
     ram_available_bytes: int | None = None
     disk_total_bytes: int | None = None
     disk_free_bytes: int | None = None
-    temperature_c: float | None = None
     clock_synchronised: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareStatus:
+    """The board: its ``hottest`` part, whether it is slowed down and for how long in all since the start, watts by rail."""
+
+    temperature_c: float | None = None
+    hottest: str = ""
+    throttled: tuple[Throttling, ...] | None = None
+    throttled_s: float | None = None
+    power_w: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def input_w(self) -> float | None:
+        """What the whole box draws, where that is measured: rails need not add up to it."""
+        inputs = [watts for rail, watts in self.power_w.items() if rail.endswith("_IN") or len(self.power_w) == 1]
+        return inputs[0] if inputs else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +170,11 @@ class AgentStatus:
     workers: tuple[WorkerStatus, ...] = ()
     outbox: OutboxStatus = OutboxStatus()
     mqtt: MqttStatus = MqttStatus()
+    sinks: tuple[SinkStatus, ...] = ()
     model: ModelStatus = ModelStatus()
     host: HostStatus = HostStatus()
+    hardware: HardwareStatus = HardwareStatus()
+    sensors: Mapping[str, SensorValue] = field(default_factory=dict)
     last_error: str = ""
     safe_mode: str = ""
     http: str = ""
@@ -159,7 +193,9 @@ class AgentStatus:
                 "model": _model(self.model, self.safe_mode),
                 "outbox": _outbox(self.outbox),
                 "mqtt": _mqtt(self.mqtt),
-                "host": _host(self.host),
+                **{sink.name: _sink(sink) for sink in self.sinks},
+                "host": _host(self.host, self.hardware),
+                "sensors": _sensors(self.sensors),
             }
         )
 
@@ -243,10 +279,21 @@ def _mqtt(mqtt: MqttStatus) -> Part:
     return Part("degraded", mqtt.last_error or "not connected")
 
 
-def _host(host: HostStatus) -> Part:
+def _sink(sink: SinkStatus) -> Part:
+    return Part("degraded", sink.last_error) if sink.last_error else Part("ok")
+
+
+def _host(host: HostStatus, hardware: HardwareStatus) -> Part:
     bad = []
     if host.disk_free_bytes is not None and host.disk_free_bytes < _LOW_DISK:
         bad.append(f"{host.disk_free_bytes // 2**20} MB of disk left")
     if host.clock_synchronised is False:
         bad.append("clock not synchronised")
+    if hardware.throttled:
+        bad.append(f"slowed down: {', '.join(hardware.throttled)}")
+    return Part("degraded", "; ".join(bad)) if bad else Part("ok")
+
+
+def _sensors(sensors: Mapping[str, SensorValue]) -> Part:
+    bad = [f"{name} {sensor.quality}: {sensor.reason}" for name, sensor in sensors.items() if sensor.quality != "good"]
     return Part("degraded", "; ".join(bad)) if bad else Part("ok")

@@ -8,18 +8,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from edge_agent.errors import OutboxCorrupt
-from edge_agent.outbox.messages import Priority
+from edge_agent.outbox.messages import Priority, priority_of
 from edge_agent.outbox.records import Refusal
-from edge_agent.types import Event, Output
+from edge_agent.types import Stored
 
 BATCH = 500
 """Most messages in one transaction: bounds how long a commit takes."""
 _ACK_S = 0.2  # deletions may wait: a crash before them means one more delivery of the same id, nothing else
-
-
-def priority_of(item: Output) -> Priority:
-    """Events before metrics."""
-    return Priority.EVENT if isinstance(item, Event) else Priority.METRIC
 
 
 class Inbox:
@@ -32,7 +27,7 @@ class Inbox:
         self._flushing = 0
         self._size = 0
         self._oldest = 0.0
-        self._waiting: dict[Priority, deque[Output]] = {p: deque() for p in Priority}
+        self._waiting: dict[Priority, deque[Stored]] = {p: deque() for p in Priority}
         self._overflow = dict.fromkeys(Priority, 0)
         self._given = dict.fromkeys(Priority, 0)
         self._settled = dict.fromkeys(Priority, 0)
@@ -47,7 +42,7 @@ class Inbox:
 
     # Whoever brings something
 
-    def put(self, items: Sequence[Output]) -> None:
+    def put(self, items: Sequence[Stored]) -> None:
         """Take all; O(1) for each."""
         with self._condition:
             first = not self._size
@@ -144,10 +139,10 @@ class Inbox:
         if self.stop_at is not None:
             time.sleep(0.05)
 
-    def take(self) -> list[Output]:
+    def take(self) -> list[Stored]:
         """Up to a batch, most important first."""
         with self._condition:
-            taken: list[Output] = []
+            taken: list[Stored] = []
             for waiting in self._waiting.values():
                 while waiting and len(taken) < BATCH:
                     taken.append(waiting.popleft())
@@ -182,7 +177,7 @@ class Inbox:
             for refusal in refused:
                 del self._refused[refusal.sink, refusal.row]
 
-    def settle(self, items: Sequence[Output]) -> None:
+    def settle(self, items: Sequence[Stored]) -> None:
         """These messages came to an end: committed, or given up."""
         with self._condition:
             for item in items:

@@ -15,6 +15,8 @@ from edge_agent.payload import Count, SequenceRanges
 
 MAX_RANGES = 200
 """As many go into one report; when there are more, reports are made at once."""
+MAX_REASONS = 20
+"""Told apart in one report: a sink may give a reason of its own for each message."""
 EVERY_SINK = "all"
 """In place of a sink's name: lost before it was stored, so for all of them."""
 
@@ -59,7 +61,8 @@ class Losses:
     def add(self, priority: Priority, reason: str, count: int = 1, sequences: Iterable[int] = ()) -> None:
         """Count ``count`` messages; those that had a sequence number name it."""
         self.counts[priority.plural] = self.counts.get(priority.plural, 0) + count
-        self.reasons[reason] = self.reasons.get(reason, 0) + count
+        told = reason if reason in self.reasons or len(self.reasons) < MAX_REASONS else "other"
+        self.reasons[told] = self.reasons.get(told, 0) + count
         self.total[priority.plural] += count
         self.last_reason = reason
         cover(self.ranges, ((n, n) for n in sequences))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from edge_agent.config import OutboxConfig
-from edge_agent.outbox.messages import Priority
+from edge_agent.outbox.messages import Priority, Row
 from edge_agent.outbox.schema import PAGE
 
 SHRINK_TO = 0.95
 """Of a bound that was passed: so that a full outbox does not drop at each commit."""
+
+
+Wants: TypeAlias = Mapping[str, Callable[[Row], bool]]
+"""By sink, whether a message is for it; a sink that is not named gets all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +31,19 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """All bounds of one outbox. ``sinks`` are those that count, ``sink_bytes`` what they may leave waiting together."""
+    """All bounds of one outbox. ``sinks`` are those that count, and what each ``wants``; ``sink_bytes`` what one may leave waiting."""
 
     sinks: tuple[str, ...]
     max_bytes: int
     bounds: Mapping[Priority, Bound]
     sink_bytes: Mapping[str, int]
     retention_s: float
+    wants: Wants = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: OutboxConfig, sinks: tuple[str, ...], retention_days: float) -> Limits:
+    def of(
+        cls, config: OutboxConfig, sinks: tuple[str, ...], retention_days: float, wants: Wants | None = None
+    ) -> Limits:
         """From the configuration. ``retention_days`` bounds every age."""
         bounds = {}
         for priority in Priority:
@@ -45,7 +53,7 @@ class Limits:
             size = None if own.max_mb is None else int(own.max_mb * 2**20)
             bounds[priority] = Bound(size, own.max_rows, min(days, retention_days) * 86400, reason)
         shares = {name: int(mb * 2**20) for name, mb in config.sink_max_mb.items()}
-        return cls(sinks, int(config.max_mb * 2**20), bounds, shares, retention_days * 86400)
+        return cls(sinks, int(config.max_mb * 2**20), bounds, shares, retention_days * 86400, wants or {})
 
     @property
     def wal_pages(self) -> int:

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from edge_agent.errors import OutboxError
 from edge_agent.payload import EventId, Seconds, SequenceNumber, Time
-from edge_agent.types import Event, Metric, Output, data_schema, rfc3339
+from edge_agent.types import Event, Metric, Quality, Stored, Telemetry, data_schema, rfc3339
 
 EVENT_TYPE = "application/cloudevents+json"
 JSON_TYPE = "application/json"
@@ -57,6 +57,15 @@ class MetricMessage(TypedDict):
     data: Annotated[Mapping[str, Any], Field(description="what was seen")]
 
 
+class TelemetryMessage(TypedDict):
+    """A sensor's value, or that there is no good one any more."""
+
+    time: Annotated[Time, Field(description="when it was read; without a value: since when there is none")]
+    value: Annotated[bool | float | None, Field(description="null: there is no good one")]
+    unit: Annotated[str, Field(description="of the value; empty where it has none")]
+    quality: Annotated[Quality, Field(description="good; stale: none came for too long; failed: it cannot be read")]
+
+
 class Priority(IntEnum):
     """Lower is more important: sent first, dropped last."""
 
@@ -68,6 +77,13 @@ class Priority(IntEnum):
     def plural(self) -> str:
         """How counts of it are called."""
         return ("events", "metrics", "telemetry")[self]
+
+
+def priority_of(item: Stored) -> Priority:
+    """Events before metrics, metrics before telemetry."""
+    if isinstance(item, Event):
+        return Priority.EVENT
+    return Priority.METRIC if isinstance(item, Metric) else Priority.TELEMETRY
 
 
 class Row(NamedTuple):
@@ -95,7 +111,7 @@ class Draft:
 
     priority: Priority
     topic: str
-    doc: EventHead | MetricMessage
+    doc: Mapping[str, Any]
     head: str
     """``doc`` as JSON without the closing brace."""
     event: Event | None
@@ -113,16 +129,22 @@ def sequence_text(sequence: int) -> str:
     return f"{sequence:016d}"
 
 
-def draft(item: Output, *, site: str, device: str, boot_id: str) -> Draft:
+def draft(item: Stored, *, site: str, device: str, boot_id: str) -> Draft:
     """Serialise. Raises OutboxError for a value that no JSON can hold (a time out of range, a bottomless structure)."""
+    doc: Mapping[str, Any]
     try:
-        doc = _event(item, site, device, boot_id) if isinstance(item, Event) else _metric(item)
+        if isinstance(item, Event):
+            doc = _event(item, site, device, boot_id)
+        elif isinstance(item, Metric):
+            doc = _metric(item)
+        elif isinstance(item, Telemetry):
+            doc = _telemetry(item)
+        else:
+            doc = plain(item.data)
         head = json.dumps(doc, separators=(",", ":"), ensure_ascii=False, allow_nan=False)[:-1]
     except (ValueError, OverflowError, OSError, TypeError, RecursionError) as error:
-        raise OutboxError(f"cannot be written as JSON: {type(item).__name__} of {item.camera}: {error}") from error
-    if isinstance(item, Event):
-        return Draft(Priority.EVENT, item.topic, doc, head, item)
-    return Draft(Priority.METRIC, item.topic, doc, head, None)
+        raise OutboxError(f"cannot be written as JSON: {item.topic}: {error}") from error
+    return Draft(priority_of(item), item.topic, doc, head, item if isinstance(item, Event) else None)
 
 
 def _event(event: Event, site: str, device: str, boot_id: str) -> EventHead:
@@ -146,6 +168,15 @@ def _metric(metric: Metric) -> MetricMessage:
         "interval_s": plain(metric.interval_s),
         "observed_s": plain(metric.observed_s),
         "data": plain(metric.data),
+    }
+
+
+def _telemetry(telemetry: Telemetry) -> TelemetryMessage:
+    return {
+        "time": rfc3339(telemetry.utc),
+        "value": plain(telemetry.value),
+        "unit": telemetry.unit,
+        "quality": telemetry.quality,
     }
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from edge_agent.config import OutboxConfig
 from edge_agent.outbox.inbox import Inbox
-from edge_agent.outbox.limits import Limits
+from edge_agent.outbox.limits import Limits, Wants
 from edge_agent.outbox.outlet import Outlet
 from edge_agent.outbox.reader import Reader
 from edge_agent.outbox.schema import FIRST_SINK
 from edge_agent.outbox.stat import OutboxStat
 from edge_agent.outbox.writer import Writer
-from edge_agent.types import NewId, Output
+from edge_agent.types import NewId, Stored
 
 
 class Outbox:
@@ -26,6 +26,7 @@ class Outbox:
     comes, up to its bound, and the writer tries again. Nothing here raises but reading through an outlet. ``clock_ok``
     tells whether UTC can be trusted; it is called from the writer's thread and must be quick. Nothing is kept for longer
     than ``retention_days``. A sink that is not named any more is forgotten, and a new one begins with what is there.
+    What a sink does not ``want`` never waits for it; that is asked in the writer's thread: be quick, and never raise.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Outbox:
         clock_ok: Callable[[], bool],
         new_id: NewId,
         sinks: Sequence[str] = (FIRST_SINK,),
+        wants: Wants | None = None,
         retention_days: float = 30.0,
         wall: Callable[[], float] = time.time,
         report_every_s: float = 60.0,
@@ -50,7 +52,7 @@ class Outbox:
             raise ValueError("an outbox without a sink would keep nothing")
         self._writer = Writer(
             path,
-            Limits.of(config, self._sinks, retention_days),
+            Limits.of(config, self._sinks, retention_days, wants),
             self._inbox,
             self._reader,
             names={"site": site, "device": device, "boot_id": boot_id},
@@ -65,7 +67,7 @@ class Outbox:
         self._writer.thread.start()
         self._writer.ready.wait(timeout_s)
 
-    def put(self, items: Sequence[Output]) -> None:
+    def put(self, items: Sequence[Stored]) -> None:
         """Hand over; never blocks, never fails. What the queue cannot hold is counted and announced."""
         if items:
             self._inbox.put(items)

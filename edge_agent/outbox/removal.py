@@ -12,7 +12,7 @@ from edge_agent.outbox import positions
 from edge_agent.outbox.books import Books
 from edge_agent.outbox.ledger import EVERY_SINK
 from edge_agent.outbox.limits import SHRINK_TO, Bound, Limits
-from edge_agent.outbox.messages import ROW_BITS, Priority
+from edge_agent.outbox.messages import ROW_BITS, Priority, Row
 from edge_agent.outbox.positions import Waiting
 from edge_agent.outbox.ranges import Range
 from edge_agent.outbox.records import DEAD, DROPS, Refusal
@@ -32,6 +32,17 @@ class Removal:
 
     def __init__(self, cx: sqlite3.Connection, books: Books, limits: Limits) -> None:
         self._cx, self._books, self._limits = cx, books, limits
+
+    def pass_over(self, rows: Iterable[Row], sinks: Collection[str] | None = None) -> None:
+        """Those of ``rows`` that a sink (of ``sinks``; None: of all) does not want do not wait for it."""
+        wants = {name: ask for name, ask in self._limits.wants.items() if sinks is None or name in sinks}
+        unwanted: dict[str, list[int]] = {name: [] for name in wants}
+        for row in rows if wants else ():
+            for name, ask in wants.items():
+                if not ask(row):
+                    unwanted[name].append(row.row)
+        for name, ids in unwanted.items():
+            self.forget(name, ids)
 
     def forget(self, sink: str, rows: Collection[int]) -> None:
         """Delivered to a sink."""

@@ -106,6 +106,7 @@ class Store:
         for name in sorted(wanted - known):
             held = {p: Held(*positions.count(cx, name, p)) for p in Priority}
             books.sinks[name] = SinkBook(held, self._account(cx, name, books, new=new))
+        Removal(cx, books, self.limits).pass_over(_rows(cx), wanted - known)
         return new or known != wanted
 
     def _account(self, cx: sqlite3.Connection, sink: str, books: Books, *, new: bool) -> Account:
@@ -163,8 +164,9 @@ class Store:
         books, now = self.books.copy(), self._age.now()
         self._record.reserve(books.sequence + len(drafts))
         with self._transaction() as cx:
-            stored = [self._insert(cx, draft, books, clock_ok) for draft in drafts]
             removal = Removal(cx, books, self.limits)
+            stored = [self._insert(cx, draft, books, clock_ok) for draft in drafts]
+            removal.pass_over(made.row for made in stored)
             for sink, rows in (done or {}).items():
                 removal.forget(sink, rows)
             removal.bury(refused, utc)
@@ -176,12 +178,13 @@ class Store:
                 book.account.lose(explained)
             reports = list(self._reports(books, tell))
             self._record.reserve(books.sequence + len(reports))
-            stored += [self._insert(cx, draft, books, clock_ok) for draft in reports]
+            told = [self._insert(cx, draft, books, clock_ok) for draft in reports]
+            removal.pass_over(made.row for made in told)
             self._save(cx, books)
         self.books = books
         if now >= self._next_retire:
             self._next_retire = now + _RETIRE_S
-        return stored
+        return stored + told
 
     def _reports(self, books: Books, tell: Collection[str]) -> Iterator[Draft]:
         for (kind, sink), losses in books.losses.items():
@@ -203,6 +206,7 @@ class Store:
                 books.number = max(books.number, row.row & (1 << ROW_BITS) - 1)
                 books.sequence = max(books.sequence, row.sequence or 0)
             cx.executemany("INSERT OR IGNORE INTO episode VALUES (?,?,?,?,?,?,?)", episodes)
+            Removal(cx, books, self.limits).pass_over(_rows(cx))
 
     @contextlib.contextmanager
     def edit(self) -> Iterator[tuple[sqlite3.Connection, Books]]:
@@ -290,3 +294,8 @@ class Store:
         """Every open episode."""
         with translated("read the open episodes"):
             return [Episode(*row) for row in self._open_cx.execute("SELECT * FROM episode ORDER BY started")]
+
+
+def _rows(cx: sqlite3.Connection) -> Iterator[Row]:
+    for found in cx.execute("SELECT row, sequence, topic, payload FROM message"):
+        yield Row(*found)

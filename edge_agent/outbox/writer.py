@@ -12,10 +12,10 @@ from typing import Any
 
 from edge_agent.errors import EdgeAgentError, OutboxCorrupt, OutboxError
 from edge_agent.outbox.clock import AgeClock
-from edge_agent.outbox.inbox import Inbox, priority_of
+from edge_agent.outbox.inbox import BATCH, Inbox
 from edge_agent.outbox.ledger import EVERY_SINK
 from edge_agent.outbox.limits import Limits
-from edge_agent.outbox.messages import Draft, Priority, draft
+from edge_agent.outbox.messages import Draft, Priority, draft, priority_of
 from edge_agent.outbox.ranges import Range
 from edge_agent.outbox.reader import Reader
 from edge_agent.outbox.records import DEAD, DROPS, Committed
@@ -23,7 +23,7 @@ from edge_agent.outbox.recover import expire_aside, identity, move_aside, readab
 from edge_agent.outbox.stat import OutboxStat, SinkStat
 from edge_agent.outbox.store import Store
 from edge_agent.outbox.telling import LossLog, Teller
-from edge_agent.types import DEVICE, NewId, Output
+from edge_agent.types import DEVICE, NewId, Stored
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Writer:
         self._teller = Teller(names, new_id, wall)
         self._store = Store(path, self.age, self._teller.report, limits)
         self._loss_log = LossLog()
-        self._batch: list[tuple[Output, Draft]] = []
+        self._batch: list[tuple[Stored, Draft]] = []
         self._accepted = {p.plural: 0 for p in Priority}
         self._oldest: dict[str, float] = {}
         self._begun = False
@@ -177,12 +177,14 @@ class Writer:
             self._batch = self._drafts(self._inbox.take())
         now = time.monotonic()
         look = now >= self._next_age_check
-        if self._batch or any(self._inbox.ended()) or self._reports_due(now) or look:
+        busy = bool(self._batch or any(self._inbox.ended()) or self._reports_due(now) or look)
+        if busy:
             self._commit(self._share(), give_back=True)
             if look:  # after the commit, which may have learned how long the box was off
                 self._next_age_check = now + _AGE_CHECK_S
                 self._expire()
-        else:
+        # Some boxes are never idle. Where little waits, little has to be moved for it.
+        if not busy or sum(self._store.books.depth.values()) < BATCH:
             self._store.shrink()
         self._loss_log.look(self._store.books.losses, now)
 
@@ -221,11 +223,11 @@ class Writer:
             self._commit(drafts, explained=lost)
         self._begun, self._store.skipped = True, False
 
-    def _drafts(self, items: list[Output]) -> list[tuple[Output, Draft]]:
+    def _drafts(self, items: list[Stored]) -> list[tuple[Stored, Draft]]:
         made = [(item, self._draft(item)) for item in items]
         return [(item, ready) for item, ready in made if ready is not None]
 
-    def _draft(self, item: Output) -> Draft | None:
+    def _draft(self, item: Stored) -> Draft | None:
         try:
             return draft(item, **self._names)
         except OutboxError as error:
@@ -254,7 +256,7 @@ class Writer:
             tell=[kind for kind, at in self._next_report.items() if now >= at] if self._begun else [],
             explained=explained or [],
         )
-        settled: list[tuple[Output, Draft]] = []
+        settled: list[tuple[Stored, Draft]] = []
         if give_back:  # at once: whatever fails from here on must not store them twice
             settled, self._batch = self._batch[: len(drafts)], self._batch[len(drafts) :]
         self._inbox.forget(done, refused)

@@ -29,7 +29,7 @@ from edge_agent.sinks.mqtt_state import MqttState
 from edge_agent.sinks.mqtt_suspects import Suspects
 from edge_agent.sinks.pump import Pump
 from edge_agent.sinks.store import Row, Store
-from edge_agent.types import Event
+from edge_agent.types import Event, Heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,11 @@ _STABLE_S = 30.0
 _LOOK_S = 1.0
 _PROMPT_S = 10.0
 """A broker that does not like a message hangs up within this time."""
+
+
+def wants(row: Row) -> bool:
+    """All but the copies of heartbeats: MQTT gets those directly, and never late."""
+    return row.topic != Heartbeat.topic
 
 
 class MqttSink:

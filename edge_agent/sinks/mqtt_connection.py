@@ -207,7 +207,7 @@ class Connection:
         self._client.ack(message.packet_id, message.qos)
 
     def acks(self) -> list[tuple[int, int, str]]:
-        """PUBACKs since the last call: (packet id, reason code, its name)."""
+        """PUBACKs since the last call: (packet id, reason code, the name of one that is an error)."""
         taken = []
         while self._acks:
             taken.append(self._acks.popleft())
@@ -225,6 +225,9 @@ class Connection:
         with contextlib.suppress(OSError), _raw(self._client.socket()) as sock:
             sock.shutdown(socket.SHUT_RDWR)
         self._client.loop_stop()
+        # Without a cycle it goes at once, with the two sockets that paho keeps to the end.
+        self._client.on_connect = self._client.on_disconnect = None
+        self._client.on_publish = self._client.on_message = None
 
     # paho's thread
 
@@ -262,7 +265,7 @@ class Connection:
 
     def _on_publish(self, _client: paho.Client, _userdata: Any, mid: int, reason: Any, _properties: Any) -> None:
         # paho holds a lock here that ``publish`` needs: only leave a note, never wait.
-        self._acks.append((mid, reason.value, str(reason)))
+        self._acks.append((mid, reason.value, str(reason) if reason.is_failure else ""))
         self._wake()
 
     def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:

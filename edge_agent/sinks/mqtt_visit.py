@@ -40,7 +40,7 @@ def visit(config: MqttConfig, address: Address, client_id: str, stopping: Callab
 
 
 def acknowledged(connection: Connection, mid: int, within_s: float) -> tuple[int, str] | None:
-    """Reason code and name of the PUBACK of ``mid``; None where it does not come. Raises SinkError."""
+    """Reason code of the PUBACK of ``mid``, and the name of one that is an error; None where it does not come. Raises SinkError."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:
         for answered, code, reason in connection.acks():

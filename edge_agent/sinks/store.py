@@ -71,10 +71,19 @@ KEEP = Verdict("keep")
 
 
 class BatchSink(Protocol):
-    """Delivers messages some at a time."""
+    """Delivers messages, up to ``size`` at a time, to ``address`` (for people, without secrets)."""
+
+    size: int
+    address: str
+
+    def wants(self, row: Row) -> bool:
+        """Whether a message is for it. Called in the outbox's thread: quick, and raises nothing."""
 
     def deliver(self, batch: Sequence[Row]) -> Sequence[Verdict]:
         """Send them, in order, and say of each what became of it. Called by one thread; may block, but not for ever.
 
         Raises SinkUnavailable where all of them are to be kept.
         """
+
+    def close(self) -> None:
+        """Let go of connections. By the same thread, at the end."""
