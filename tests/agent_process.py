@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from edge_agent.config import Config
+from tests import contract
 from tests.mosquitto import wait_for
 
 COMMAND = [sys.executable, "-m", "edge_agent.cli"]
@@ -23,6 +24,7 @@ def write_config(root: Path, folder: Path, **change: Any) -> Path:
     """The repository's configuration with its own state folder and a free HTTP port; ``change`` replaces whole sections."""
     config = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
     assert Config.model_validate(config)
+    contract.OUTBOXES.append(folder / "state" / "outbox.db")
     config |= {"state_dir": str(folder / "state"), "models_dir": str(root / "models"), "http": {"port": 0}}
     config["cameras"][0]["source"] = str(root / ".cache" / "vtest.avi")
     config |= {"device": "box1", "site": "lab", "model": "auto"} | change

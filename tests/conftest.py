@@ -47,12 +47,10 @@ def _contract_watched() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _contract_kept(request: pytest.FixtureRequest, _contract_watched: None) -> Iterator[None]:
+def _contract_kept(_contract_watched: None) -> Iterator[None]:
     """A message that breaks the contract fails the test that made it."""
-    folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
-    if folder is not None:
-        contract.unfinished(folder)
+    contract.check_outboxes()
     assert not contract.take_faults()
 
 

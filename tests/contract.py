@@ -1,8 +1,8 @@
 """Holds what the suite publishes to the contract: a message that breaks it fails the test that made it.
 
-``watch`` looks at every event and metric that is made, every message that an outbox commits, every heartbeat, and every message on its way
-to a broker or seen by a ``Subscriber``; ``unfinished`` at what outboxes of other processes left behind. The schemas are taken strictly: a
-field that they do not name is a fault.
+``watch`` looks at every event and metric that is made, every message that an outbox commits, every heartbeat, and every message on
+its way to a broker or seen by a ``Subscriber``; ``check_outboxes`` at what agents in processes of their own left undelivered. The
+schemas are taken strictly: a field that they do not name is a fault.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ SYNTHETIC = "synthetic"
 _NAME = "[A-Za-z0-9][^/]*"
 FAULTS: list[str] = []
 """Found since they were last taken; by any thread."""
+OUTBOXES: list[Path] = []
+"""Of agents in processes of their own, not looked at yet."""
 
 
 def strict(schema: dict[str, Any]) -> dict[str, Any]:
@@ -147,9 +149,10 @@ def watch(patch: pytest.MonkeyPatch) -> None:
     after(Connection, "publish", lambda _, __, *message, **how: _check_sent(*message, **how))
 
 
-def unfinished(folder: Path) -> None:
-    """Look at what the outboxes of agents in processes of their own still hold (``agent_process.write_config`` puts them there)."""
-    for path in folder.rglob("state/outbox.db"):
+def check_outboxes() -> None:
+    """Look at what the agents in processes of their own left undelivered."""
+    while OUTBOXES:
+        path = OUTBOXES.pop()
         with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as cx:
             for topic, payload in cx.execute("SELECT topic, payload FROM message"):
                 check(topic, payload)

@@ -36,6 +36,7 @@ from edge_agent.pipeline import DetectionPool
 from edge_agent.types import F32, Beat, Detections, Event, Frame, Stage
 from tests.agent_process import COMMAND, run_agent, write_config
 from tests.capture_helpers import write_video
+from tests.contract import SYNTHETIC
 from tests.mosquitto import wait_for
 from tests.rtsp import RtspServer
 from tests.test_pipeline import NoBeat, Seen, SlowDetector, feed
@@ -373,7 +374,7 @@ def a_frame() -> Frame:
 
 
 def an_event(ident: str) -> Event:
-    return Event(ident, "cam", "case", "what", None, ident, 0.0, {})
+    return Event(ident, "cam", SYNTHETIC, "what", None, ident, 0.0, {})
 
 
 def test_the_clock_keeps_what_it_hears_while_it_listens() -> None:
