@@ -7,7 +7,7 @@ which comes with onnxruntime and limits nesting to 100.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ EXTERNAL = 1
 _SCHEMA = {
     "Model": "graph:7:Graph metadata:14*Entry training:20*Training functions:25*Function",
     "Graph": "node:1*Node initializer:5*Tensor input:11*Value output:12*Value sparse:15*Sparse",
-    "Node": "op_type:4:string attribute:5*Attribute domain:7:string",
+    "Node": "input:1*string op_type:4:string attribute:5*Attribute domain:7:string",
     "Attribute": "t:5:Tensor g:6:Graph tensors:10*Tensor graphs:11*Graph sparse:22:Sparse sparses:23*Sparse",
     "Tensor": "dims:1*int64 data_type:2:int32 name:8:string external:13*Entry location:14:int32",
     "Sparse": "values:1:Tensor indices:2:Tensor",
@@ -67,14 +67,17 @@ def read_onnx(path: Path) -> OnnxFile:
         outputs=tuple(_tensor(v) for v in model.graph.output),
         metadata={e.key[:2000]: e.value for e in list(model.metadata)[:200] if len(e.value) <= 200_000},
         external=tuple(sorted({_location(t) for t in tensors if t.location == EXTERNAL or len(t.external)})),
-        precision=_precision(ops, tensors),
+        precision=_precision(model.graph.node, ops, tensors),
     )
 
 
-def _precision(ops: set[str], tensors: list[Any]) -> str:
+def _precision(nodes: Iterable[Any], ops: set[str], tensors: list[Any]) -> str:
+    """What it calculates in: weights that are only kept in 16 bits, and widened before use, do not count."""
     if any(op.startswith("QLinear") or op == "DequantizeLinear" for op in ops):
         return "int8"
-    halves = sum(1 for t in tensors if DTYPES.get(t.data_type) == "float16" and len(t.dims) > 1)
+    widened = {name for node in nodes if node.op_type == "Cast" for name in node.input}
+    weights = [t for t in tensors if t.name not in widened]
+    halves = sum(1 for t in weights if DTYPES.get(t.data_type) == "float16" and len(t.dims) > 1)
     whole = sum(1 for t in tensors if DTYPES.get(t.data_type) == "float32" and len(t.dims) > 1)
     return "fp16" if halves > whole else "fp32"
 
