@@ -38,7 +38,7 @@ test-deps: ## install the system packages the tests need, where missing (apt, su
 test: test-deps ## everything: lint, types, import contracts, all tests
 	@$(MAKE) --no-print-directory lint
 	@[ "$$(uname -m)" != x86_64 ] || $(MAKE) --no-print-directory .venv/.extra-rtx
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2
 
 check: lint ## lint, types, import contracts and the fast tests, in under a minute
 	@$(BIN)/python -m pytest -q -m "not slow" -n 2
