@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
+from paho.mqtt.client import MQTTMessage
 
 from edge_agent.contract.published import CHANNELS, Channel, Message
 from edge_agent.contract.schemas import messages
@@ -29,6 +30,7 @@ from edge_agent.outbox.records import Committed
 from edge_agent.outbox.store import Store
 from edge_agent.sinks.mqtt_connection import Connection
 from edge_agent.types import Event, Metric, Telemetry
+from tests.mosquitto import Subscriber
 
 SYNTHETIC = "synthetic"
 """The use case of made-up events and metrics: no schema knows it, and of these only the envelope is held to the contract."""
@@ -107,6 +109,11 @@ def _check_sent(topic: str, payload: bytes, content_type: str, *, retain: bool) 
             FAULTS.append(f"{below}: sent as {content_type}, retained: {retain}")
 
 
+def _check_received(_: None, subscriber: Subscriber, message: MQTTMessage) -> None:
+    if not subscriber.published(message):  # what a test sends itself may be anything
+        check_seen(message.topic, bytes(message.payload))
+
+
 def _check_made(item: Event | Metric | Telemetry) -> None:
     if not isinstance(item, Telemetry) and item.use_case == SYNTHETIC:
         return  # looked at when it is committed
@@ -146,6 +153,7 @@ def watch(patch: pytest.MonkeyPatch) -> None:
     after(Telemetry, "__init__", lambda _, telemetry, *__, **___: _check_made(telemetry))
     after(Store, "commit", lambda stored, *_, **__: _check_rows(stored))
     after(HeartbeatBuilder, "build", lambda beat, *_, **__: check("heartbeat", beat))
+    after(Subscriber, "receive", _check_received)
     after(Connection, "publish", lambda _, __, *message, **how: _check_sent(*message, **how))
 
 

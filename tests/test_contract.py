@@ -242,8 +242,8 @@ def test_what_breaks_the_contract_on_its_way_to_a_broker_is_noted(tmp_path: Path
         ]
         with subscriber(mosquitto.port, "nothing") as other:  # as an agent in a process of its own
             other.publish("edge/v1/site/box/status", b'{"state":"away"}')
-        wait_for(lambda: b"away" in b"".join(message.payload for message in sub.messages))
-    assert any("status: $" in fault for fault in contract.take_faults())
+        wait_for(lambda: any("status: $" in fault for fault in contract.FAULTS))
+    contract.take_faults()
 
 
 BROKEN_TEST = """
