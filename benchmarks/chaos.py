@@ -28,10 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.chaos_judge import Ledger, Report, identify
+from benchmarks.chaos_judge import Ledger, Report, identify, show
 from benchmarks.chaos_link import Link
 from benchmarks.chaos_world import Cable, Lacking, SmallDisk
 from edge_agent.outbox.verify import verify
@@ -270,24 +267,6 @@ class Chaos:
         self._over.wait(rng.uniform(1.0, 10.0))
         self._disk.free()
         self._faults["disk full"] += 1
-
-
-def show(report: Report) -> None:
-    """For people."""
-    console = Console()
-    title = f"seed {report.seed}, {report.duration_s:.0f} s"
-    for head, rows in (
-        (title, report.faults),
-        ("messages", {k: v for k, v in asdict(report).items() if isinstance(v, int)}),
-    ):
-        table = Table("", head)
-        for name, value in rows.items():
-            table.add_row(name.replace("_", " "), str(value))
-        console.print(table)
-    for text in report.skipped:
-        console.print(f"skipped: {text}", markup=False)
-    for text in report.broken:
-        console.print(f"BROKEN: {text}", markup=False)
 
 
 def main() -> int:

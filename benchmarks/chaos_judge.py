@@ -6,8 +6,11 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
 
 LIFE = 1_000_000
 """Metrics and telemetry of one life of the agent are numbered from its own number times this."""
@@ -161,3 +164,21 @@ def _earlier(arrived: Iterable[Seen]) -> set[str]:
             of = seen.stream, seen.number // LIFE * LIFE
             top[of] = max(seen.number, top.get(of, 0))
     return {numbered(stream, n) for (stream, first), last in top.items() for n in range(first, last + 1)}
+
+
+def show(report: Report) -> None:
+    """For people."""
+    console = Console()
+    title = f"seed {report.seed}, {report.duration_s:.0f} s"
+    for head, rows in (
+        (title, report.faults),
+        ("messages", {k: v for k, v in asdict(report).items() if isinstance(v, int)}),
+    ):
+        table = Table("", head)
+        for name, value in rows.items():
+            table.add_row(name.replace("_", " "), str(value))
+        console.print(table)
+    for text in report.skipped:
+        console.print(f"skipped: {text}", markup=False)
+    for text in report.broken:
+        console.print(f"BROKEN: {text}", markup=False)
