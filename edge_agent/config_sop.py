@@ -15,6 +15,8 @@ from edge_agent.config_base import Slug, Strict
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Hours = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
+"""A window of the day."""
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 Anchor: TypeAlias = Literal["feet", "centre", "head"]
 Direction: TypeAlias = Literal["forward", "backward", "any"]
