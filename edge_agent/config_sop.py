@@ -46,7 +46,7 @@ class Condition(Strict):
     equals: bool | float | str | None = Field(None, description="the sensor's value is this")
     above: float | None = Field(None, description="the sensor's value is greater")
     below: float | None = Field(None, description="the sensor's value is less")
-    time: Annotated[str, StringConstraints(pattern=r"^\d\d:\d\d-\d\d:\d\d$")] | None = Field(
+    time: Hours | None = Field(
         None,
         description="HH:MM-HH:MM by the box's clock, also over midnight; the first minute counts, the last does not",
     )
