@@ -14,7 +14,7 @@ import functools
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -101,7 +101,7 @@ class Score:
         self.hits += (expected & found).total()
         self.told += found.total()
         self.true += expected.total()
-        self.pos += agreement(scene.order, order_of(outcomes))
+        self.pos += agreement(scene.order, order_of(told))
         self.unseen_passed += sum(one.key == (scene.unseen, "completed") for one in outcomes)
         self.delays = self.delays if self.delays is not None else []
         for truth in scene.truths:
@@ -125,10 +125,21 @@ class Score:
         }
 
 
-def order_of(outcomes: Iterable[Told]) -> list[str]:
+def order_of(told: Sequence[Told]) -> list[str]:
     """The steps that were done, in the order in which they were begun."""
-    done = [one for one in outcomes if one.event.what in DONE and one.event.data["started"] is not None]
-    return [one.key[0] for one in sorted(done, key=lambda one: parse_rfc3339(one.event.data["started"]))]
+    begun = {
+        (one.event.episode, step["step"]): step["started"]
+        for one in told
+        if one.event.what == "run"
+        for step in one.event.data.get("steps", [])
+    }
+    done = []
+    for one in told:
+        if one.event.what in DONE:
+            # What is too slow may be told before it was begun.
+            started = one.event.data["started"] or begun.get((one.event.episode, one.key[0]))
+            done += [(parse_rfc3339(started), one.key[0])] if started is not None else []
+    return [step for _, step in sorted(done)]
 
 
 def agreement(a: Sequence[str], b: Sequence[str]) -> float:

@@ -15,6 +15,8 @@ from edge_agent.config_base import Slug, Strict
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Hours = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
+"""A window of the day."""
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 Anchor: TypeAlias = Literal["feet", "centre", "head"]
 Direction: TypeAlias = Literal["forward", "backward", "any"]
@@ -44,7 +46,7 @@ class Condition(Strict):
     equals: bool | float | str | None = Field(None, description="the sensor's value is this")
     above: float | None = Field(None, description="the sensor's value is greater")
     below: float | None = Field(None, description="the sensor's value is less")
-    time: Annotated[str, StringConstraints(pattern=r"^\d\d:\d\d-\d\d:\d\d$")] | None = Field(
+    time: Hours | None = Field(
         None,
         description="HH:MM-HH:MM by the box's clock, also over midnight; the first minute counts, the last does not",
     )

@@ -78,9 +78,3 @@ def test_days_alone_and_another_time_zone() -> None:
     east = timezone(timedelta(hours=9))
     assert utc(0, 20) in Schedule("05:00-06:00", ["tue"], east)
     assert utc(0, 20, zone=east) not in Schedule("05:00-06:00", None, east)
-
-
-@pytest.mark.parametrize("hours", ["24:00-08:00", "08:00-08:60"])
-def test_no_time_of_day(hours: str) -> None:
-    with pytest.raises(ValueError, match="is no time of day"):
-        Schedule(hours)

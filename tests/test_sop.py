@@ -71,7 +71,10 @@ def test_in_order_everything_is_completed() -> None:
         "started": rfc3339(START + 2), "ended": rfc3339(START + 3), "seen_s": 1.0, "unseen_s": 0.0, "confidence": 1,
         "missing": [],
     }  # fmt: skip
-    assert ended.data["steps"] == [{"step": name, "outcome": "completed"} for name in "abc"]
+    assert ended.data["steps"] == [
+        {"step": name, "outcome": "completed", "started": rfc3339(START + t)}
+        for name, t in (("a", 2), ("b", 6), ("c", 10))
+    ]
     assert (ended.data["reason"], ended.data["duration_s"]) == ("done", 9.0)
     json.dumps([event.data for event in events], allow_nan=False)
 

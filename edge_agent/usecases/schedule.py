@@ -14,7 +14,7 @@ DAYS: tuple[Day, ...] = get_args(Day)
 class Schedule:
     """``hours`` as ``HH:MM-HH:MM`` (None: all day; equal: all day) on ``days`` (None: all).
 
-    A window over midnight belongs to the day it begins on. ``zone`` None is the box's own time zone. Raises ValueError.
+    A window over midnight belongs to the day it begins on. ``zone`` None is the box's own time zone.
     """
 
     def __init__(self, hours: str | None, days: Sequence[Day] | None = None, zone: tzinfo | None = None) -> None:
@@ -34,6 +34,4 @@ class Schedule:
 
 def _minutes(text: str) -> int:
     hours, _, minutes = text.partition(":")
-    if not (0 <= int(hours) <= 23 and 0 <= int(minutes) <= 59):
-        raise ValueError(f"{text} is no time of day")
     return int(hours) * 60 + int(minutes)

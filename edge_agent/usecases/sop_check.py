@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from edge_agent.config_sop import Condition, Procedure, Step
-from edge_agent.usecases.schedule import Schedule
 from edge_agent.usecases.sop_logic import ever, names_of
 from edge_agent.usecases.sop_plan import for_s, predecessors, reach
 
@@ -144,11 +143,6 @@ def _form(path: Path, condition: Condition) -> Iterator[Fault]:
             yield (*path, high), f"is {most:g}, but {low} is {least:g}: can never be true"
     if condition.has is not None and condition.has == condition.lacks:
         yield (*path, "lacks"), f"given {condition.lacks!r}, which is also in has: can never be true"
-    if condition.time is not None:
-        try:
-            Schedule(condition.time)
-        except ValueError as error:
-            yield (*path, "time"), f"given {condition.time!r}; {error}"
 
 
 def _labels(path: Path, condition: Condition, procedure: Procedure) -> Iterator[Fault]:

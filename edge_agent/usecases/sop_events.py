@@ -14,7 +14,7 @@ from edge_agent.types import Event, NewId, rfc3339
 from edge_agent.usecases.sop_explain import expectation
 from edge_agent.usecases.sop_follow import Ended, Fact, Reason, Started
 from edge_agent.usecases.sop_plan import predecessors
-from edge_agent.usecases.sop_run import Outcome, Result, Run, What
+from edge_agent.usecases.sop_run import Outcome, Result, Run, StepState, What
 
 
 class _Where(TypedDict):
@@ -50,6 +50,7 @@ class StepResult(TypedDict):
 
     step: Annotated[str, Field(description="the step")]
     outcome: Annotated[What | None, Field(description="what became of it; null: optional, and not done")]
+    started: Annotated[Time | None, Field(description="when it was begun; null: it was not")]
 
 
 class RunEnded(RunFacts):
@@ -126,10 +127,17 @@ class Teller:
             "duration_s": round(max(fact.t - run.began, 0.0), 3),
             "result": run.result,
             "reason": fact.reason,
-            "steps": [{"step": state.step.step, "outcome": state.outcome} for state in _in_order(run)],
+            "steps": [
+                {
+                    "step": state.step.step,
+                    "outcome": state.outcome,
+                    "started": None if state.began is None else rfc3339(offset + state.began),
+                }
+                for state in _in_order(run)
+            ],
         }
 
 
-def _in_order(run: Run) -> list[Any]:
+def _in_order(run: Run) -> list[StepState]:
     """The steps as they were begun, then those that were not, as they stand in the procedure."""
     return sorted(run.states, key=lambda state: float("inf") if state.began is None else state.began)
