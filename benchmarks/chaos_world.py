@@ -108,4 +108,4 @@ class SmallDisk:
 
     def close(self) -> None:
         """Unmount."""
-        run("umount", str(self.folder))
+        run("umount", "--lazy", str(self.folder))  # what was just closed may still be open for a moment
