@@ -198,7 +198,6 @@ def test_check_refuses_a_precision_that_the_model_does_not_have(
         ("celeron-j4125", False, False),
         ("raspberry-pi-4", False, False),  # Cortex-A72
         ("raspberry-pi-5", True, False),  # Cortex-A76
-        ("not there", False, False),
     ],
 )
 def test_what_the_kernel_says_of_cpus(root: Path, name: str, in_bytes: bool, in_bfloat16: bool) -> None:
