@@ -30,6 +30,23 @@ def _address(value: str, schemes: tuple[str, ...]) -> str:
     return value
 
 
+class ProbationConfig(Strict):
+    """What a model that has taken over must show before it is kept. Bounds are relative to the model before it."""
+
+    frames: int = Field(300, ge=1, le=1_000_000, description="it must serve so many live frames")
+    minutes: float = Field(10.0, gt=0, le=1440, description="and frames must have come for so long")
+    deadline_minutes: float = Field(
+        120.0, gt=0, le=10_080, description="where too few frames came until then, its self-test alone decides"
+    )
+    max_failed: float = Field(
+        0.05, ge=0, le=1, description="share of frames on which it may fail beyond what the model before did"
+    )
+    max_slowdown: float = Field(
+        2.0, ge=1, le=100, description="how many times as long a frame may take, or as few of them be processed"
+    )
+    max_growth_mb: int = Field(200, ge=16, le=1_000_000, description="memory it may need beyond that at the switch")
+
+
 class OtaConfig(Strict):
     """Signed updates of models. Without a repository there are none."""
 
@@ -69,6 +86,10 @@ class OtaConfig(Strict):
     clock: Literal["synchronised", "battery"] = Field(
         "synchronised",
         description="what this box knows the time by: the network, or a battery clock that somebody set (no network)",
+    )
+
+    probation: ProbationConfig = Field(
+        default_factory=ProbationConfig, description="what a model that has taken over must show"
     )
 
     @field_validator("repository")

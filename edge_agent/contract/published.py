@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from edge_agent.command_handlers import CommandFacts, ConfigFacts
 from edge_agent.commands.catalogue import CommandAnswer
-from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelState
+from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelFacts, ModelState
 from edge_agent.health.heartbeat_fields import Heartbeat
 from edge_agent.outbox.ledger import SinkLosses
 from edge_agent.outbox.messages import EVENT_TYPE, JSON_TYPE, CloudEvent, MetricMessage, TelemetryMessage
@@ -99,6 +99,7 @@ CHANNELS = (
             _event("device", "mqtt_session_taken_over", SessionTakenOver),
             _event("device", "command", CommandFacts),
             _event("device", "config", ConfigFacts),
+            _event("device", "model", ModelFacts),
         ),
     ),
     Channel(

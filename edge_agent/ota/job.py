@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from edge_agent.errors import Busy, Rejected, UsageError
 from edge_agent.ota.offer import Bundle
+from edge_agent.ota.probation import Measures, Probation
 
 State: TypeAlias = Literal[
     "downloading", "verified", "compiling", "self_testing", "warming", "probation", "confirmed", "rolled_back"
@@ -56,6 +57,11 @@ class Job(_Strict):
     detail: Text = ""
     crashes: int = 0
     boot: Annotated[str, StringConstraints(max_length=64)] = ""
+    activate: bool = False
+    """It is to take over by itself once it is ready."""
+    probation: Probation | None = None
+    told: State | Literal[""] = ""
+    """The state that was announced last: who announces is not cut off by a crash in between."""
 
 
 class Rejection(_Strict):
@@ -86,12 +92,12 @@ class Stored(_Strict):
         return frozenset(bundle.sha256 for bundle in (self.active, self.previous, self.candidate) if bundle is not None)
 
 
-def begin(stored: Stored, bundle: Bundle, *, again: bool = False) -> Stored:
+def begin(stored: Stored, bundle: Bundle, *, again: bool = False, activate: bool = False) -> Stored:
     """Start, in place of one that is still being fetched. Raises Busy; Rejected where this bundle was rolled back before
-    and is not wanted ``again``.
+    and is not wanted ``again``. With ``activate`` it is to take over by itself.
     """
     if (job := stored.working) is not None and job.bundle == bundle:
-        return stored
+        return _with(stored, activate=job.activate or activate)
     if job is not None and job.state != "downloading":
         raise Busy(f"{job.bundle.label} is under way ({job.state}); wait for its end, or roll it back")
     if bundle == stored.active:
@@ -100,7 +106,9 @@ def begin(stored: Stored, bundle: Bundle, *, again: bool = False) -> Stored:
         if rejection.sha256 == bundle.sha256:
             raise Rejected(f"{bundle.label} was rolled back here before: {rejection.reason}; a new version is needed")
     rejected = tuple(r for r in stored.rejected if r.sha256 != bundle.sha256)
-    return stored.model_copy(update={"candidate": None, "job": Job(bundle=bundle), "rejected": rejected})
+    return stored.model_copy(
+        update={"candidate": None, "job": Job(bundle=bundle, activate=activate), "rejected": rejected}
+    )
 
 
 def attempt(stored: Stored) -> Stored:
@@ -132,13 +140,24 @@ def advance(stored: Stored) -> Stored:
     return _with(stored.model_copy(update={"candidate": job.bundle}), state=following, attempts=0)
 
 
-def switch(stored: Stored, boot: str) -> Stored:
-    """The candidate takes over; ``boot`` is this boot's id, "" where no agent runs it now."""
+def switch(stored: Stored, boot: str, before: Measures | None = None) -> Stored:
+    """The candidate takes over; ``boot`` is this boot's id, "" where no agent runs it now. ``before``: the model it replaces."""
     job = _working(stored)
     if job.state != "warming":
         raise UsageError(f"{job.bundle.label} is not ready: {job.state}")
     slots = {"previous": stored.active, "active": stored.candidate, "candidate": None}
-    return _with(stored.model_copy(update=slots), state="probation", attempts=0, boot=boot)
+    probation = Probation(before=before)
+    return _with(stored.model_copy(update=slots), state="probation", attempts=0, boot=boot, probation=probation)
+
+
+def watched(stored: Stored, probation: Probation) -> Stored:
+    """So much was seen of it."""
+    return stored if stored.working is None else _with(stored, probation=probation)
+
+
+def told(stored: Stored) -> Stored:
+    """The state of the job was announced."""
+    return stored if stored.job is None else _with(stored, told=stored.job.state)
 
 
 def starting(stored: Stored, boot: str) -> Stored:

@@ -1,0 +1,507 @@
+"""Updates of models in the running agent: asked for by command, carried through by one worker, told to whoever wants to know.
+
+Whoever runs an agent holds the lock of its model store; only a run with ``--model`` leaves the store alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edge_agent.chains import check_labels
+from edge_agent.config import Config
+from edge_agent.device_facts import ModelFacts, model_state
+from edge_agent.errors import Busy, CommandError, EdgeAgentError, HardwareError, Interrupted, NotOffered, UpdateError
+from edge_agent.health.host import clock_synchronised
+from edge_agent.health.status import AgentStatus, ModelStatus, UpdateStatus
+from edge_agent.model_probation import SETTLE_S, ProbationWatch
+from edge_agent.model_tools.workshop import BoxWorkshop, this_box
+from edge_agent.ota.activation import Activation
+from edge_agent.ota.client import Offer, RepositoryClient
+from edge_agent.ota.job import BEFORE, Job, Stored
+from edge_agent.ota.offer import Bundle
+from edge_agent.ota.probation import WINDOW_S, Measures, Probation
+from edge_agent.ota.store import ModelStore
+from edge_agent.ota.trusted_time import TrustedTime
+from edge_agent.serving_model import Candidate, ServingModel
+from edge_agent.types import Beat
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+CLOSE_S = 0.3
+KEEP_S = 15.0
+"""How much of a probation a crash may cost."""
+RETRY_S = (30.0, 900.0)
+"""Before a broken download is taken up again: at first, and at most."""
+PROGRESS_S = 5.0
+"""Progress is told no more often."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What was asked for. ``model`` None: what the channel has of the one at work; ``back``: the one before."""
+
+    model: str | None = None
+    activate: bool = True
+    again: bool = False
+    back: bool = False
+
+
+class ModelUpdates:
+    """Fulfils ``command_handlers.ModelHook``. Made before the model is loaded, as it says which one; ``start`` then binds it.
+
+    ``pinned``: the command line named the model of this run.
+    """
+
+    def __init__(self, config: Config, *, pinned: bool) -> None:
+        self._config, self._pinned = config, pinned
+        self._store = ModelStore(config.state_dir / "models")
+        self._held = contextlib.ExitStack()
+        self._activation: Activation | None = None
+        self._stored = Stored()
+        self._lock = threading.Lock()
+        self._wish: _Wish | None = None
+        self._news, self._cancel = threading.Event(), threading.Event()
+        self._ended, self._done = threading.Event(), threading.Event()
+        self._done.set()
+        self._attempt: UpdateStatus | None = None
+        self._progress: float | None = None
+        self._told_at = 0.0
+        self._retry_at, self._retry_s = 0.0, RETRY_S[0]
+        self._serving: ServingModel | None = None
+        self._watch: ProbationWatch | None = None
+        self._usual: Measures | None = None
+        self.revision = 0
+        """Grows with everything that is worth telling on the topic ``model``."""
+        if not pinned:
+            self._join()
+
+    def candidates(self) -> list[Candidate]:
+        """The models to start with, best first."""
+        if self._pinned:
+            return [Candidate()]
+        stored = self._stored
+        bundles = [bundle for bundle in (stored.active, stored.previous) if bundle is not None]
+        if self._activation is None:  # another process may be at it just now
+            bundles = [bundle for bundle in bundles if self._store.is_whole(bundle)]
+        return [*map(self._candidate, bundles), Candidate()]
+
+    def load_failed(self, candidate: Candidate, error: HardwareError) -> None:
+        """The agent starts, and that one does not load: on probation it has failed, else it may be the box's fault."""
+        job = self._stored.working
+        if self._activation is not None and job is not None and job.bundle == candidate.bundle:
+            self._activation.roll_back("load", str(error))
+
+    def start(
+        self,
+        serving: ServingModel,
+        status: Callable[[], AgentStatus],
+        tell: Callable[[str, Mapping[str, Any]], None],
+        restart: Callable[[], None],
+    ) -> None:
+        """``tell`` emits an event about the box, ``restart`` ends the agent in order to start anew."""
+        self._serving, self._tell_event, self._restart = serving, tell, restart
+        self._watch = ProbationWatch(self._config.ota.probation, status, serving.detector.meter)
+        self._kept_at = time.monotonic()
+        self._begin_watching()
+
+    @property
+    def _serves(self) -> ServingModel:
+        assert self._serving is not None
+        return self._serving
+
+    @property
+    def _watches(self) -> ProbationWatch:
+        assert self._watch is not None
+        return self._watch
+
+    # ---- any thread
+
+    def status(self, model: ModelStatus) -> ModelStatus:
+        """``model`` with what is before it and what is under way."""
+        stored, previous = self._stored, ""
+        if not self._pinned and stored.active is not None:
+            previous = self._configured() if stored.previous is None else stored.previous.label
+        before = stored.previous if previous else None
+        return replace(
+            model,
+            previous=previous,
+            previous_bundle="" if before is None else before.sha256,
+            update=None if self._pinned else self._update_status(stored),
+        )
+
+    def update(self, model: str | None, *, activate: bool, again: bool) -> dict[str, Any]:
+        """See ``ModelHook``. Raises CommandError."""
+        self._refuse_pinned()
+        if self._config.ota.repository is None:
+            raise CommandError("not_available", "no repository is configured here: ota.repository, ota.root_file")
+        with self._lock:
+            job = self._stored.working
+            ready = job is not None and job.state == "warming" and model in (None, job.bundle.name, job.bundle.label)
+            if self._wish is not None or (job is not None and job.state != "downloading" and not ready):
+                doing = "another update was asked for" if job is None else f"{job.bundle.label} is {job.state}"
+                raise CommandError("busy", f"{doing}; wait for its end, or give model.rollback")
+            self._wish = _Wish(model or (job.bundle.label if ready and job else None), activate, again)
+            self._attempt = UpdateStatus(model or self._default_name(), "asking")
+            if job is not None and job.state == "downloading":
+                self._cancel.set()
+        return self._asked()
+
+    def rollback(self) -> dict[str, Any]:
+        """See ``ModelHook``. Raises CommandError."""
+        self._refuse_pinned()
+        with self._lock:
+            if self._stored.working is None and self._stored.active is None and self._wish is None:
+                raise CommandError(
+                    "not_available", "the model that the configuration names is at work: none is before it"
+                )
+            self._wish = _Wish(back=True)
+            self._cancel.set()
+        return self._asked()
+
+    def _asked(self) -> dict[str, Any]:
+        self.revision += 1
+        self._news.set()
+        return dict(model_state(self.status(self._serves.status)))
+
+    def _refuse_pinned(self) -> None:
+        if self._pinned:
+            raise CommandError("not_supported", "this run was started with --model: updates are for runs without it")
+
+    # ---- the worker
+
+    def work(self, beat: Beat) -> None:
+        """Do what is asked for, go on with what was left, watch what is on probation; until ``close``."""
+        del beat  # building an engine takes as long as it takes
+        self._done.clear()
+        try:
+            while not self._ended.is_set():
+                if not self._pinned and (self._activation is not None or self._join()):
+                    self._turn()
+                self._news.wait(LOOK_S)
+                self._news.clear()
+        finally:
+            self._done.set()
+
+    def _turn(self) -> None:
+        with self._lock:
+            wish, self._wish = self._wish, None
+            if not self._ended.is_set():
+                self._cancel.clear()
+        try:
+            if wish is not None:
+                self._fulfil(wish)
+            else:
+                self._go_on()
+        except Interrupted:
+            return
+        except EdgeAgentError as error:
+            self._troubled(error, wish)
+        try:
+            self._watch_probation()
+            self._announce()
+        except UpdateError as error:  # the disk is full, or broken: what is remembered is a little old
+            log.error("%s", error)
+
+    def _fulfil(self, wish: _Wish) -> None:
+        activation = self._at_work()
+        if wish.back:
+            self._attempt = None
+            activation.go_back()
+            self._serve(self._at_work().stored.active)
+            return
+        job = activation.stored.working
+        name, _, version = (wish.model or self._default_name()).partition("@")
+        if job is not None and job.state == "warming":  # installed before, and to be activated now
+            self._attempt = None
+            if wish.activate:
+                self._activate()
+            return
+        client = self._client()
+        offer = client.look(name, version or None)
+        self._attempt = None
+        self._retry_at, self._retry_s = 0.0, RETRY_S[0]
+        self._usual = self._watches.usual()
+        job = activation.install(client, offer, self._cancel, again=wish.again, activate=wish.activate)
+        if job is None:
+            if activation.stored.working is None:
+                bundle, already = offer.bundle, "it is active already"
+                self._attempt = UpdateStatus(bundle.label, "confirmed", bundle.sha256, None, "active", already)
+        elif job.state == "warming" and job.activate:
+            self._activate()
+
+    def _go_on(self) -> None:
+        """With a job that was left under way: by a crash, a stop, or a line that broke."""
+        activation = self._at_work()
+        job = activation.stored.working
+        if job is None or job.state not in BEFORE:
+            return
+        if job.state == "downloading" and time.monotonic() < self._retry_at:
+            activation.wait(LOOK_S)
+            return
+        if job.state != "warming":
+            self._attempt = None
+            offer = Offer(job.bundle, 0, "")
+            job = activation.run(_Again(self._client, job.bundle), offer, self._cancel)
+        if job.state == "warming" and job.activate:
+            self._activate()
+
+    def _activate(self) -> None:
+        activation = self._at_work()
+        job = activation.stored.working
+        assert job is not None
+        usual = self._usual or self._what_is_usual()
+        job = activation.activate(_Swap(self._serves, self._candidate(job.bundle), usual, self._watches.memory_mb))
+        if job.state == "probation":
+            self._begin_watching()
+        elif self._serves.now.bundle != activation.stored.active:
+            self._serve(self._at_work().stored.active)
+
+    def _troubled(self, error: EdgeAgentError, wish: _Wish | None) -> None:
+        """It did not come about, or not yet."""
+        code = getattr(error, "code", "failed")
+        job = self._at_work().stored.working
+        if error.retriable and job is not None and job.state == "downloading" and not isinstance(error, Busy):
+            log.warning("%s: %s; tried again in %.0f s", job.bundle.label, error, self._retry_s)
+            self._retry_at = time.monotonic() + self._retry_s
+            self._retry_s = min(2 * self._retry_s, RETRY_S[1])
+            self._attempt = replace(_of_job(job, self._config, self._progress), reason=code, detail=str(error)[:500])
+        else:
+            asked = (wish.model if wish is not None else None) or self._default_name()
+            log.error("update to %s refused: %s", asked, error)
+            self._attempt = UpdateStatus(asked, "refused", reason=code, detail=str(error)[:500])
+            self._tell("refused", asked, None, code, str(error)[:500])
+        self.revision += 1
+
+    # ---- probation
+
+    def _what_is_usual(self) -> Measures | None:
+        """For the model at work, after an agent that has just started has seen something of it."""
+        until = time.monotonic() + SETTLE_S + WINDOW_S
+        while time.monotonic() < until and self._watches.delivering:
+            self._watches.look()
+            if self._cancel.wait(LOOK_S):
+                raise Interrupted("stopped before it took over")
+        return self._watches.usual()
+
+    def _begin_watching(self) -> None:
+        job = self._stored.working
+        on_trial = job is not None and job.state == "probation" and job.bundle == self._serves.now.bundle
+        self._watches.begin((job.probation if on_trial and job is not None else None) or Probation())
+        self._usual = None
+
+    def _watch_probation(self) -> None:
+        fault = self._watches.look()
+        activation, config = self._at_work(), self._config.ota.probation
+        job = activation.stored.working
+        if job is None or job.state != "probation" or job.bundle != self._serves.now.bundle:
+            return
+        seen, now = self._watches.probation, time.monotonic()
+        if fault is not None:
+            activation.watched(seen)
+            self._take_back(*fault)
+        elif seen.passed(config):
+            activation.watched(seen)
+            activation.confirm()
+        elif seen.over(config):
+            activation.watched(seen)
+            activation.confirm("unobserved", f"its self-test alone decided: {seen.words(config)} until its deadline")
+        elif now - self._kept_at >= KEEP_S:
+            self._kept_at = now
+            activation.watched(seen)
+        self._progressed(seen.share(config))
+
+    def _take_back(self, reason: str, detail: str) -> None:
+        activation, before = self._at_work(), self._stored.previous
+        try:
+            activation.roll_back(reason, detail)
+        except UpdateError as error:  # it cannot be written down: the next start tries it once more
+            log.error("%s", error)
+        if reason == "hung":
+            log.error("the model on probation hangs: the agent starts again with the one before")
+            self._restart()
+            return
+        self._serve(before)
+
+    def _serve(self, bundle: Bundle | None) -> None:
+        if self._serves.now.bundle != bundle:
+            try:
+                self._serves.take(Candidate() if bundle is None else self._candidate(bundle))
+            except EdgeAgentError as error:
+                log.error("the model before cannot take over: %s; the agent starts again", error)
+                self._restart()
+                return
+        self._begin_watching()
+
+    # ---- the end
+
+    def died(self, reason: str) -> bool:
+        """The agent must end; whether a model on probation is at fault, which is taken back: the next start has the one before."""
+        self.end()
+        ended, job = self._done.wait(2.0), self._stored.working
+        if (
+            not ended
+            or self._activation is None
+            or job is None
+            or job.state != "probation"
+            or not reason.startswith("worker detect:")
+        ):
+            return False
+        self._activation.roll_back("errors", reason)
+        return True
+
+    def end(self) -> None:
+        """Let the worker end; does not wait for it."""
+        self._ended.set()
+        self._cancel.set()
+        self._news.set()
+
+    def close(self, *, in_order: bool) -> None:
+        """At the end. ``in_order``: this was no crash. Safe to call unstarted."""
+        self.end()
+        if self._done.wait(CLOSE_S) and self._activation is not None:
+            job = self._stored.working
+            if job is not None and job.state == "probation" and self._watch is not None:
+                self._activation.watched(self._watch.probation)
+            if in_order:
+                self._activation.ended()
+        self._held.close()
+
+    # ---- what they share
+
+    def _join(self) -> bool:
+        """Become the one who changes the store, unless another process is at it or the disk is broken."""
+        try:
+            self._held.enter_context(self._store.lock())
+            workshop = BoxWorkshop(self._config, lambda manifest: check_labels(self._config, manifest))
+            self._activation = Activation(self._store, workshop, boot=_kernel_boot(), tell=self._heard)
+        except UpdateError as error:
+            self._held.close()
+            if self._stored == Stored():
+                log.warning("models: %s", error)
+                self._stored = self._store.read()
+            return False
+        self._stored = self._activation.stored
+        if self._serving is not None:  # what another process did meanwhile
+            self._serve(self._stored.active)
+        return True
+
+    def _at_work(self) -> Activation:
+        assert self._activation is not None
+        return self._activation
+
+    def _heard(self, stored: Stored, progress: float | None) -> None:
+        """The activation has come further; called in the thread that drives it."""
+        moved = stored != self._stored
+        self._stored = stored
+        if moved:
+            self._progress = None
+            self.revision += 1
+        self._progressed(progress)
+
+    def _progressed(self, progress: float | None) -> None:
+        self._progress = progress if progress is not None else self._progress
+        if progress is not None and time.monotonic() - self._told_at >= PROGRESS_S:
+            self._told_at = time.monotonic()
+            self.revision += 1
+
+    def _announce(self) -> None:
+        """The last step of the job, if it was not yet told: also what an earlier run or another process did."""
+        activation = self._at_work()
+        job = activation.stored.job
+        if job is None or job.told == job.state or job.state not in ("probation", "confirmed", "rolled_back"):
+            return
+        self._tell(job.state, job.bundle.label, job.bundle.sha256, job.reason, job.detail)
+        activation.announced()
+
+    def _tell(self, state: Any, model: str, bundle: str | None, reason: str, detail: str) -> None:
+        facts = ModelFacts(model=model, bundle=bundle, state=state, active=self._serves.now.label)
+        if reason:
+            facts["reason"], facts["detail"] = reason, detail
+        self._tell_event("model", facts)
+
+    def _update_status(self, stored: Stored) -> UpdateStatus | None:
+        if (attempt := self._attempt) is not None:
+            return attempt
+        return None if stored.job is None else _of_job(stored.job, self._config, self._progress)
+
+    def _default_name(self) -> str:
+        return self._serves.now.model.manifest.name
+
+    def _configured(self) -> str:
+        return self._serves.configured
+
+    def _candidate(self, bundle: Bundle) -> Candidate:
+        return Candidate(bundle, self._store.place(bundle), "by update")
+
+    def _client(self) -> RepositoryClient:
+        config = self._config
+        battery = config.ota.clock == "battery"
+        trusted = TrustedTime(config.state_dir / "ota" / "time", lambda: battery or clock_synchronised() is not False)
+        return RepositoryClient(config.ota, config.state_dir / "ota", this_box(config), trusted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Swap:
+    """Fulfils ``activation.Serving``. ``usual``: what the model at work does, as it was measured before any of this."""
+
+    serving: ServingModel
+    candidate: Candidate
+    usual: Measures | None
+    memory_mb: Callable[[], float | None]
+
+    def warm(self, folder: Path) -> Measures | None:
+        """See ``Serving``."""
+        del folder
+        self.serving.warm(self.candidate)
+        return None if self.usual is None else self.usual.model_copy(update={"memory_mb": self.memory_mb()})
+
+    def swap(self) -> None:
+        """See ``Serving``."""
+        self.serving.swap()
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """Fulfils ``activation.Repository`` for a job that is taken up again: the repository is asked anew, if at all."""
+
+    client: Callable[[], RepositoryClient]
+    bundle: Bundle
+
+    def look(self, name: str, version: str | None = None) -> Offer:
+        """See ``Repository``."""
+        return self.client().look(name, version)
+
+    def fetch(self, offer: Offer, progress: Callable[[float], None], cancel: threading.Event) -> Path:
+        """See ``Repository``."""
+        client = self.client()
+        offer = client.look(self.bundle.name, self.bundle.version)
+        if offer.bundle != self.bundle:
+            raise NotOffered(f"{self.bundle.label} has another content in the repository now")
+        return client.fetch(offer, progress, cancel)
+
+
+def _of_job(job: Job, config: Config, progress: float | None) -> UpdateStatus:
+    if job.state == "probation" and job.probation is not None and progress is None:
+        progress = job.probation.share(config.ota.probation)
+    running = job.state not in ("confirmed", "rolled_back")
+    return UpdateStatus(
+        job.bundle.label, job.state, job.bundle.sha256, progress if running else None, job.reason, job.detail
+    )
+
+
+def _kernel_boot() -> str:
+    """Changes when the box starts, not when the agent does. Where it cannot be read each start counts as one of the box."""
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return uuid.uuid4().hex
