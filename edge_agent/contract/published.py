@@ -16,7 +16,16 @@ from edge_agent.sensors.sensor import SensorStateFacts
 from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
 from edge_agent.sinks.mqtt_visit import Probe
 from edge_agent.types import DEVICE, Phase, data_schema, event_type
+from edge_agent.usecases.intrusion import IntrusionEnded, IntrusionMinute, IntrusionStarted, IntrusionUpdated
+from edge_agent.usecases.line_count import Crossing, LineCountMinute
+from edge_agent.usecases.loitering import LoiteringEnded, LoiteringMinute, LoiteringStarted, LoiteringUpdated
 from edge_agent.usecases.minutes import DistancingMinute
+from edge_agent.usecases.occupancy import (
+    OccupancyMinute,
+    OverCapacityEnded,
+    OverCapacityStarted,
+    OverCapacityUpdated,
+)
 from edge_agent.usecases.sop_events import RunEnded, RunFacts, StepFacts
 from edge_agent.usecases.sop_run import What
 from edge_agent.usecases.violation import ViolationEnded, ViolationStarted, ViolationUpdated
@@ -53,6 +62,14 @@ def _event(use_case: str, what: str, data: Any, phase: Phase | None = None) -> M
     return Message(kind.removeprefix("edge_agent."), CloudEvent, data, fixed, EVENT_TYPE, last)
 
 
+def _episode(use_case: str, what: str, started: Any, updated: Any, ended: Any) -> tuple[Message, ...]:
+    return (
+        _event(use_case, what, started, "started"),
+        _event(use_case, what, updated, "updated"),
+        _event(use_case, what, ended, "ended"),
+    )
+
+
 def _minute(use_case: str, data: Any) -> Message:
     return Message(f"{use_case}.minute", MetricMessage, data, last=use_case)
 
@@ -77,12 +94,14 @@ CHANNELS = (
         "events/{camera}/{use_case}",
         "what a use case saw",
         (
-            _event("social_distancing", "violation", ViolationStarted, "started"),
-            _event("social_distancing", "violation", ViolationUpdated, "updated"),
-            _event("social_distancing", "violation", ViolationEnded, "ended"),
+            *_episode("social_distancing", "violation", ViolationStarted, ViolationUpdated, ViolationEnded),
             _event("sop", "run", RunFacts, "started"),
             _event("sop", "run", RunEnded, "ended"),
             *(_event("sop", what, StepFacts) for what in get_args(What)),
+            *_episode("occupancy", "over_capacity", OverCapacityStarted, OverCapacityUpdated, OverCapacityEnded),
+            _event("line_count", "crossing", Crossing),
+            *_episode("intrusion", "presence", IntrusionStarted, IntrusionUpdated, IntrusionEnded),
+            *_episode("loitering", "stay", LoiteringStarted, LoiteringUpdated, LoiteringEnded),
         ),
     ),
     Channel(
@@ -106,7 +125,13 @@ CHANNELS = (
         "metrics",
         "metrics/{camera}/{use_case}",
         "aggregates of each minute of UTC",
-        (_minute("social_distancing", DistancingMinute),),
+        (
+            _minute("social_distancing", DistancingMinute),
+            _minute("occupancy", OccupancyMinute),
+            _minute("line_count", LineCountMinute),
+            _minute("intrusion", IntrusionMinute),
+            _minute("loitering", LoiteringMinute),
+        ),
     ),
     Channel(
         "telemetry",

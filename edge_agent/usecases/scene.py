@@ -45,6 +45,7 @@ class Place:
         self._frame_lines, self._floor_lines = camera.lines, ground.lines if ground else {}
         self._lines: dict[tuple[str, Anchor], Line] = {}
         self._crossed: dict[tuple[str, Anchor], dict[int, tuple[int, float]]] = {}
+        self._now: dict[tuple[str, Anchor], list[tuple[int, int]]] = {}
 
     def watch(self, line: str, anchor: Anchor) -> None:
         """Follow who crosses this line. KeyError where the camera has none of that name."""
@@ -58,12 +59,17 @@ class Place:
         for (name, anchor), line in self._lines.items():
             crossed = self._crossed[name, anchor]
             self._crossed[name, anchor] = crossed = {i: c for i, c in crossed.items() if seen.t - c[1] <= CROSSED_S}
-            crossed.update({ident: (sign, seen.t) for ident, sign in self._cross(line, name, anchor, scene)})
+            self._now[name, anchor] = now = self._cross(line, name, anchor, scene)
+            crossed.update({ident: (sign, seen.t) for ident, sign in now})
         return scene
 
     def crossed(self, line: str, anchor: Anchor, direction: Direction) -> list[int]:
         """Ids of the things that have just crossed a line that is watched."""
         return [ident for ident, (sign, _) in self._crossed[line, anchor].items() if goes(direction, sign)]
+
+    def crossings(self, line: str, anchor: Anchor) -> list[tuple[int, int]]:
+        """Who crossed a line that is watched in this very frame: id; above zero for forward, below for backward."""
+        return self._now.get((line, anchor), [])
 
     def _cross(self, line: Line, name: str, anchor: Anchor, scene: Scene) -> list[tuple[int, int]]:
         things = scene.things
@@ -75,7 +81,9 @@ class Place:
             at, clear = scene.points(anchor), CLEAR * scene.heights / scene.size[1]
         line.keep(things.ids.tolist())
         points = [(x, y) for x, y in at[here].tolist()]
-        return line.update(zip(things.ids[here].tolist(), points, clear[here].tolist(), strict=True))
+        crossed = line.update(zip(things.ids[here].tolist(), points, clear[here].tolist(), strict=True))
+        gone = (things.left | (things.unseen_s >= GRACE_S)) & ~things.new
+        return crossed + line.settle(things.ids[gone].tolist())
 
 
 class Scene:
@@ -89,6 +97,11 @@ class Scene:
         self.persons: Bools = things.labels == 0
         self._points: dict[Anchor, F64] = {}
         self._zones: dict[Anchor | None, Truths] = {}
+
+    @property
+    def now(self) -> tuple[float, float]:
+        """Seconds on the camera's clock, and UTC."""
+        return self.t, self.utc
 
     def points(self, anchor: Anchor) -> F64:
         """(N,2) anchor points in fractions of the frame."""
