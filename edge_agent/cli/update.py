@@ -90,9 +90,7 @@ def _update(args: argparse.Namespace) -> int:
     return _tell(args, updater.stored, home, words)
 
 
-def _updater(
-    args: argparse.Namespace, home: Home, state_dir: Path, cancel: threading.Event, tell: Any
-) -> Updater:
+def _updater(args: argparse.Namespace, home: Home, state_dir: Path, cancel: threading.Event, tell: Any) -> Updater:
     from edge_agent.ota.agent_update import ReleaseWorkshop, Service, Updater
     from edge_agent.ota.child import run
 

@@ -191,12 +191,12 @@ class Updater:
         cancel: threading.Event,
         tell: Callable[[Stored, float | None], None] = lambda _stored, _progress: None,
     ) -> None:
-        store = ReleaseStore(home)
-        store.adopt()
+        self._store = ReleaseStore(home)
+        self._store.adopt()
         self._home, self._service, self._cancel = home, service, cancel
-        self._activation = Activation(store, workshop, tell=tell)
+        self._activation = Activation(self._store, workshop, tell=tell)
         self._before = home.update / "before"
-        self._align()
+        self._moved = self._align()
 
     @property
     def stored(self) -> Stored:
@@ -210,6 +210,7 @@ class Updater:
         """
         job = self.stored.working
         if job is None:
+            self._follow()
             return None
         if job.state == "probation":
             self._activation.retry()
@@ -279,6 +280,12 @@ class Updater:
         assert job is not None
         return job
 
+    def _follow(self) -> None:
+        """Something was taken back, and the power went before the service was: it follows now."""
+        seen, active = self._service.probe(), self.stored.active
+        if self._moved or (seen is not None and active is not None and seen.version != active.version):
+            self._return()
+
     def _return(self) -> None:
         """The service is what it was before: the link, and the process where it is another."""
         self._align()
@@ -301,13 +308,15 @@ class Updater:
             return "failing"
         return next((level for level in LEVELS if level == text), "failing")
 
-    def _align(self) -> None:
-        """Let the links say what the state says."""
-        stored = self.stored
+    def _align(self) -> bool:
+        """Let the links say what the state says, and remove what nothing names then; whether the service's was another."""
+        stored, before = self.stored, self._home.linked(CURRENT)
         proven = stored.previous if stored.job is not None and stored.job.state == "probation" else stored.active
         for link, bundle in ((CURRENT, stored.active), (UPDATER, proven)):
             if bundle is not None and self._home.built(bundle.version) is not None:
                 self._home.lead(link, bundle.version)
+        self._store.collect(stored)
+        return self._home.linked(CURRENT) != before
 
 
 class _Nowhere:

@@ -53,9 +53,7 @@ class RepositoryClient:
     ``kind``: of the bundles that it looks for.
     """
 
-    def __init__(
-        self, config: OtaConfig, folder: Path, box: Box, time: TrustedTime, kind: str = MODEL
-    ) -> None:
+    def __init__(self, config: OtaConfig, folder: Path, box: Box, time: TrustedTime, kind: str = MODEL) -> None:
         if config.repository is None or config.root_file is None:
             raise UsageError(
                 "no repository is configured: set ota.repository and ota.root_file (docs/update-models.md)"
