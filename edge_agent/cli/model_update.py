@@ -46,7 +46,7 @@ def _install(args: argparse.Namespace) -> int:
 
     config = config_file.load(args.config)
     store = _store(config)
-    with store.lock(), _cancelled_by_signals() as cancel, _bar(quiet=args.json) as progress:
+    with store.lock(), cancelled_by_signals() as cancel, bar(quiet=args.json) as progress:
         activation = _activation(config, store, progress)
         battery = config.ota.clock == "battery"
         time = TrustedTime(config.state_dir / "ota" / "time", lambda: battery or clock_synchronised() is not False)
@@ -143,7 +143,8 @@ def _no_progress(_doing: str, _done: float | None) -> None:
 
 
 @contextlib.contextmanager
-def _bar(*, quiet: bool) -> Iterator[Progress]:
+def bar(*, quiet: bool) -> Iterator[Progress]:
+    """On a terminal."""
     from rich.console import Console
     from rich.progress import Progress as Bar
 
@@ -158,7 +159,7 @@ def _bar(*, quiet: bool) -> Iterator[Progress]:
 
 
 @contextlib.contextmanager
-def _cancelled_by_signals() -> Iterator[threading.Event]:
+def cancelled_by_signals() -> Iterator[threading.Event]:
     """Ctrl-C and ``kill`` end it in order: what is fetched stays for the next time."""
     cancel = threading.Event()
     before = {number: signal.signal(number, lambda *_: cancel.set()) for number in (signal.SIGINT, signal.SIGTERM)}

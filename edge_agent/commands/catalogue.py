@@ -77,6 +77,7 @@ class Pong(Result):
     boot_id: str = Field(description="changes with every start of the agent")
     version: str
     uptime_s: float
+    readiness: Literal["ok", "degraded", "failing"] = Field(description="as `GET /readyz`")
 
 
 class Snapshot(Result):

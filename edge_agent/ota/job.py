@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from edge_agent.errors import Busy, Rejected, UsageError
+from edge_agent.errors import Busy, NoRoom, Rejected, UsageError
 from edge_agent.ota.offer import Bundle
 from edge_agent.ota.probation import Measures, Probation
 
@@ -36,7 +36,8 @@ DEADLINE_S = 6 * 3600.0
 """From the first step to probation; time without power does not count."""
 REJECTED = 16
 DAMAGED = "damaged"
-"""As a reason: the disk is at fault and not the model."""
+BLAMELESS = frozenset({DAMAGED, NoRoom.code})
+"""Reasons for which the disk is at fault and not the bundle: it may be tried again."""
 Text = Annotated[str, StringConstraints(max_length=500)]
 
 
@@ -193,7 +194,7 @@ def roll_back(stored: Stored, reason: str, detail: str) -> Stored:
     job = _working(stored)
     if job.state == "probation":
         stored = stored.model_copy(update={"active": stored.previous, "previous": None})
-    if job.state != "downloading" and reason != DAMAGED:
+    if job.state != "downloading" and reason not in BLAMELESS:
         stored = _reject(stored, job.bundle, f"{reason}: {detail}")
     stored = stored.model_copy(update={"candidate": None})
     return _with(stored, state="rolled_back", reason=reason, detail=detail[:500])

@@ -1,0 +1,94 @@
+"""Releases for tests: real archives with a real wheel, whose agent is a small program that answers on a real control socket."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import sys
+import textwrap
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from edge_agent.ota.repository.pack import Packed, pack
+
+_AGENT = '''
+"""The agent of release {version}: as much of it as an updater has to do with."""
+import json, os, signal, socket, sys, time
+
+VERSION, READINESS, DIES = {version!r}, {readiness!r}, {dies!r}
+
+def main():
+    words = sys.argv[1:]
+    if words == ["--version"]:
+        print("edge-agent", VERSION)
+    elif words[:1] == ["run"]:
+        return run(words[-1])
+    elif words[:2] != ["update", "--status"] and words[:1] != ["check"]:
+        return 2
+    return 0
+
+def run(state):
+    if DIES:
+        return 1
+    path = os.path.join(state, "control.sock")
+    if os.path.exists(path):
+        os.unlink(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(path)
+        server.listen(8)
+        while True:
+            client, _ = server.accept()
+            with client, client.makefile("rwb") as lines:
+                lines.readline()
+                result = {{"version": VERSION, "readiness": READINESS}}
+                lines.write(json.dumps({{"ok": True, "result": result}}).encode() + b"\\n")
+                lines.flush()
+'''
+SERVICE = Path(__file__).with_name("release_service.py")
+
+
+def write_wheel(
+    folder: Path,
+    version: str,
+    *,
+    readiness: str = "ok",
+    dies: bool = False,
+    more: Mapping[str, str] | None = None,
+    says: str | None = None,
+) -> Path:
+    """The agent's wheel; ``more``: further modules of it, ``says``: the version that it says it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = f"edge_agent-{version}.dist-info"
+    agent = _AGENT.format(version=says or version, readiness=readiness, dies=dies)
+    files = {
+        "edge_agent/__init__.py": f"__version__ = {version!r}\n",
+        "edge_agent/cli.py": textwrap.dedent(agent),
+        **{f"edge_agent/{name}.py": text for name, text in (more or {}).items()},
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: edge-agent\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[console_scripts]\nedge-agent = edge_agent.cli:main\n",
+    }
+    record = "".join(f"{name},sha256={_hash(text)},{len(text)}\n" for name, text in files.items())
+    path = folder / f"edge_agent-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+        archive.writestr(f"{info}/RECORD", f"{record}{info}/RECORD,,\n")
+    return path
+
+
+def write_release(folder: Path, version: str, **agent: object) -> Packed:
+    """The archive of a release; see ``write_wheel``."""
+    wheels = folder / f"wheels-{version}"
+    write_wheel(wheels, version, **agent)  # type: ignore[arg-type]
+    return pack(wheels, folder / f"{version}.tar")
+
+
+def restart_command(home: Path, state: Path) -> str:
+    """What starts the service anew: a real process, from the link, as systemd would."""
+    return f"{sys.executable} {SERVICE} {home} {state}"
+
+
+def _hash(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
