@@ -29,6 +29,7 @@ from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
 from edge_agent.health.sd_notify import Notifier
 from edge_agent.health.status import AgentStatus, ModelStatus
+from edge_agent.journal import told
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import CameraLane, DetectionPool, FrameResult
 from edge_agent.record import RecordWriter
@@ -204,7 +205,7 @@ class Agent:
                 self.again &= self.supervisor.signal is None
                 self._stop()
         if self.supervisor.failure is not None:
-            log.error("%s", self.supervisor.failure)
+            log.error("%s", self.supervisor.failure, extra=told("agent.failed"))
             return self.supervisor.failure.exit_code
         return int(any(unit.recorder is not None and unit.recorder.failure for unit in self.cameras))
 
@@ -265,6 +266,7 @@ class Agent:
         gc.collect()
         gc.freeze()
         self._notifier.ready("running")
+        log.info("edge-agent %s runs", __version__, extra=told("agent.ready", version=__version__))
 
     def _tick(self, tick: Callable[[], None]) -> None:
         self._notifier.watchdog(self.supervisor.check())
@@ -298,6 +300,7 @@ class Agent:
             self.mqtt.publish_now("model", model_state(status.model), retain=True)
 
     def _stop(self) -> None:
+        log.info("stopping%s", ", to start again" if self.again else "", extra=told("agent.stopping"))
         if self.again:
             self._notifier.restarting("starting again")
         else:

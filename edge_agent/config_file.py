@@ -255,7 +255,9 @@ def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
         if isinstance(value, str) and value:
             section[place[-1]] = str((folder / Path(value).expanduser()).resolve())
     for name in ("state_dir", "models_dir"):
-        default = _INSTALLED.get((str(folder.resolve()), name)) or (folder / Config.model_fields[name].default).resolve()
+        default = (
+            _INSTALLED.get((str(folder.resolve()), name)) or (folder / Config.model_fields[name].default).resolve()
+        )
         effective.setdefault(name, str(default))
 
 
