@@ -31,7 +31,8 @@ _SYSTEMD_PYTHON = Path("/usr/lib/python3/dist-packages/systemd")
 _VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 needs_nspawn = pytest.mark.skipif(
-    os.geteuid() != 0 or sys.base_prefix != "/usr", reason="needs root, and a virtual environment of the system's Python"
+    os.geteuid() != 0 or sys.base_prefix != "/usr",
+    reason="needs root, and a virtual environment of the system's Python",
 )
 
 
@@ -79,9 +80,20 @@ class Machine:
         """Start it; returns once systemd answers."""
         binds = {self.tree / "etc" / name: f"/etc/{name}" for name in ("systemd/system", "sysusers.d", "tmpfiles.d")}
         binds |= {self.tree / "etc/edge-agent": "/etc/edge-agent", self.tree / "opt": "/opt"}
-        read_only = {Path(_PACKAGES): "/opt/edge-agent/packages", ROOT / "edge_agent": "/opt/edge-agent/source/edge_agent"}
+        read_only = {
+            Path(_PACKAGES): "/opt/edge-agent/packages",
+            ROOT / "edge_agent": "/opt/edge-agent/source/edge_agent",
+        }
         read_only |= {ROOT / "models": f"/{RELEASE}/models"}
-        command = ["systemd-nspawn", "--quiet", "--boot", "--directory=/", "--volatile=yes", "--register=no", "--keep-unit"]
+        command = [
+            "systemd-nspawn",
+            "--quiet",
+            "--boot",
+            "--directory=/",
+            "--volatile=yes",
+            "--register=no",
+            "--keep-unit",
+        ]
         command += [f"--machine=ea{uuid.uuid4().hex[:10]}", "--private-network", "--console=pipe"]
         command += [f"--bind={ours}:{there}" for ours, there in (binds | self._binds).items()]
         command += [f"--bind-ro={ours}:{there}" for ours, there in read_only.items()]
@@ -138,7 +150,9 @@ class Machine:
 
     def wait_for_service(self, timeout_s: float = 90.0) -> int:
         """Until it is active; its process id."""
-        wait_for(lambda: self.show("ActiveState") == "active" and self.pid(), timeout_s, f"service: {self.log()[-1500:]}")
+        wait_for(
+            lambda: self.show("ActiveState") == "active" and self.pid(), timeout_s, f"service: {self.log()[-1500:]}"
+        )
         return self.pid()
 
     def off(self) -> None:

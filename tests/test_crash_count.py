@@ -53,7 +53,7 @@ def test_nothing_is_counted_where_the_boot_cannot_be_told(tmp_path: Path) -> Non
 
 
 def test_a_try_out_of_safe_mode_that_crashes_goes_back_there_for_longer(tmp_path: Path) -> None:
-    pauses = []
+    pauses: list[float] = []
     for _ in range(len(RETRY_S) + 2):
         start = crashes(tmp_path, LIMIT) if not pauses else CrashCount(tmp_path, "a")
         assert start.safe_mode
