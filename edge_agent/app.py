@@ -36,6 +36,7 @@ from edge_agent.report import state_line
 from edge_agent.sensors.sensors import Sensors
 from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.build import batch_sinks
+from edge_agent.sinks.home_assistant_link import HomeAssistant
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.sinks.mqtt import wants as mqtt_wants
 from edge_agent.sinks.mqtt_inbound import Listener
@@ -156,6 +157,7 @@ class Agent:
         self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
         self.mqtt: MqttSink | None = None
+        self.home_assistant = HomeAssistant(config, self.device, __version__, self._retain, self._beat_now)
         self.commands = AgentCommands(self, options.file, self._answer)
         if config.mqtt.enabled and options.mqtt:
             self.mqtt = MqttSink(
@@ -215,12 +217,13 @@ class Agent:
         ]
         if self.config.commands.enabled:
             listeners.append(Listener(self.commands.topic, self.commands.on_message))
-        return listeners
+        return listeners + self.home_assistant.listeners
 
     def _start(self) -> None:
         self.supervisor.install_signals(self._last_words)
         self.outbox.start()
         self.commands.start()
+        self.home_assistant.start()
         if self.mqtt is not None:
             self.mqtt.start()
         for pump in self.pumps:
@@ -271,6 +274,7 @@ class Agent:
         for unit in self.cameras:
             unit.look()
         self.commands.look()
+        self.home_assistant.look()
         self.outbox.put(self.sensors.look())
         self._tell()
         tick()
@@ -295,6 +299,7 @@ class Agent:
         if connects != self._told_connects:
             self._told_connects = connects
             self.commands.connected()
+            self.home_assistant.connected()
             self.mqtt.publish_now("model", model_state(status.model), retain=True)
 
     def _stop(self) -> None:
@@ -368,13 +373,20 @@ class Agent:
     def reconfigure(self, config: Config) -> None:
         """Take over a configuration that differs only in what is asked for anew each time; from any thread."""
         self.config, self._digest = config, config.digest()
-        self._next_beat = 0.0  # with its hash
+        self.home_assistant.changed(config)
+        self._beat_now()  # with its hash
         logging.getLogger().setLevel(config.logging.level.upper())
 
     def restart(self) -> None:
         """Stop in order, and start again as a new process."""
         self.again = True
         self.stop.set()
+
+    def _beat_now(self) -> None:
+        self._next_beat = 0.0
+
+    def _retain(self, topic: str, payload: bytes, done: Callable[[str], None]) -> bool:
+        return self.mqtt is not None and self.mqtt.retain(topic, payload, done)
 
     def _answer(self, topic: str, payload: bytes, correlation: bytes | None) -> bool:
         return self.mqtt is not None and self.mqtt.answer(topic, payload, correlation)
