@@ -265,7 +265,7 @@ def test_a_change_from_afar_is_told(tmp_path: Path) -> None:
 
 
 @contextmanager
-def at(server: Mosquitto, folder: Path, **options: Any) -> Iterator[tuple[Link, MqttSink]]:
+def at(server: Mosquitto, folder: Path, home: bool = True, **options: Any) -> Iterator[tuple[Link, MqttSink]]:
     """A link over a real sink, connected; whoever has it calls ``look``, as the agent does."""
     sinks: list[MqttSink] = []
 
@@ -273,7 +273,7 @@ def at(server: Mosquitto, folder: Path, **options: Any) -> Iterator[tuple[Link, 
         sinks[0].publish_now("heartbeat", heartbeat(), retain=False)
 
     made = Link(
-        configured().model_copy(update={"state_dir": folder}),
+        configured(home=home).model_copy(update={"state_dir": folder}),
         "box",
         "1",
         lambda topic, payload, done: sinks[0].retain(topic, payload, done),  # noqa: PLW0108 - it is not there yet
@@ -303,7 +303,6 @@ def test_it_hears_that_home_assistant_came_and_survives_a_new_broker(tmp_path: P
     with broker(tmp_path / "m") as server, at(server, tmp_path) as (link, sink):
         with subscriber(server.port) as sub:
             wait_for(lambda: config_messages(sub))
-            assert sub.under("/config")[0].retain, "it was there before we subscribed"
             sub.publish(BIRTH_TOPIC, b"online", retain=False)
             wait_for(lambda: looked(link) and len(config_messages(sub)) > 1 and sub.under("/heartbeat"))
         server.kill()
@@ -312,8 +311,23 @@ def test_it_hears_that_home_assistant_came_and_survives_a_new_broker(tmp_path: P
             wait_for(lambda: sink.state().connects > 1 and sink.state().connected)
             link.connected()
             wait_for(lambda: config_messages(sub))
-            home = HomeAssistant(*sub.messages)
-            assert home.states["connectivity"] in {"on", "unknown"} and "cam_fps" in home.components
+        with subscriber(server.port) as late:
+            wait_for(lambda: config_messages(late))
+            assert late.under("/config")[0].retain
+            assert "cam_fps" in HomeAssistant(*late.messages).components
+
+
+@pytest.mark.slow
+def test_where_it_is_switched_off_the_broker_forgets_it(tmp_path: Path) -> None:
+    with broker(tmp_path / "m") as server, subscriber(server.port) as sub:
+        with at(server, tmp_path) as (link, _):
+            wait_for(lambda: looked(link) and config_messages(sub))
+        with at(server, tmp_path, home=False) as (link, _):
+            wait_for(lambda: looked(link) and not (tmp_path / "home-assistant.json").exists())
+        wait_for(lambda: config_messages(sub)[-1] == b"")
+        with subscriber(server.port) as late:
+            wait_for(lambda: late.under("/status"))
+            assert not config_messages(late)
 
 
 @pytest.mark.slow
@@ -334,13 +348,13 @@ def test_a_broker_that_forbids_it_takes_events_all_the_same(tmp_path: Path, capl
 
 
 @pytest.mark.slow
-def test_an_agent_shows_up_goes_and_is_taken_back(root: Path, tmp_path: Path, vtest_video: Path) -> None:
+def test_an_agent_shows_up_and_what_goes_is_removed(root: Path, tmp_path: Path, vtest_video: Path) -> None:
     with broker(tmp_path / "m") as server, subscriber(server.port) as sub:
         video = {"source": str(vtest_video), "fps": 7, "max_fps": 2}
         both = [{"id": "hall", **video}, {"id": "till", **video}]
 
-        def config(cameras: list[dict[str, Any]], home: bool) -> Path:
-            return config_for(root, tmp_path, server, cameras=cameras, mqtt={"home_assistant": home, "heartbeat_s": 1})
+        def config(cameras: list[dict[str, Any]]) -> Path:
+            return config_for(root, tmp_path, server, cameras=cameras, mqtt={"home_assistant": True, "heartbeat_s": 1})
 
         home = HomeAssistant()
         taken = 0
@@ -352,16 +366,12 @@ def test_an_agent_shows_up_goes_and_is_taken_back(root: Path, tmp_path: Path, vt
                 taken += 1
             return home.states
 
-        with RunningAgent(tmp_path, "-c", config(both, True), "--realtime") as agent:
+        with RunningAgent(tmp_path, "-c", config(both), "--realtime") as agent:
             wait_for(lambda: states().get("till_state") == "delivering", 90, "a camera in Home Assistant")
             assert states()["connectivity"] == "on" and states()["model"].startswith("person-")
             agent.end(signal.SIGKILL)
             wait_for(lambda: states()["connectivity"] == "off", what="offline after a kill")
             assert states()["hall_fps"] == "unavailable"
-        with RunningAgent(tmp_path, "-c", config(both[:1], True), "--realtime") as agent:
+        with RunningAgent(tmp_path, "-c", config(both[:1]), "--realtime") as agent:
             wait_for(lambda: states()["connectivity"] == "on" and "till_fps" not in states(), 90, "one camera less")
-            agent.end()
-        with RunningAgent(tmp_path, "-c", config(both[:1], False), "--realtime") as agent:
-            wait_for(lambda: not states(), 90, "taken back")
-            wait_for(lambda: not (tmp_path / "state" / "home-assistant.json").exists())
             agent.end()
