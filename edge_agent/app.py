@@ -41,6 +41,7 @@ from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.sinks.mqtt import wants as mqtt_wants
 from edge_agent.sinks.mqtt_inbound import Listener
 from edge_agent.snapshot import snapshot_jpeg
+from edge_agent.sparkplug_board import sparkplug_sink
 from edge_agent.state_dir import state_lock
 from edge_agent.status_board import camera_status, mqtt_status, outbox_status, sink_status
 from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
@@ -170,6 +171,7 @@ class Agent:
                 on_alarm=lambda event: self.outbox.put([event]),
                 listeners=self._listeners(),
             )
+        self.sparkplug = sparkplug_sink(self) if self.mqtt is not None else None
         self.pumps = [BatchPump(name, self.outbox.outlet(name), sink) for name, sink in sinks.items()]
         self.rest: RestServer | None = None
         if config.http.enabled:
@@ -226,6 +228,8 @@ class Agent:
         self.home_assistant.start()
         if self.mqtt is not None:
             self.mqtt.start()
+        if self.sparkplug is not None:
+            self.sparkplug.start()
         for pump in self.pumps:
             pump.start()
         if self.rest is not None:
@@ -330,12 +334,16 @@ class Agent:
     def _close_sinks(self) -> None:
         """All at once: each has the whole second."""
         until = time.monotonic() + 1.9
+        if self.sparkplug is not None:
+            self.sparkplug.end()
         for pump in self.pumps:
             pump.end(1.0)
         if self.mqtt is not None:
             self.mqtt.stop(1.0, 0.8)
         for pump in self.pumps:
             pump.join(max(0.0, until - time.monotonic()))
+        if self.sparkplug is not None:
+            self.sparkplug.join(max(0.0, until - time.monotonic()))
 
     def _close_chains(self) -> None:
         asked = self.again or self.supervisor.signal is not None or self.supervisor.failure is not None

@@ -14,6 +14,7 @@ TcpPort = Annotated[int, Field(ge=1, le=65535)]
 DiscoveryPrefix = Annotated[
     str, StringConstraints(pattern=r"^[^$+#/\x00-\x1f][^+#\x00-\x1f]*[^+#/\x00-\x1f]$", max_length=100)
 ]
+SparkplugId = Annotated[str, StringConstraints(pattern=r"^[^+#/\x00-\x1f]+$", max_length=100)]
 PropertyText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _FOR_EVER_S = 4_294_967_294
 
@@ -33,6 +34,13 @@ class BrokerConfig(Strict):
 
     host: HostName | None = Field(None, description="the broker's name or address; default: mqtt.host")
     port: TcpPort | None = Field(None, description="the broker's TCP port; default: mqtt.port")
+
+
+class SparkplugConfig(Strict):
+    """The box as an Edge Node of Sparkplug B, its cameras as Devices."""
+
+    group_id: SparkplugId = Field(description="the group that the box belongs to")
+    edge_node_id: SparkplugId | None = Field(None, description="the box in that group, unique there; default: device")
 
 
 class MqttConfig(Strict):
@@ -72,6 +80,7 @@ class MqttConfig(Strict):
         False,
         description="tell Home Assistant what there is by MQTT discovery; true: at its default prefix homeassistant",
     )
+    sparkplug: SparkplugConfig | None = Field(None, description="state also as Sparkplug B; default: no")
     heartbeat_s: float = Field(30.0, ge=1, le=3600, description="time between heartbeats")
     reconnect_spread_s: float = Field(
         10.0, ge=0, le=3600, description="devices that lost their broker come back at random within so long"
