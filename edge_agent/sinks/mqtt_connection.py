@@ -34,10 +34,12 @@ _REASON_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker publishes, retained, when the connection breaks."""
+    """What the broker publishes at QoS 1 when the connection breaks."""
 
     topic: str
     payload: bytes
+    retain: bool = True
+    content_type: str = JSON_TYPE
 
 
 class Refused(SinkUnavailable):
@@ -107,8 +109,8 @@ class Connection:
         client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(65535)  # the window is ours; paho must never hold a message back
         if will is not None:
-            properties = of_will(self._config, JSON_TYPE) if self._five else None
-            client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
+            properties = of_will(self._config, will.content_type) if self._five else None
+            client.will_set(will.topic, will.payload, qos=1, retain=will.retain, properties=properties)
         secret = password(self._config)
         if self._config.username is not None or secret is not None:
             client.username_pw_set(self._config.username or "", secret)
@@ -173,6 +175,13 @@ class Connection:
         """Send an answer, with the ``correlation`` of what was asked; otherwise like ``publish``."""
         properties, size = self._contents.of_answer(content_type, correlation)
         return self._publish(topic, payload, properties, size, retain=False)
+
+    def send(self, topic: str, payload: bytes) -> None:
+        """Send at QoS 0: nothing tells whether it arrives. Raises SinkUnavailable."""
+        info = self._client.publish(topic, payload, qos=0)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self.check()
+            raise SinkUnavailable(paho.error_string(info.rc))
 
     def _publish(self, on_wire: str, payload: bytes, properties: Properties | None, size: int, *, retain: bool) -> int:
         if not self._five:
