@@ -86,7 +86,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (place / "bin" / "edge-agent").write_text(folder.name)
 
     monkeypatch.setattr(release, "_install", install)
-    monkeypatch.setattr(release.os, "sync", lambda: None)
+    monkeypatch.setattr("edge_agent.ota.release.os.sync", lambda: None)
     monkeypatch.setattr(agent_update, "POLL_S", 0.01)
 
 
