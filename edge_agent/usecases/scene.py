@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_agent.config import CameraConfig
 from edge_agent.config_sop import Anchor, Direction
 from edge_agent.types import F64, Bools, Observation
-from edge_agent.usecases.evidence import FALSE, GRACE_S, TRUE, UNKNOWN
+from edge_agent.usecases.evidence import BLIND_S, FALSE, GRACE_S, TRUE, UNKNOWN
 from edge_agent.usecases.lines import CLEAR, CLEAR_M, Line, goes
 from edge_agent.usecases.things import Memory, Things
 from edge_agent.usecases.zones import Zones, anchors
@@ -79,7 +79,8 @@ class Place:
             at, clear = things.xy * (1, -1), np.full(len(here), CLEAR_M)
         else:
             at, clear = scene.points(anchor), CLEAR * scene.heights / scene.size[1]
-        line.keep(things.ids.tolist())
+        # Who was out of sight for longer may have come another way, or be somebody else.
+        line.keep(things.ids[things.unseen_s <= BLIND_S].tolist())
         points = [(x, y) for x, y in at[here].tolist()]
         crossed = line.update(zip(things.ids[here].tolist(), points, clear[here].tolist(), strict=True))
         gone = (things.left | (things.unseen_s >= GRACE_S)) & ~things.new
