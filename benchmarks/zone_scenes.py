@@ -75,7 +75,9 @@ class Scene:
 def make(seed: int, people: int = 3) -> Scene:
     """A scene of about half a minute."""
     rng = Random(seed)
-    actors, crossings, stays = [], [], []
+    actors: list[Actor] = []
+    crossings: list[tuple[float, int]] = []
+    stays: list[Span] = []
     for k in range(people):
         # Lanes apart from each other: who hides whom is the faults' business.
         y = 0.45 + 0.5 * (k + rng.uniform(0.2, 0.8)) / people

@@ -25,6 +25,7 @@ from edge_agent.config import TrackConfig
 from edge_agent.track import MultiObjectTracker
 from edge_agent.types import Event, Metric, Observation, Output, Tracks, parse_rfc3339, uuid7_factory
 from edge_agent.usecases.ground import CameraGround
+from edge_agent.usecases.scene import Places
 
 FPS = (2.0, 5.0, 10.0, 15.0, 30.0, 60.0)
 START = 1_700_000_000.0
@@ -61,7 +62,8 @@ def watch(
 def play(scene: Scene, faults: Faults | None, seed: int, fps: float, size: tuple[int, int]) -> list[Output]:
     """What the four use cases tell of a scene."""
     new_id, ground = uuid7_factory(Random(seed)), CameraGround(CAMERA)
-    cases = [MAKERS[name](section, CAMERA, new_id) for name, section in USE_CASES.at_work()]
+    places = Places(CAMERA)
+    cases = [MAKERS[name](section, CAMERA, new_id, places) for name, section in USE_CASES.at_work()]
     told: list[Output] = []
     for index, (t, tracks) in enumerate(watch(scene, faults, seed, fps, size)):
         seen = Observation(CAMERA.id, index, t, START + t, size, tracks, *ground.update(tracks, t, size))

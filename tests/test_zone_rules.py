@@ -26,6 +26,7 @@ from edge_agent.errors import ConfigError
 from edge_agent.pipeline import UseCase
 from edge_agent.sentences import sentence
 from edge_agent.types import Event, Metric, Output, rfc3339, uuid7_factory
+from edge_agent.usecases.scene import Places
 from tests.agent_process import RunningAgent, run_agent, write_config
 from tests.scene_fixtures import LEFT, MIDDLE, NOWHERE, RIGHT, START, Person, Place, camera, observe
 from tests.test_run import stored
@@ -38,7 +39,8 @@ LINES = {"door": [[0.5, 0.3], [0.5, 0.9]]}
 def case(name: str, rule: dict[str, Any], **section: Any) -> UseCase:
     config = UseCasesConfig.model_validate({name: {"rules": [{"name": "it", **rule}], **section}})
     ((_, made),) = config.at_work()
-    return USE_CASES[name](made, camera(lines=LINES), uuid7_factory(random.Random(1)))
+    at = camera(lines=LINES)
+    return USE_CASES[name](made, at, uuid7_factory(random.Random(1)), Places(at))
 
 
 def play(
@@ -98,7 +100,7 @@ def test_too_many_from_start_to_end(fps: int) -> None:
     assert started.episode == updated.episode == ended.episode and len({e.id for e in (started, updated, ended)}) == 3
     assert started.utc == pytest.approx(START + 5, abs=1 / fps)
     assert started.data["duration_s"] == pytest.approx(3, abs=1.1 / fps)
-    assert started.data | {"started": "", "duration_s": 0} == {
+    assert {**started.data, "started": "", "duration_s": 0} == {
         "rule": "it", "zone": "left", "capacity": 1, "people": 2, "people_max": 2,
         "started": "", "duration_s": 0, "ended": None,
     }  # fmt: skip
