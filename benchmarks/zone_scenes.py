@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 import numpy as np
@@ -20,7 +21,9 @@ LINE_X = 0.5
 ZONE = (0.6, 0.95)
 """From left to right, in fractions of the frame; from half the height down."""
 CAPACITY, DWELL_S = 2, 12.0
-HOLD_S = 3.0
+LEAVE_S = 3.0
+UNSURE_S = 1.5
+"""What lasts longer or shorter than a limit by no more may be judged either way."""
 CAMERA = CameraConfig.model_validate(
     {
         "id": "cam",
@@ -59,12 +62,12 @@ class Scene:
         return sum(a <= t < b for a, b in self.stays)
 
     def spans(self, least: int, hold_s: float) -> list[Span]:
-        """When at least so many were in the zone, for longer than ``hold_s``; interruptions below ``HOLD_S`` do not count."""
+        """When at least so many were in the zone, for longer than ``hold_s``; interruptions below ``LEAVE_S`` do not count."""
         edges = sorted({t for stay in self.stays for t in stay})
         found: list[Span] = []
-        for a, b in zip(edges, edges[1:], strict=False):
+        for a, b in pairwise(edges):
             if self.inside((a + b) / 2) >= least:
-                joins = found and a - found[-1][1] < HOLD_S
+                joins = found and a - found[-1][1] < LEAVE_S
                 found = [*found[:-1], (found[-1][0], b)] if joins else [*found, (a, b)]
         return [(a, b) for a, b in found if b - a > hold_s]
 
@@ -81,7 +84,7 @@ def make(seed: int, people: int = 3) -> Scene:
         actor = Actor(rng.uniform(0, 4), (rng.choice([0.06, 0.3]), y))
         for _ in range(rng.randint(2, 5)):
             _one_thing(actor, rng, y, crossings, stays)
-        actor.stay(1.0)
+        _walk(actor, (-0.1, y), crossings)  # out of the picture
         actors.append(actor)
     stage = Stage(actors, length_s=max(actor.t for actor in actors) + 1.0)
     return Scene(stage, sorted(crossings), sorted(stays))
@@ -99,14 +102,14 @@ def _one_thing(actor: Actor, rng: Random, y: float, crossings: list[tuple[float,
         for _ in range(rng.randint(1, 4)):
             actor.walk((LINE_X - side * 0.1 * TALL / ASPECT, y))
             actor.walk((LINE_X + side * 0.1 * TALL / ASPECT, y))
-        actor.walk((LINE_X + side * 0.15, y))
+        actor.walk((LINE_X + side * 0.06, y))
     elif what == "turn":
         # Up to the line, and not over it.
         actor.walk((LINE_X + (0.05 if right else -0.05), y)).walk((0.3 if not right else 0.55, y))
     elif right:
-        _walk(actor, (rng.uniform(0.1, 0.35), y), crossings, stays)
+        _walk(actor, (rng.uniform(0.1, 0.3), y), crossings)
     else:
-        _walk(actor, (rng.uniform(0.7, 0.88), y), crossings, stays)
+        _walk(actor, (rng.uniform(0.7, 0.88), y), crossings)
         _linger(actor, rng, crossings, stays)
 
 
@@ -114,11 +117,11 @@ def _linger(actor: Actor, rng: Random, crossings: list[tuple[float, int]], stays
     """Stay in the zone, for clearly less or clearly more than is too long, and leave it."""
     began = actor.t - (actor.at[0] - ZONE[0]) / PACE
     actor.stay(rng.choice([rng.uniform(1.0, DWELL_S - 6.0), rng.uniform(DWELL_S + 3.0, DWELL_S + 12.0)]))
-    _walk(actor, (0.55, actor.at[1]), crossings, stays)
+    _walk(actor, (0.55, actor.at[1]), crossings)
     stays.append((began, actor.t - (ZONE[0] - 0.55) / PACE))
 
 
-def _walk(actor: Actor, to: tuple[float, float], crossings: list[tuple[float, int]], stays: list[Span]) -> None:
+def _walk(actor: Actor, to: tuple[float, float], crossings: list[tuple[float, int]]) -> None:
     """Straight on, noting when the line is crossed. Only ``_linger`` goes on into the zone and out of it."""
     begin, start = actor.t, actor.at
     actor.walk(to)
@@ -128,10 +131,10 @@ def _walk(actor: Actor, to: tuple[float, float], crossings: list[tuple[float, in
 
 
 def moments(scene: Scene, fps: float, rng: np.random.Generator, gaps: float = 0.02) -> Iterator[float]:
-    """Times of frames: late ones, and now and then none for up to two seconds."""
+    """Times of frames: late ones, and now and then none for up to a second and a half."""
     t = 0.0
     while t < scene.stage.length_s:
         yield t
         t += (1 + 0.3 * (rng.random() - 0.5)) / fps
         if rng.random() < gaps / fps:
-            t += float(rng.uniform(0.5, 2.0))
+            t += float(rng.uniform(0.5, 1.5))

@@ -19,18 +19,19 @@ from edge_agent.usecases.intrusion import Intrusion
 from edge_agent.usecases.line_count import LineCount
 from edge_agent.usecases.loitering import Loitering
 from edge_agent.usecases.occupancy import Occupancy
+from edge_agent.usecases.scene import Places
 from edge_agent.usecases.social_distancing import SocialDistancing
 from edge_agent.usecases.sop import Sop
 
-USE_CASES: Mapping[str, Callable[[Any, CameraConfig, NewId], UseCase]] = {
-    "social_distancing": SocialDistancing,
+USE_CASES: Mapping[str, Callable[[Any, CameraConfig, NewId, Places], UseCase]] = {
+    "social_distancing": lambda section, camera, new_id, _: SocialDistancing(section, camera, new_id),
     "sop": Sop,
     "occupancy": Occupancy,
     "line_count": LineCount,
     "intrusion": Intrusion,
     "loitering": Loitering,
 }
-"""What makes each, from its section of ``use_cases``, for one camera."""
+"""What makes each, from its section of ``use_cases``, for one camera. Those that look at scenes share its places."""
 
 
 def build_chain(
@@ -46,8 +47,9 @@ def build_chain(
     """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
     distancing = config.use_cases.social_distancing
     label = distancing.label if distancing is not None else "person"
+    places = Places(camera)
     use_cases = [
-        USE_CASES[name](section, camera, new_id)
+        USE_CASES[name](section, camera, new_id, places)
         for name, section in config.use_cases.at_work()
         if section.runs_on(camera.id)
     ]

@@ -89,7 +89,7 @@ class IntrusionAtWork(RuleAtWork[IntrusionRule]):
         self._now = now = presence(scene, self.rule.zone, self.rule.anchor)
         if now.people:
             self._last = scene.t
-        self._there.update(True if now.people else None if now.maybe and self._spell.on else False, scene.t)
+        self._there.update(now.people > 0, scene.t)
         since = self._there.since if self._there.since is not None else self._last
         change = self._spell.update(self._there.on, since, self._last, scene.t, now.people)
         self._began = change is not None and change.phase == "started" and not change.again

@@ -8,7 +8,7 @@ import numpy as np
 
 from edge_agent.config_sop import Anchor
 from edge_agent.types import I64, Bools
-from edge_agent.usecases.evidence import FALSE, GRACE_S, TRUE
+from edge_agent.usecases.evidence import FALSE, GRACE_S, TRUE, UNKNOWN
 from edge_agent.usecases.scene import Place, Scene, Truths
 
 MAX_LISTED = 50
@@ -17,10 +17,9 @@ MAX_LISTED = 50
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Presence:
-    """``people`` are there; ``maybe`` says that somebody hidden may be beside. ``tracks`` are those in view, by the tracker's ids."""
+    """``people`` are there; ``tracks`` are those in view, by the tracker's ids."""
 
     people: int
-    maybe: bool
     tracks: I64
 
     @property
@@ -41,7 +40,7 @@ def in_zone(scene: Scene, zone: str | None, anchor: Anchor) -> Truths:
     if zone is not None:
         return scene.in_zone(zone, anchor) * scene.persons
     things = scene.things
-    seen = np.where(scene.hidden, np.where(things.left, FALSE, TRUE // 2), TRUE).astype(np.int8)
+    seen = np.where(scene.hidden, np.where(things.left, FALSE, UNKNOWN), TRUE).astype(np.int8)
     return seen * scene.persons
 
 
@@ -53,6 +52,5 @@ def presence(scene: Scene, zone: str | None, anchor: Anchor) -> Presence:
     things, there = scene.things, in_zone(scene, zone, anchor)
     seen: Bools = there == TRUE
     fresh = int(np.count_nonzero(seen & things.new))
-    maybe: Bools = (there != FALSE) & ~seen
-    moment = int(np.count_nonzero(maybe & (things.unseen_s <= GRACE_S) & ~things.new))
-    return Presence(int(np.count_nonzero(seen)) + max(0, moment - fresh), bool(maybe.any()), things.tracks[seen])
+    moment = int(np.count_nonzero((there == UNKNOWN) & (things.unseen_s <= GRACE_S) & ~things.new))
+    return Presence(int(np.count_nonzero(seen)) + max(0, moment - fresh), things.tracks[seen])

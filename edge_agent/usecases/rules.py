@@ -15,7 +15,7 @@ from edge_agent.config_use_case import Rule, RuleSection
 from edge_agent.errors import ConfigError
 from edge_agent.types import Event, NewId, Observation, Output
 from edge_agent.usecases.minutes import Minute, Minutes, Sample
-from edge_agent.usecases.scene import Place, Scene
+from edge_agent.usecases.scene import Place, Places, Scene
 from edge_agent.usecases.spells import Teller
 
 GAP_S = 5.0
@@ -57,7 +57,8 @@ class RuleAtWork(ABC, Generic[R]):
 
 
 class RuleUseCase(Generic[R]):
-    """The use case for one camera (see ``pipeline.UseCase``). ``new_id`` makes ids of events and episodes.
+    """The use case for one camera (see ``pipeline.UseCase``). ``new_id`` makes ids of events and episodes;
+    ``places`` are shared with other use cases of the camera.
 
     Raises ConfigError for a zone that is no polygon, and for a place that the camera does not have.
     """
@@ -65,17 +66,20 @@ class RuleUseCase(Generic[R]):
     name: str
     at_work: ClassVar[type[RuleAtWork[Any]]]
 
-    def __init__(self, config: RuleSection[R], camera: CameraConfig, new_id: NewId) -> None:
+    def __init__(
+        self, config: RuleSection[R], camera: CameraConfig, new_id: NewId, places: Places | None = None
+    ) -> None:
         self._minutes = Minutes(camera.id, self.name, GAP_S, data=self._minute)
         self._held_back = 0
         teller = Teller(
             camera.id, self.name, new_id, config.max_events_per_minute, lambda: self._minutes.count("events_held_back")
         )
         self._places: dict[str, Place] = {}
+        places = places or Places(camera)
         self._rules: list[RuleAtWork[R]] = []
         for rule in config.rules:
             if rule.runs_on(camera.id):
-                place = self._places.setdefault(rule.label, Place(camera, rule.label))
+                place = self._places.setdefault(rule.label, places.of(rule.label))
                 try:
                     self._rules.append(self.at_work(rule, place, teller))
                 except KeyError as missing:
@@ -95,7 +99,7 @@ class RuleUseCase(Generic[R]):
             outputs += self._end("camera_gap", self._last)
         outputs += self._minutes.advance(seen.t, seen.utc)
         self._last = seen
-        scenes = {label: place.look(seen, {}) for label, place in self._places.items()}
+        scenes = {label: place.look(seen) for label, place in self._places.items()}
         levels: dict[str, float] = {}
         for rule in self._rules:
             outputs += rule.update(scenes[rule.rule.label])

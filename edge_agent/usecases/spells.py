@@ -57,8 +57,8 @@ class Over(TypedDict):
     reason: Annotated[
         Literal["over", "lost", "schedule", EndReason],
         Field(
-            description="over: it was seen to be; lost: whom it is about was out of sight for too long; schedule: the time "
-            "for it is over; camera_gap: no frame for too long; agent_restart: the agent was killed meanwhile"
+            description="over: it was not seen for leave_duration_s; lost: whom it is about was out of sight for too long; "
+            "schedule: the time for it is over; camera_gap: no frame for too long; agent_restart: the agent was killed meanwhile"
         ),
     ]
 
