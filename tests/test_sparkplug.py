@@ -140,6 +140,10 @@ def test_names_and_types_do_not_depend_on_the_state() -> None:
 def test_the_number_goes_on_over_restarts(tmp_path: Path) -> None:
     file = tmp_path / "n"
     assert [BirthNumber(file).next() for _ in range(3)] == [0, 1, 2]
+    away = BirthNumber(file)
+    assert away.next() == 3
+    away.unused()
+    assert away.next() == 3, "there was no CONNECT with it"
     file.write_bytes(b"255")
     numbers = BirthNumber(file)
     assert [numbers.next(), numbers.next()] == [0, 1]
