@@ -252,6 +252,26 @@ def test_a_disk_that_does_not_take_it_is_no_end(tmp_path: Path) -> None:
     assert len(sent) == 1 and sent[0][1]
 
 
+def test_a_broker_that_hangs_up_on_it_is_left_in_peace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sent: list[str] = []
+
+    def hang_up(topic: str, payload: bytes, done: Callable[[str], None]) -> bool:
+        sent.append(topic)  # and no answer ever comes
+        return True
+
+    made = Link(configured().model_copy(update={"state_dir": tmp_path}), "box", "1", hang_up, lambda: None)
+    made.start()
+    for _ in range(10):
+        made.connected()
+        made.look()
+    assert len(sent) == 3 and caplog.text.count("hangs up") == 1
+    made, answered = link(configured(), tmp_path)
+    for _ in range(10):
+        made.connected()
+        made.look()
+    assert len(answered) == 11
+
+
 def test_a_change_from_afar_is_told(tmp_path: Path) -> None:
     made, sent = link(configured(), tmp_path)
     slow = configured()

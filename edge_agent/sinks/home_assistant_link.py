@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 _FILE = "home-assistant.json"
 _MAX_GONE = 200
+_HANGS_UP = 3
+"""Connections in a row that ended before the broker answered: as AWS IoT Core refuses what a policy forbids."""
+_QUIET_S = 3600.0
 _MAX_OLD = 16
 
 
@@ -52,6 +55,8 @@ class HomeAssistant:
         self._again_at: float | None = None
         self._answers: deque[tuple[str, str]] = deque()
         self._told = ""
+        self._unanswered = 0
+        self._quiet_until = 0.0
 
     @property
     def listeners(self) -> list[Listener]:
@@ -80,6 +85,14 @@ class HomeAssistant:
 
     def connected(self) -> None:
         """There is a new connection: what the broker kept may be gone."""
+        if time.monotonic() < self._quiet_until or not (self._topic or self._old):
+            return
+        self._take_answers()
+        if self._unanswered >= _HANGS_UP:  # events must not wait for this
+            self._unanswered, self._quiet_until = 0, time.monotonic() + _QUIET_S
+            log.warning("home assistant: the broker hangs up on what is told at %s; next try in an hour", self._topic)
+            return
+        self._unanswered += 1
         for old in self._old:
             self._publish(old, b"", lambda refused, old=old: self._answers.append((old, refused)))  # type: ignore[misc]
         if self._topic:
@@ -95,8 +108,12 @@ class HomeAssistant:
             self._again_at = None
             self.connected()
             self._beat()
+        self._take_answers()
+
+    def _take_answers(self) -> None:
         while self._answers:
             topic, refused = self._answers.popleft()
+            self._unanswered = 0
             if refused and refused != self._told:
                 log.warning("home assistant: the broker does not take %s: %s", topic, refused)
                 self._told = refused

@@ -50,6 +50,10 @@ class Refused(SinkUnavailable):
         self.code = code
 
 
+class Unreached(SinkUnavailable):
+    """There was nothing to send CONNECT over."""
+
+
 class HungUp(SinkUnavailable):
     """The connection was there, and its other end is gone without a word."""
 
@@ -126,7 +130,7 @@ class Connection:
         return client
 
     def open(self, stopping: Callable[[], bool]) -> None:
-        """Connect and wait for CONNACK. Raises SinkUnavailable, Refused. May block as long as the resolver does."""
+        """Connect and wait for CONNACK. Raises SinkUnavailable, Unreached, Refused. May block as long as the resolver does."""
         options: dict[str, Any] = {}
         if self._five:
             options["clean_start"] = not self._lasting
@@ -136,7 +140,7 @@ class Connection:
         except (OSError, ValueError) as error:
             if self._tls is not None and self._tls.opened is not None:
                 self._tls.opened.close()  # paho leaves it open where a handshake failed
-            raise SinkUnavailable(f"cannot connect: {self._dated(self._text(error))}") from error
+            raise Unreached(f"cannot connect: {self._dated(self._text(error))}") from error
         self._client.loop_start()
         until = time.monotonic() + CONNECT_S
         while not self._answered.wait(0.2):

@@ -17,7 +17,7 @@ from edge_agent.config_mqtt import MqttConfig
 from edge_agent.durable import write_file
 from edge_agent.errors import SinkUnavailable
 from edge_agent.sinks.mqtt_brokers import Brokers
-from edge_agent.sinks.mqtt_connection import Connection, Version, Will, too_new
+from edge_agent.sinks.mqtt_connection import Connection, Unreached, Version, Will, too_new
 from edge_agent.sinks.mqtt_visit import acknowledged
 from edge_agent.sinks.sparkplug_payload import CONTENT_TYPE, Metric, NotSparkplug, encode, switched_on
 
@@ -58,6 +58,12 @@ class BirthNumber:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._last: int | None = None
+        self._kept: int | None = None
+
+    def unused(self) -> None:
+        """The last one went into no CONNECT: it is the next again."""
+        if self._last is not None:
+            self._last = (self._last - 1) % 256
 
     def next(self) -> int:
         """The next one, on disk."""
@@ -67,8 +73,11 @@ class BirthNumber:
             except (OSError, ValueError):
                 self._last = 255
         self._last = (self._last + 1) % 256
+        if self._last == self._kept:
+            return self._last
         try:
             write_file(self._file, b"%d" % self._last)
+            self._kept = self._last
         except OSError as error:
             log.warning("sparkplug: %s: %s", self._file, error.strerror)
         return self._last
@@ -208,6 +217,9 @@ class Sparkplug:
             log.info("sparkplug: %s/%s is born at %s", self._group, self._node, connection.address)
             self._serve(connection, session)
             politely = self._goodbye(connection, will)
+        except Unreached:
+            self._numbers.unused()
+            raise
         finally:
             connection.close(politely=politely)
 
