@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.real_zones import compare, recorded
 from benchmarks.sop_scenes import Faults
 from benchmarks.zones_score import GOALS, met
 from benchmarks.zones_score import run as score
@@ -464,3 +465,12 @@ def test_on_the_video_a_recording_replays_to_the_same_and_a_crash_ends_what_was_
     assert started == set(ended)
     restarted = {one["type"].split(".")[1] for one in ended.values() if one["data"]["reason"] == "agent_restart"}
     assert restarted == {"occupancy", "intrusion", "loitering"}
+
+
+@pytest.mark.slow
+def test_the_counts_of_the_first_half_minute_are_those_made_by_hand(vtest_video: Path, tmp_path: Path) -> None:
+    """``python -m benchmarks.real_zones`` compares the whole video."""
+    found = compare(recorded(tmp_path, "auto", 240), "feet", 240)
+    assert (found["left"]["by_hand"], found["right"]["by_hand"]) == (4, 2)
+    assert found["crossings_f1"] >= 0.9, found
+    assert found["occupancy_off"] <= 0.2, found
