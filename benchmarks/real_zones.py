@@ -31,6 +31,8 @@ from edge_agent.usecases.scene import Places
 
 ROOT = Path(__file__).parent.parent
 COUNTS = Path(__file__).with_name("real_counts.yaml")
+LENGTH = 795
+"""Frames of the video."""
 WITHIN = 20
 """Frames, three seconds: a crossing is told when the person is clear of the line."""
 GOALS = {"crossings_f1": 0.95, "occupancy_off": 0.15}
@@ -100,9 +102,12 @@ def compare(record: Path, anchor: Anchor, frames: int) -> dict[str, Any]:
     """Counts by hand and by the agent, in so many frames."""
     counts = yaml.safe_load(COUNTS.read_text(encoding="utf-8"))
     told, people = watch(record, watched(counts, anchor), anchor)
-    true = [(frame, direction) for frame, direction, _ in counts["crossings"] if frame <= frames - WITHIN]
-    told = [one for one in told if one[0] <= frames - WITHIN or paired([one], true)[1] == []]
+    # What is crossed at the end of a part is told after it.
+    until = frames if frames >= LENGTH else frames - WITHIN
+    true = [(frame, direction) for frame, direction, _ in counts["crossings"] if frame <= until]
     missed, false = paired(told, true)
+    told = [one for one in told if one[0] <= until or one not in false]
+    false = [one for one in false if one[0] <= until]
     hits = len(true) - len(missed)
     zone = [(frame, by_hand, people.get(frame, 0)) for frame, by_hand, _ in counts["occupancy"] if frame < frames]
     return {
@@ -128,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_zones", description=__doc__.splitlines()[0])
     parser.add_argument("--record", type=Path, help="a recording of the whole video; default: one is made")
     parser.add_argument("--model", default="auto")
-    parser.add_argument("--frames", type=int, default=795, help="of the video; default: all %(default)s")
+    parser.add_argument("--frames", type=int, default=LENGTH, help="of the video; default: all %(default)s")
     parser.add_argument("--anchor", choices=["feet", "centre", "head"], default="feet")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
