@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import ensurepip
 import hashlib
 import sys
+import sysconfig
 import textwrap
 import zipfile
 from collections.abc import Mapping
@@ -78,10 +80,22 @@ def write_wheel(
     return path
 
 
-def write_release(folder: Path, version: str, **agent: object) -> Packed:
+def pip_wheel() -> Path:
+    """The one that Python's own ``venv`` would take: half the work of a test is to install it."""
+    places = (
+        sysconfig.get_config_var("WHEEL_PKG_DIR"),
+        "/usr/share/python-wheels",
+        Path(ensurepip.__file__).parent / "_bundled",
+    )
+    return next(path for place in places if place for path in sorted(Path(place).glob("pip-*.whl")))
+
+
+def write_release(folder: Path, version: str, *, pip: Path | None = None, **agent: object) -> Packed:
     """The archive of a release; see ``write_wheel``."""
     wheels = folder / f"wheels-{version}"
     write_wheel(wheels, version, **agent)  # type: ignore[arg-type]
+    if pip is not None:
+        (wheels / pip.name).symlink_to(pip)
     return pack(wheels, folder / f"{version}.tar")
 
 
