@@ -145,6 +145,16 @@ def test_it_must_be_as_ready_as_the_one_before(box: Box, level: Level, before: L
     assert box.releases() == {"1.0"}
 
 
+def test_a_bad_one_does_not_cost_the_way_back(box: Box) -> None:
+    box.install("2.0")
+    box.levels["3.0"] = "failing"
+    job = box.install("3.0")
+    assert job is not None and job.state == "rolled_back"
+    assert box.running == "2.0" and box.releases() == {"1.0", "2.0"}
+    box.updater().go_back()
+    assert box.running == "1.0"
+
+
 def test_a_service_that_cannot_be_restarted_gets_the_old_release_back(box: Box) -> None:
     def broken() -> None:
         box.restarts += 1
