@@ -246,6 +246,7 @@ def runs(box: Box) -> str:
     return version
 
 
+@pytest.mark.slow
 def test_a_power_cut_at_any_step_leaves_a_release_that_runs_and_the_update_goes_on(
     box: Box, cut_after: Callable[[int | None], list[str]]
 ) -> None:
@@ -280,6 +281,7 @@ def test_a_power_cut_at_any_step_leaves_a_release_that_runs_and_the_update_goes_
     assert step > 20
 
 
+@pytest.mark.slow
 def test_a_power_cut_while_a_bad_one_is_taken_back_leaves_the_old_one(
     box: Box, cut_after: Callable[[int | None], list[str]]
 ) -> None:
