@@ -27,6 +27,7 @@ from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
 from edge_agent.health.sd_notify import Notifier
 from edge_agent.health.status import AgentStatus, ModelStatus
+from edge_agent.journal import told
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import DetectionPool
 from edge_agent.record import RecordWriter
@@ -45,6 +46,9 @@ from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
 from edge_agent.types import NO_CLOCK, CameraChange, Heartbeat, StageClock, parse_rfc3339, uuid7_factory
 
 log = logging.getLogger(__name__)
+
+INFERENCE_S = 12.0
+"""For one frame. One that hangs for ever must not cost more than half a minute: this, the stop, and a new start."""
 
 
 class Agent:
@@ -136,7 +140,7 @@ class Agent:
                 self.again &= self.supervisor.signal is None
                 self._stop()
         if self.supervisor.failure is not None:
-            log.error("%s", self.supervisor.failure)
+            log.error("%s", self.supervisor.failure, extra=told("agent.failed"))
             return self.supervisor.failure.exit_code
         return int(any(unit.recorder is not None and unit.recorder.failure for unit in self.cameras))
 
@@ -169,7 +173,9 @@ class Agent:
                 restart=unit.capture.live,
             )
         for number in range(self.workers):
-            self.supervisor.spawn(f"detect:{number}", self.pool.work, essential=True, deadline_s=30.0, restart=True)
+            self.supervisor.spawn(
+                f"detect:{number}", self.pool.work, essential=True, deadline_s=INFERENCE_S, restart=True
+            )
         if self._loader.pending:
             # Not essential: while it builds, and if it fails, something else serves.
             self.supervisor.spawn(
@@ -197,6 +203,7 @@ class Agent:
         gc.collect()
         gc.freeze()
         self._notifier.ready("running")
+        log.info("edge-agent %s runs", __version__, extra=told("agent.ready", version=__version__))
 
     def _tick(self, tick: Callable[[], None]) -> None:
         self._notifier.watchdog(self.supervisor.check())
@@ -230,6 +237,7 @@ class Agent:
             self.mqtt.publish_now("model", model_state(status.model), retain=True)
 
     def _stop(self) -> None:
+        log.info("stopping%s", ", to start again" if self.again else "", extra=told("agent.stopping"))
         if self.again:
             self._notifier.restarting("starting again")
         else:

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edge_agent.config import Config, UseCasesConfig, read_secret
+from edge_agent.config import Config, UseCasesConfig, given_secret, read_secret
 from edge_agent.config_base import Strict, TlsConfig
 from edge_agent.config_ota import OtaConfig
 from edge_agent.config_overlay import Patch, findings, laid_over, looser
@@ -40,6 +40,11 @@ SECRET_FILES: tuple[tuple[tuple[str, str], str], ...] = (
 )
 TLS_SECTIONS: tuple[KeyPath, ...] = (("mqtt", "tls"), ("influxdb", "tls"), ("webhook", "tls"), ("ota", "tls"))
 _TLS_FILES = ("ca_file", "cert_file", "key_file")
+_INSTALLED = {
+    ("/etc/edge-agent", "state_dir"): "/var/lib/edge-agent",
+    ("/etc/edge-agent", "models_dir"): "/opt/edge-agent/current/models",
+}
+"""(the file's folder, key) → default: what is installed has its places by the file system's rules, not beside the file."""
 _MACHINE_ID = Path("/etc/machine-id")
 _APPLICATION = b"edge-agent device id, version 1"
 _VARIABLE = re.compile(r"\$\{([^{}]*)\}")
@@ -106,7 +111,7 @@ def _build(tree: Tree, folder: Path, faults: list[Fault], *, with_files: bool) -
         faults += [*_secret_files(tree, effective), *_certificates(tree, effective)]
     faults += [
         Fault(tree.mark(place), place, text)
-        for place, text in rule_findings(tree.data, bool(os.environ.get("EDGE_AGENT_HTTP_TOKEN")))
+        for place, text in rule_findings(tree.data, bool(given_secret("EDGE_AGENT_HTTP_TOKEN")))
     ]
     try:
         # Strict, and through JSON: YAML's own types must fit exactly, while times and paths may be text.
@@ -263,7 +268,10 @@ def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
         if isinstance(value, str) and value:
             section[place[-1]] = str((folder / Path(value).expanduser()).resolve())
     for name in ("state_dir", "models_dir"):
-        effective.setdefault(name, str((folder / Config.model_fields[name].default).resolve()))
+        default = (
+            _INSTALLED.get((str(folder.resolve()), name)) or (folder / Config.model_fields[name].default).resolve()
+        )
+        effective.setdefault(name, str(default))
 
 
 def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:
@@ -272,7 +280,7 @@ def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:
         if not isinstance(value, str) or not value or _is_off(effective, place[0]):
             continue
         file = Path(value)
-        if not os.environ.get(variable):
+        if not given_secret(variable):
             try:
                 read_secret(file, variable)
             except ConfigError as error:
