@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import ensurepip
 import hashlib
 import sys
+import sysconfig
 import textwrap
 import zipfile
 from collections.abc import Mapping
@@ -78,10 +80,22 @@ def write_wheel(
     return path
 
 
-def write_release(folder: Path, version: str, **agent: object) -> Packed:
+def pip_wheel() -> Path:
+    """The one that Python's own ``venv`` would take: half the work of a test is to install it."""
+    places = (
+        sysconfig.get_config_var("WHEEL_PKG_DIR"),
+        "/usr/share/python-wheels",
+        Path(ensurepip.__file__).parent / "_bundled",
+    )
+    return next(path for place in places if place for path in sorted(Path(place).glob("pip-*.whl")))
+
+
+def write_release(folder: Path, version: str, *, pip: Path | None = None, **agent: object) -> Packed:
     """The archive of a release; see ``write_wheel``."""
     wheels = folder / f"wheels-{version}"
     write_wheel(wheels, version, **agent)  # type: ignore[arg-type]
+    if pip is not None:
+        (wheels / pip.name).symlink_to(pip)
     return pack(wheels, folder / f"{version}.tar")
 
 
@@ -92,3 +106,27 @@ def restart_command(home: Path, state: Path) -> str:
 
 def _hash(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
+def write_real_wheel(folder: Path, package: Path, version: str, packages: str, change: Mapping[str, str]) -> Path:
+    """The real agent under another version. What it needs is taken from ``packages``; ``change``: appended to some of its files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info, path = f"edge_agent-{version}.dist-info", folder / f"edge_agent-{version}-py3-none-any.whl"
+    files = {
+        str(file.relative_to(package.parent)): file.read_bytes()
+        for file in package.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    for name, text in {"edge_agent/__init__.py": f'__version__ = "{version}"\n', **change}.items():
+        files[name] += text.encode()
+    files |= {
+        "from_tests.pth": f"{packages}\n".encode(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: edge-agent\nVersion: {version}\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": b"[console_scripts]\nedge-agent = edge_agent.cli:main\n",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        archive.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"]))
+    return path

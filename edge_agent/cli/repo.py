@@ -91,7 +91,7 @@ def _add_pack(verbs: Any) -> None:
     about = "make a release's archive of a folder of wheels, for `repo publish` and for `edge-agent update --from`"
     parser = add_verb(verbs, "pack", _pack, about, "repo pack wheelhouse/ --model person-n@1.0.0", config=False)
     parser.add_argument(
-        "wheels", type=Path, metavar="DIR", help="every wheel that is needed, the agent's own among them"
+        "wheels", type=Path, metavar="DIR", help="all wheels, the agent's own among them; or an unpacked bundle"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: its name and version, .tar, here")
     parser.add_argument(
@@ -235,11 +235,15 @@ def _facts(described: dict[str, Any]) -> Facts:
 
 def _pack(args: argparse.Namespace) -> int:
     from edge_agent.detect.manifest import load_model
-    from edge_agent.ota.repository.pack import pack
+    from edge_agent.ota.repository.pack import pack, pack_bundle
 
     models = [load_model(args.models_dir.joinpath(*_name(model))) for model in args.model]
     described = [(model.manifest.name, model.manifest.version, model.folder) for model in models]
-    packed = pack(args.wheels, args.out, models=described, root=args.root, name=args.name)
+    given = {"models": described, "root": args.root, "name": args.name}
+    if (args.wheels / "wheels").is_dir():
+        packed = pack_bundle(args.wheels, args.out, **{key: value for key, value in given.items() if value})
+    else:
+        packed = pack(args.wheels, args.out, **given)
     release = packed.release
     words = f"{packed.path}: {packed.wheels} wheels, {packed.bytes >> 20} MiB, for {release.machine}, Python {release.python}"
     return _tell(args, words, path=str(packed.path), sha256=packed.sha256, name=release.name, version=release.version)

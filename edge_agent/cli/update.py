@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HOME = Path("/opt/edge-agent")
 RESTART = "systemctl restart edge-agent.service"
 RESTART_S = 300.0
+PACKED = "bundle.tar"
 ASK_S = 10.0
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def add(verbs: Any) -> None:
     parser = add_verb(verbs, "update", _update, about, "update --from edge-agent-x86_64-py3.11-0.2.0.tar")
     parser.add_argument("version", nargs="?", metavar="VERSION", help="default: what the channel offers")
     source = parser.add_mutually_exclusive_group()
-    where = "the archive of a release, which you vouch for, or a folder with a repository (a stick)"
+    where = "a release that you vouch for: its archive, or an unpacked bundle; or a folder with a repository (a stick)"
     source.add_argument("--from", dest="source", type=Path, metavar="PATH", help=where)
     source.add_argument("--status", action="store_true", help="what runs, what was before, what is under way")
     source.add_argument("--rollback", action="store_true", help="back to the release before")
@@ -107,8 +108,11 @@ def _updater(args: argparse.Namespace, home: Home, state_dir: Path, cancel: thre
 
 
 def _install(args: argparse.Namespace, ota: OtaConfig, home: Home, updater: Updater) -> Job | None:
-    repository, offer = _look(args, ota, home)
-    return updater.install(repository, offer, again=args.again)
+    try:
+        repository, offer = _look(args, ota, home)
+        return updater.install(repository, offer, again=args.again)
+    finally:
+        (home.update / PACKED).unlink(missing_ok=True)
 
 
 def _look(args: argparse.Namespace, ota: OtaConfig, home: Home) -> tuple[Repository, Offer]:
@@ -120,6 +124,11 @@ def _look(args: argparse.Namespace, ota: OtaConfig, home: Home) -> tuple[Reposit
     from edge_agent.ota.trusted_time import TrustedTime
 
     source: Path | None = args.source
+    if source is not None and (source / "wheels").is_dir():
+        from edge_agent.ota.repository.pack import pack_bundle
+
+        home.update.mkdir(parents=True, exist_ok=True)
+        source = pack_bundle(source, home.update / PACKED).path
     if source is not None and not source.is_dir():
         if args.version is not None:
             raise UsageError(f"{args.version}: the version of {source} is in it; give none")

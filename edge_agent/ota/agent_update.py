@@ -59,8 +59,7 @@ class ReleaseStore(ModelStore):
         for path in self._bundles.glob("*"):
             if stored.candidate is None or path.name != stored.candidate.sha256:
                 shutil.rmtree(path, ignore_errors=True)
-        slots = (stored.active, stored.previous, stored.candidate)
-        kept = {bundle.version for bundle in slots if bundle is not None}
+        kept = {bundle.version for bundle in stored.needed}
         kept |= {version for link in (CURRENT, UPDATER) if (version := self._home.linked(link))}
         for path in self._home.releases.glob("*"):
             if path.name not in kept and path.resolve() != Path(sys.prefix).resolve():

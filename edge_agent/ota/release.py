@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_agent.durable import sync_folder, write_file
+from edge_agent.durable import sync_disk, sync_folder, write_file
 from edge_agent.errors import EdgeAgentError, NoRoom, Tampered, UsageError, WrongHardware
 from edge_agent.ota.bundle import RELEASE, unpack
 from edge_agent.ota.child import run
@@ -170,31 +170,39 @@ def build(
     place = home.place(release.version)
     if home.built(release.version) == (release.name, sha256):
         return release
+    before = os.umask(0o022)  # the service's user must read it, whatever root's habits are
     shutil.rmtree(place, ignore_errors=True)
-    home.releases.mkdir(parents=True, exist_ok=True)
     try:
+        home.releases.mkdir(parents=True, exist_ok=True)
         _install(folder, place, cancel, system=_sees_system() if system is None else system)
         _add_models(folder, release, place / "models")
         # A venv has thousands of files, written by others: all of them, before anything says that it is there.
-        os.sync()
+        sync_disk(place)
         told = {"name": release.name, "version": release.version, "sha256": sha256}
         write_file(place / RELEASE, json.dumps(told, indent=1).encode())
         sync_folder(home.releases)
         sync_folder(home.folder)
     except BaseException as error:
-        free = shutil.disk_usage(home.releases).free
+        free = shutil.disk_usage(home.folder).free
         shutil.rmtree(place, ignore_errors=True)
         if free < FULL and isinstance(error, EdgeAgentError | OSError):
             raise NoRoom(f"{place}: the disk ran full ({free >> 20} MiB left): {error}") from error
         raise
+    finally:
+        os.umask(before)
     return release
 
 
 def _install(folder: Path, place: Path, cancel: threading.Event | None, *, system: bool) -> None:
     python = str(getattr(sys, "_base_executable", sys.executable))  # a venv of a venv would go with the old one
     options = ["--system-site-packages"] if system else []
+    own = next(folder.glob("pip-*.whl"), None)
+    if own is not None:  # runs as it lies there, and is not installed itself
+        options, program = [*options, "--without-pip"], [f"{own}/pip"]
+    else:
+        program = ["-m", "pip"]
     run([python, "-I", "-m", "venv", *options, str(place)], "making an environment", VENV_S, cancel)
-    pip = [str(place / "bin" / "python"), "-I", "-m", "pip", "--isolated", "--disable-pip-version-check", "--no-input"]
+    pip = [str(place / "bin" / "python"), "-I", *program, "--isolated", "--disable-pip-version-check", "--no-input"]
     what = ["install", "--quiet", "--no-index", "--no-cache-dir", "--no-deps", "--only-binary", ":all:"]
     from_here = ["--require-hashes", "--find-links", str(folder), "--requirement", str(folder / LOCK)]
     run([*pip, *what, *from_here], "installing the wheels", INSTALL_S, cancel)

@@ -13,13 +13,15 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from edge_agent.durable import sync_folder
 from edge_agent.errors import UsageError
 from edge_agent.ota.bundle import RELEASE, digest, write_bundle
 from edge_agent.ota.release import LOCK, Release, SeedModel, release_name, this_python
 
-PACKAGE = "edge-agent"
+PACKAGE, INSTALLER = "edge-agent", "pip"
+"""pip puts the others in place, from its own wheel, and is not installed itself."""
 VENV_BYTES = 24 << 20
 """Of an environment with nothing but pip in it."""
 MAX_NAME = 100
@@ -92,7 +94,11 @@ def pack(
         folder.mkdir()
         for wheel in found:
             _place(wheel.path, folder / wheel.file_name)
-        lines = sorted(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in found)
+        lines = sorted(
+            f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
+            for wheel in found
+            if wheel.name != INSTALLER
+        )
         folder.joinpath(LOCK).write_text("".join(lines), "ascii")
         seeds = tuple(_add_model(*model, folder) for model in models)
         if root is not None:
@@ -111,6 +117,13 @@ def pack(
     return Packed(out, release, sha256, size, len(found))
 
 
+def pack_bundle(folder: Path, out: Path | None, **more: Any) -> Packed:
+    """The same of an unpacked bundle (``make bundle``): its ``wheels/``, ``models/`` and ``root.json``. ``more`` as ``pack``."""
+    models = [(path.parent.name, path.name, path) for path in sorted(folder.glob("models/*/*")) if path.is_dir()]
+    root = folder / "root.json"
+    return pack(folder / "wheels", out, **{"models": models, "root": root if root.is_file() else None} | more)
+
+
 def _describe(found: list[Wheel], own: Wheel, models: tuple[SeedModel, ...], name: str | None) -> Release:
     python = _agree("Python", {wheel.python: wheel.path.name for wheel in found if wheel.python}) or this_python()
     machine = _agree("machine", {wheel.machine: wheel.path.name for wheel in found if wheel.machine})
@@ -122,7 +135,7 @@ def _describe(found: list[Wheel], own: Wheel, models: tuple[SeedModel, ...], nam
         python=python,
         machine=machine,
         glibc=".".join(map(str, max(glibc, _OLDEST))),
-        installed_bytes=VENV_BYTES + sum(wheel.installed_bytes for wheel in found),
+        installed_bytes=VENV_BYTES + sum(wheel.installed_bytes for wheel in found if wheel.name != INSTALLER),
         models=models,
     )
 
@@ -182,7 +195,7 @@ def _add_model(name: str, version: str, source: Path, folder: Path) -> SeedModel
 
 def _place(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)
     except OSError:  # another disk
         shutil.copyfile(source, target)
 
