@@ -9,27 +9,24 @@ import contextlib
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from edge_agent.chains import check_labels
 from edge_agent.config import Config
 from edge_agent.device_facts import ModelFacts, model_state
-from edge_agent.errors import Busy, CommandError, EdgeAgentError, HardwareError, Interrupted, NotOffered, UpdateError
-from edge_agent.health.host import clock_synchronised
+from edge_agent.errors import Busy, CommandError, EdgeAgentError, HardwareError, Interrupted, UpdateError
 from edge_agent.health.status import AgentStatus, ModelStatus, UpdateStatus
+from edge_agent.model_activation import Again, Swap, kernel_boot, of_job, open_repository
 from edge_agent.model_probation import SETTLE_S, ProbationWatch
-from edge_agent.model_tools.workshop import BoxWorkshop, this_box
+from edge_agent.model_tools.workshop import BoxWorkshop
 from edge_agent.ota.activation import Activation
-from edge_agent.ota.client import Offer, RepositoryClient
-from edge_agent.ota.job import BEFORE, Job, Stored
+from edge_agent.ota.client import Offer
+from edge_agent.ota.job import BEFORE, Stored
 from edge_agent.ota.offer import Bundle
 from edge_agent.ota.probation import WINDOW_S, Measures, Probation
 from edge_agent.ota.store import ModelStore
-from edge_agent.ota.trusted_time import TrustedTime
 from edge_agent.serving_model import Candidate, ServingModel
 from edge_agent.types import Beat
 
@@ -43,7 +40,6 @@ RETRY_S = (30.0, 900.0)
 """Before a broken download is taken up again: at first, and at most."""
 PROGRESS_S = 5.0
 """Progress is told no more often."""
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ class ModelUpdates:
         self._news, self._cancel = threading.Event(), threading.Event()
         self._ended, self._done = threading.Event(), threading.Event()
         self._done.set()
-        self._attempt: UpdateStatus | None = None
+        self._shown: UpdateStatus | None = None
         self._progress: float | None = None
         self._told_at = 0.0
         self._retry_at, self._retry_s = 0.0, RETRY_S[0]
@@ -151,7 +147,7 @@ class ModelUpdates:
                 doing = "another update was asked for" if job is None else f"{job.bundle.label} is {job.state}"
                 raise CommandError("busy", f"{doing}; wait for its end, or give model.rollback")
             self._wish = _Wish(model or (job.bundle.label if ready and job else None), activate, again)
-            self._attempt = UpdateStatus(model or self._default_name(), "asking")
+            self._show(UpdateStatus(model or self._default_name(), "asking"))
             if job is not None and job.state == "downloading":
                 self._cancel.set()
         return self._asked()
@@ -165,6 +161,9 @@ class ModelUpdates:
                     "not_available", "the model that the configuration names is at work: none is before it"
                 )
             self._wish = _Wish(back=True)
+            at_stake = self._stored.working.bundle if self._stored.working is not None else self._stored.active
+            label = self._default_name() if at_stake is None else at_stake.label
+            self._show(UpdateStatus(label, "asking", detail="to be rolled back"))
             self._cancel.set()
         return self._asked()
 
@@ -215,27 +214,26 @@ class ModelUpdates:
     def _fulfil(self, wish: _Wish) -> None:
         activation = self._at_work()
         if wish.back:
-            self._attempt = None
             activation.go_back()
-            self._serve(self._at_work().stored.active)
+            self._serve(activation.stored.active)
             return
         job = activation.stored.working
         name, _, version = (wish.model or self._default_name()).partition("@")
         if job is not None and job.state == "warming":  # installed before, and to be activated now
-            self._attempt = None
+            self._show(None)
             if wish.activate:
                 self._activate()
             return
-        client = self._client()
+        client = open_repository(self._config)
         offer = client.look(name, version or None)
-        self._attempt = None
+        self._show(None)
         self._retry_at, self._retry_s = 0.0, RETRY_S[0]
         self._usual = self._watches.usual()
         job = activation.install(client, offer, self._cancel, again=wish.again, activate=wish.activate)
         if job is None:
             if activation.stored.working is None:
                 bundle, already = offer.bundle, "it is active already"
-                self._attempt = UpdateStatus(bundle.label, "confirmed", bundle.sha256, None, "active", already)
+                self._show(UpdateStatus(bundle.label, "confirmed", bundle.sha256, None, "active", already))
         elif job.state == "warming" and job.activate:
             self._activate()
 
@@ -249,9 +247,9 @@ class ModelUpdates:
             activation.wait(LOOK_S)
             return
         if job.state != "warming":
-            self._attempt = None
+            self._show(None)
             offer = Offer(job.bundle, 0, "")
-            job = activation.run(_Again(self._client, job.bundle), offer, self._cancel)
+            job = activation.run(Again(lambda: open_repository(self._config), job.bundle), offer, self._cancel)
         if job.state == "warming" and job.activate:
             self._activate()
 
@@ -260,9 +258,10 @@ class ModelUpdates:
         job = activation.stored.working
         assert job is not None
         usual = self._usual or self._what_is_usual()
-        job = activation.activate(_Swap(self._serves, self._candidate(job.bundle), usual, self._watches.memory_mb))
+        job = activation.activate(Swap(self._serves, self._candidate(job.bundle), usual, self._watches.memory_mb))
         if job.state == "probation":
             self._begin_watching()
+            self.revision += 1
         elif self._serves.now.bundle != activation.stored.active:
             self._serve(self._at_work().stored.active)
 
@@ -274,11 +273,11 @@ class ModelUpdates:
             log.warning("%s: %s; tried again in %.0f s", job.bundle.label, error, self._retry_s)
             self._retry_at = time.monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, RETRY_S[1])
-            self._attempt = replace(_of_job(job, self._config, self._progress), reason=code, detail=str(error)[:500])
+            self._show(replace(of_job(job, self._config, self._progress), reason=code, detail=str(error)[:500]))
         else:
             asked = (wish.model if wish is not None else None) or self._default_name()
             log.error("update to %s refused: %s", asked, error)
-            self._attempt = UpdateStatus(asked, "refused", reason=code, detail=str(error)[:500])
+            self._show(UpdateStatus(asked, "refused", reason=code, detail=str(error)[:500]))
             self._tell("refused", asked, None, code, str(error)[:500])
         self.revision += 1
 
@@ -341,6 +340,8 @@ class ModelUpdates:
                 self._restart()
                 return
         self._begin_watching()
+        self._show(None)
+        self.revision += 1
 
     # ---- the end
 
@@ -383,7 +384,7 @@ class ModelUpdates:
         try:
             self._held.enter_context(self._store.lock())
             workshop = BoxWorkshop(self._config, lambda manifest: check_labels(self._config, manifest))
-            self._activation = Activation(self._store, workshop, boot=_kernel_boot(), tell=self._heard)
+            self._activation = Activation(self._store, workshop, boot=kernel_boot(), tell=self._heard)
         except UpdateError as error:
             self._held.close()
             if self._stored == Stored():
@@ -429,10 +430,15 @@ class ModelUpdates:
             facts["reason"], facts["detail"] = reason, detail
         self._tell_event("model", facts)
 
+    def _show(self, attempt: UpdateStatus | None) -> None:
+        """In the place of the stored job, which does not know of it; None: the job again."""
+        self._shown = attempt
+        self.revision += 1
+
     def _update_status(self, stored: Stored) -> UpdateStatus | None:
-        if (attempt := self._attempt) is not None:
-            return attempt
-        return None if stored.job is None else _of_job(stored.job, self._config, self._progress)
+        if (shown := self._shown) is not None:
+            return shown
+        return None if stored.job is None else of_job(stored.job, self._config, self._progress)
 
     def _default_name(self) -> str:
         return self._serves.now.model.manifest.name
@@ -442,66 +448,3 @@ class ModelUpdates:
 
     def _candidate(self, bundle: Bundle) -> Candidate:
         return Candidate(bundle, self._store.place(bundle), "by update")
-
-    def _client(self) -> RepositoryClient:
-        config = self._config
-        battery = config.ota.clock == "battery"
-        trusted = TrustedTime(config.state_dir / "ota" / "time", lambda: battery or clock_synchronised() is not False)
-        return RepositoryClient(config.ota, config.state_dir / "ota", this_box(config), trusted)
-
-
-@dataclass(frozen=True, slots=True)
-class _Swap:
-    """Fulfils ``activation.Serving``. ``usual``: what the model at work does, as it was measured before any of this."""
-
-    serving: ServingModel
-    candidate: Candidate
-    usual: Measures | None
-    memory_mb: Callable[[], float | None]
-
-    def warm(self, folder: Path) -> Measures | None:
-        """See ``Serving``."""
-        del folder
-        self.serving.warm(self.candidate)
-        return None if self.usual is None else self.usual.model_copy(update={"memory_mb": self.memory_mb()})
-
-    def swap(self) -> None:
-        """See ``Serving``."""
-        self.serving.swap()
-
-
-@dataclass(frozen=True, slots=True)
-class _Again:
-    """Fulfils ``activation.Repository`` for a job that is taken up again: the repository is asked anew, if at all."""
-
-    client: Callable[[], RepositoryClient]
-    bundle: Bundle
-
-    def look(self, name: str, version: str | None = None) -> Offer:
-        """See ``Repository``."""
-        return self.client().look(name, version)
-
-    def fetch(self, offer: Offer, progress: Callable[[float], None], cancel: threading.Event) -> Path:
-        """See ``Repository``."""
-        client = self.client()
-        offer = client.look(self.bundle.name, self.bundle.version)
-        if offer.bundle != self.bundle:
-            raise NotOffered(f"{self.bundle.label} has another content in the repository now")
-        return client.fetch(offer, progress, cancel)
-
-
-def _of_job(job: Job, config: Config, progress: float | None) -> UpdateStatus:
-    if job.state == "probation" and job.probation is not None and progress is None:
-        progress = job.probation.share(config.ota.probation)
-    running = job.state not in ("confirmed", "rolled_back")
-    return UpdateStatus(
-        job.bundle.label, job.state, job.bundle.sha256, progress if running else None, job.reason, job.detail
-    )
-
-
-def _kernel_boot() -> str:
-    """Changes when the box starts, not when the agent does. Where it cannot be read each start counts as one of the box."""
-    try:
-        return _BOOT.read_text().strip()
-    except OSError:
-        return uuid.uuid4().hex
