@@ -11,10 +11,8 @@ from pathlib import Path
 from edge_agent.config import Config
 from edge_agent.errors import NotOffered
 from edge_agent.health.host import clock_synchronised
-from edge_agent.health.status import UpdateStatus
 from edge_agent.model_tools.workshop import this_box
 from edge_agent.ota.client import Offer, RepositoryClient
-from edge_agent.ota.job import Job
 from edge_agent.ota.offer import Bundle
 from edge_agent.ota.probation import Measures
 from edge_agent.ota.trusted_time import TrustedTime
@@ -68,16 +66,6 @@ class Again:
         if offer.bundle != self.bundle:
             raise NotOffered(f"{self.bundle.label} has another content in the repository now")
         return client.fetch(offer, progress, cancel)
-
-
-def of_job(job: Job, config: Config, progress: float | None) -> UpdateStatus:
-    """For status and the topic ``model``."""
-    if job.state == "probation" and job.probation is not None and progress is None:
-        progress = job.probation.share(config.ota.probation)
-    running = job.state not in ("confirmed", "rolled_back")
-    return UpdateStatus(
-        job.bundle.label, job.state, job.bundle.sha256, progress if running else None, job.reason, job.detail
-    )
 
 
 def kernel_boot() -> str:

@@ -37,11 +37,12 @@ class Box:
     web: Server
 
     @contextmanager
-    def agent(self, **options: Any) -> Iterator[RunningAgent]:
-        """Run it until the block ends; ``options`` as RunningAgent has them."""
+    def agent(self, *, tells: bool = True, **options: Any) -> Iterator[RunningAgent]:
+        """Run it until the block ends, from when it tells its model, if it ``tells``; ``options`` as RunningAgent has them."""
         seen = len(self.models)
         with RunningAgent(self.folder, "-c", self.config, "--realtime", **options) as agent:
-            self.wait_for(lambda: len(self.models) > seen, 60, "the agent's model")
+            if tells:
+                self.wait_for(lambda: len(self.models) > seen, 60, "the agent's model")
             yield agent
 
     def publish(self, version: str, content: bytes | None = None, **changes: Any) -> Bundle:
