@@ -256,8 +256,7 @@ class Agent:
             self.home_assistant.connected()
 
     def _tell_model(self) -> None:
-        revision = self.updates.revision
-        state = model_state(self.status().model)
+        revision, state = self.updates.revision, model_state(self.updates.status(self.serving.status))
         if self.mqtt is not None and self.mqtt.publish_now("model", state, retain=True):
             self._told_model = revision
 

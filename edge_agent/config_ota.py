@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -28,6 +29,15 @@ def _address(value: str, schemes: tuple[str, ...]) -> str:
     ):
         raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}, blanks as %20")
     return value
+
+
+def minutes_of_window(window: str) -> tuple[int, int]:
+    """``HH:MM-HH:MM`` as minutes of the day. Raises ValueError."""
+    found = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", window, re.ASCII)
+    if found is None or found[1] + found[2] == found[3] + found[4]:
+        raise ValueError(f"given {window!r}: a window is HH:MM-HH:MM, for example 02:00-04:30")
+    begin_h, begin_m, end_h, end_m = map(int, found.groups())
+    return 60 * begin_h + begin_m, 60 * end_h + end_m
 
 
 class ProbationConfig(Strict):
@@ -92,9 +102,23 @@ class OtaConfig(Strict):
         description="what this box knows the time by: the network, or a battery clock that somebody set (no network)",
     )
 
+    poll_hours: float | None = Field(
+        None, ge=0.1, le=8760, description="look for an update by itself so often; default: only when told to"
+    )
+    window: Annotated[str, StringConstraints(max_length=40)] | None = Field(
+        None,
+        description="HH:MM-HH:MM of the box's local time, in which it asks by itself and lets take over what it found; default: any time",
+    )
     probation: ProbationConfig = Field(
         default_factory=ProbationConfig, description="what a model that has taken over must show"
     )
+
+    @field_validator("window")
+    @classmethod
+    def _window(cls, value: str | None) -> str | None:
+        if value is not None:
+            minutes_of_window(value)
+        return value
 
     @field_validator("repository")
     @classmethod

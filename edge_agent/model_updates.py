@@ -9,27 +9,26 @@ import contextlib
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.chains import check_labels
 from edge_agent.config import Config
 from edge_agent.device_facts import ModelFacts, model_state
-from edge_agent.errors import Busy, CommandError, EdgeAgentError, HardwareError, Interrupted, NotOffered, UpdateError
-from edge_agent.health.host import clock_synchronised
+from edge_agent.errors import Busy, CommandError, EdgeAgentError, HardwareError, Interrupted, UpdateError
 from edge_agent.health.status import AgentStatus, ModelStatus, UpdateStatus
+from edge_agent.model_activation import Again, Swap, kernel_boot, open_repository
+from edge_agent.model_board import ModelBoard
 from edge_agent.model_probation import SETTLE_S, ProbationWatch
-from edge_agent.model_tools.workshop import BoxWorkshop, this_box
+from edge_agent.model_schedule import Schedule
+from edge_agent.model_tools.workshop import BoxWorkshop
 from edge_agent.ota.activation import Activation
-from edge_agent.ota.client import Offer, RepositoryClient
+from edge_agent.ota.client import Offer
 from edge_agent.ota.job import BEFORE, Job, Stored
 from edge_agent.ota.offer import Bundle
 from edge_agent.ota.probation import WINDOW_S, Measures, Probation
 from edge_agent.ota.store import ModelStore
-from edge_agent.ota.trusted_time import TrustedTime
 from edge_agent.serving_model import Candidate, ServingModel
 from edge_agent.types import Beat
 
@@ -41,9 +40,6 @@ KEEP_S = 15.0
 """How much of a probation a crash may cost."""
 RETRY_S = (30.0, 900.0)
 """Before a broken download is taken up again: at first, and at most."""
-PROGRESS_S = 5.0
-"""Progress is told no more often."""
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +50,8 @@ class _Wish:
     activate: bool = True
     again: bool = False
     back: bool = False
+    polled: bool = False
+    """Nobody asked: the box looks by itself."""
 
 
 class ModelUpdates:
@@ -65,23 +63,20 @@ class ModelUpdates:
     def __init__(self, config: Config, *, pinned: bool) -> None:
         self._config, self._pinned = config, pinned
         self._store = ModelStore(config.state_dir / "models")
+        self._schedule, self._polled = Schedule(config.ota), ""
         self._held = contextlib.ExitStack()
         self._activation: Activation | None = None
-        self._stored = Stored()
+        self._waits = False
+        self._board = ModelBoard(config.ota.probation)
         self._lock = threading.Lock()
         self._wish: _Wish | None = None
         self._news, self._cancel = threading.Event(), threading.Event()
         self._ended, self._done = threading.Event(), threading.Event()
         self._done.set()
-        self._attempt: UpdateStatus | None = None
-        self._progress: float | None = None
-        self._told_at = 0.0
         self._retry_at, self._retry_s = 0.0, RETRY_S[0]
         self._serving: ServingModel | None = None
         self._watch: ProbationWatch | None = None
         self._usual: Measures | None = None
-        self.revision = 0
-        """Grows with everything that is worth telling on the topic ``model``."""
         if not pinned:
             self._join()
 
@@ -99,7 +94,7 @@ class ModelUpdates:
         """The agent starts, and that one does not load: on probation it has failed, else it may be the box's fault."""
         job = self._stored.working
         if self._activation is not None and job is not None and job.bundle == candidate.bundle:
-            self._activation.roll_back("load", str(error))
+            self._write_off("load", str(error))
 
     def start(
         self,
@@ -115,6 +110,10 @@ class ModelUpdates:
         self._begin_watching()
 
     @property
+    def _stored(self) -> Stored:
+        return self._board.stored
+
+    @property
     def _serves(self) -> ServingModel:
         assert self._serving is not None
         return self._serving
@@ -126,18 +125,14 @@ class ModelUpdates:
 
     # ---- any thread
 
+    @property
+    def revision(self) -> int:
+        """Grows with everything that is worth telling on the topic ``model``."""
+        return self._board.revision
+
     def status(self, model: ModelStatus) -> ModelStatus:
         """``model`` with what is before it and what is under way."""
-        stored, previous = self._stored, ""
-        if not self._pinned and stored.active is not None:
-            previous = self._configured() if stored.previous is None else stored.previous.label
-        before = stored.previous if previous else None
-        return replace(
-            model,
-            previous=previous,
-            previous_bundle="" if before is None else before.sha256,
-            update=None if self._pinned else self._update_status(stored),
-        )
+        return model if self._pinned else self._board.status(model, self._serves.configured)
 
     def update(self, model: str | None, *, activate: bool, again: bool) -> dict[str, Any]:
         """See ``ModelHook``. Raises CommandError."""
@@ -151,7 +146,7 @@ class ModelUpdates:
                 doing = "another update was asked for" if job is None else f"{job.bundle.label} is {job.state}"
                 raise CommandError("busy", f"{doing}; wait for its end, or give model.rollback")
             self._wish = _Wish(model or (job.bundle.label if ready and job else None), activate, again)
-            self._attempt = UpdateStatus(model or self._default_name(), "asking")
+            self._board.show(UpdateStatus(model or self._default_name(), "asking"))
             if job is not None and job.state == "downloading":
                 self._cancel.set()
         return self._asked()
@@ -165,11 +160,13 @@ class ModelUpdates:
                     "not_available", "the model that the configuration names is at work: none is before it"
                 )
             self._wish = _Wish(back=True)
+            at_stake = self._stored.working.bundle if self._stored.working is not None else self._stored.active
+            label = self._default_name() if at_stake is None else at_stake.label
+            self._board.show(UpdateStatus(label, "asking", detail="to be rolled back"))
             self._cancel.set()
         return self._asked()
 
     def _asked(self) -> dict[str, Any]:
-        self.revision += 1
         self._news.set()
         return dict(model_state(self.status(self._serves.status)))
 
@@ -197,6 +194,8 @@ class ModelUpdates:
             wish, self._wish = self._wish, None
             if not self._ended.is_set():
                 self._cancel.clear()
+        if wish is None and self._stored.working is None and self._config.ota.repository and self._schedule.due():
+            wish = _Wish(polled=True)
         try:
             if wish is not None:
                 self._fulfil(wish)
@@ -215,29 +214,39 @@ class ModelUpdates:
     def _fulfil(self, wish: _Wish) -> None:
         activation = self._at_work()
         if wish.back:
-            self._attempt = None
             activation.go_back()
-            self._serve(self._at_work().stored.active)
+            self._serve(activation.stored.active)
             return
         job = activation.stored.working
         name, _, version = (wish.model or self._default_name()).partition("@")
         if job is not None and job.state == "warming":  # installed before, and to be activated now
-            self._attempt = None
+            self._board.show(None)
             if wish.activate:
                 self._activate()
             return
-        client = self._client()
-        offer = client.look(name, version or None)
-        self._attempt = None
+        try:
+            client = open_repository(self._config)
+            offer = client.look(name, version or None)
+        except EdgeAgentError as error:
+            self._refused(wish, error)
+            return
+        if not wish.polled:
+            self._board.show(None)
         self._retry_at, self._retry_s = 0.0, RETRY_S[0]
         self._usual = self._watches.usual()
-        job = activation.install(client, offer, self._cancel, again=wish.again, activate=wish.activate)
+        job = activation.install(
+            client, offer, self._cancel, again=wish.again, activate=wish.activate, in_window=wish.polled
+        )
+        self._polled = ""
         if job is None:
-            if activation.stored.working is None:
+            if activation.stored.working is None and not wish.polled:
                 bundle, already = offer.bundle, "it is active already"
-                self._attempt = UpdateStatus(bundle.label, "confirmed", bundle.sha256, None, "active", already)
-        elif job.state == "warming" and job.activate:
+                self._board.show(UpdateStatus(bundle.label, "confirmed", bundle.sha256, None, "active", already))
+        elif self._may_activate(job):
             self._activate()
+
+    def _may_activate(self, job: Job) -> bool:
+        return job.state == "warming" and job.activate and (self._schedule.open or not job.in_window)
 
     def _go_on(self) -> None:
         """With a job that was left under way: by a crash, a stop, or a line that broke."""
@@ -249,10 +258,10 @@ class ModelUpdates:
             activation.wait(LOOK_S)
             return
         if job.state != "warming":
-            self._attempt = None
+            self._board.show(None)
             offer = Offer(job.bundle, 0, "")
-            job = activation.run(_Again(self._client, job.bundle), offer, self._cancel)
-        if job.state == "warming" and job.activate:
+            job = activation.run(Again(lambda: open_repository(self._config), job.bundle), offer, self._cancel)
+        if self._may_activate(job):
             self._activate()
 
     def _activate(self) -> None:
@@ -260,27 +269,33 @@ class ModelUpdates:
         job = activation.stored.working
         assert job is not None
         usual = self._usual or self._what_is_usual()
-        job = activation.activate(_Swap(self._serves, self._candidate(job.bundle), usual, self._watches.memory_mb))
+        job = activation.activate(Swap(self._serves, self._candidate(job.bundle), usual, self._watches.memory_mb))
         if job.state == "probation":
             self._begin_watching()
+            self._board.changed()  # what serves is another one now
         elif self._serves.now.bundle != activation.stored.active:
             self._serve(self._at_work().stored.active)
 
     def _troubled(self, error: EdgeAgentError, wish: _Wish | None) -> None:
         """It did not come about, or not yet."""
-        code = getattr(error, "code", "failed")
         job = self._at_work().stored.working
         if error.retriable and job is not None and job.state == "downloading" and not isinstance(error, Busy):
             log.warning("%s: %s; tried again in %.0f s", job.bundle.label, error, self._retry_s)
             self._retry_at = time.monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, RETRY_S[1])
-            self._attempt = replace(_of_job(job, self._config, self._progress), reason=code, detail=str(error)[:500])
+            self._board.trouble(job, getattr(error, "code", "failed"), str(error)[:500])
         else:
-            asked = (wish.model if wish is not None else None) or self._default_name()
-            log.error("update to %s refused: %s", asked, error)
-            self._attempt = UpdateStatus(asked, "refused", reason=code, detail=str(error)[:500])
-            self._tell("refused", asked, None, code, str(error)[:500])
-        self.revision += 1
+            self._refused(wish or _Wish(), error)
+
+    def _refused(self, wish: _Wish, error: EdgeAgentError) -> None:
+        """Nothing of it was begun. What the box finds by itself again and again is told once."""
+        code, detail, asked = getattr(error, "code", "failed"), str(error)[:500], wish.model or self._default_name()
+        if wish.polled and self._polled == code:
+            return
+        self._polled = code if wish.polled else self._polled
+        log.error("update to %s refused: %s", asked, error)
+        self._board.show(UpdateStatus(asked, "refused", reason=code, detail=detail))
+        self._tell("refused", asked, None, code, detail)
 
     # ---- probation
 
@@ -318,19 +333,22 @@ class ModelUpdates:
         elif now - self._kept_at >= KEEP_S:
             self._kept_at = now
             activation.watched(seen)
-        self._progressed(seen.share(config))
+        self._board.progressed(seen.share(config))
 
     def _take_back(self, reason: str, detail: str) -> None:
-        activation, before = self._at_work(), self._stored.previous
-        try:
-            activation.roll_back(reason, detail)
-        except UpdateError as error:  # it cannot be written down: the next start tries it once more
-            log.error("%s", error)
+        before = self._stored.previous
+        self._write_off(reason, detail)
         if reason == "hung":
             log.error("the model on probation hangs: the agent starts again with the one before")
             self._restart()
             return
         self._serve(before)
+
+    def _write_off(self, reason: str, detail: str) -> None:
+        try:
+            self._at_work().roll_back(reason, detail)
+        except UpdateError as error:  # it cannot be written down: the next start tries it once more
+            log.error("%s", error)
 
     def _serve(self, bundle: Bundle | None) -> None:
         if self._serves.now.bundle != bundle:
@@ -341,6 +359,7 @@ class ModelUpdates:
                 self._restart()
                 return
         self._begin_watching()
+        self._board.show(None)
 
     # ---- the end
 
@@ -356,7 +375,7 @@ class ModelUpdates:
             or not reason.startswith("worker detect:")
         ):
             return False
-        self._activation.roll_back("errors", reason)
+        self._write_off("errors", reason)
         return True
 
     def end(self) -> None:
@@ -383,14 +402,14 @@ class ModelUpdates:
         try:
             self._held.enter_context(self._store.lock())
             workshop = BoxWorkshop(self._config, lambda manifest: check_labels(self._config, manifest))
-            self._activation = Activation(self._store, workshop, boot=_kernel_boot(), tell=self._heard)
+            self._activation = Activation(self._store, workshop, boot=kernel_boot(), tell=self._board.heard)
         except UpdateError as error:
             self._held.close()
-            if self._stored == Stored():
-                log.warning("models: %s", error)
-                self._stored = self._store.read()
+            if not self._waits:
+                log.warning("no updates of models for now: %s", error)
+                self._waits, self._board.stored = True, self._store.read()
             return False
-        self._stored = self._activation.stored
+        self._board.stored = self._activation.stored
         if self._serving is not None:  # what another process did meanwhile
             self._serve(self._stored.active)
         return True
@@ -398,21 +417,6 @@ class ModelUpdates:
     def _at_work(self) -> Activation:
         assert self._activation is not None
         return self._activation
-
-    def _heard(self, stored: Stored, progress: float | None) -> None:
-        """The activation has come further; called in the thread that drives it."""
-        moved = stored != self._stored
-        self._stored = stored
-        if moved:
-            self._progress = None
-            self.revision += 1
-        self._progressed(progress)
-
-    def _progressed(self, progress: float | None) -> None:
-        self._progress = progress if progress is not None else self._progress
-        if progress is not None and time.monotonic() - self._told_at >= PROGRESS_S:
-            self._told_at = time.monotonic()
-            self.revision += 1
 
     def _announce(self) -> None:
         """The last step of the job, if it was not yet told: also what an earlier run or another process did."""
@@ -429,79 +433,8 @@ class ModelUpdates:
             facts["reason"], facts["detail"] = reason, detail
         self._tell_event("model", facts)
 
-    def _update_status(self, stored: Stored) -> UpdateStatus | None:
-        if (attempt := self._attempt) is not None:
-            return attempt
-        return None if stored.job is None else _of_job(stored.job, self._config, self._progress)
-
     def _default_name(self) -> str:
         return self._serves.now.model.manifest.name
 
-    def _configured(self) -> str:
-        return self._serves.configured
-
     def _candidate(self, bundle: Bundle) -> Candidate:
         return Candidate(bundle, self._store.place(bundle), "by update")
-
-    def _client(self) -> RepositoryClient:
-        config = self._config
-        battery = config.ota.clock == "battery"
-        trusted = TrustedTime(config.state_dir / "ota" / "time", lambda: battery or clock_synchronised() is not False)
-        return RepositoryClient(config.ota, config.state_dir / "ota", this_box(config), trusted)
-
-
-@dataclass(frozen=True, slots=True)
-class _Swap:
-    """Fulfils ``activation.Serving``. ``usual``: what the model at work does, as it was measured before any of this."""
-
-    serving: ServingModel
-    candidate: Candidate
-    usual: Measures | None
-    memory_mb: Callable[[], float | None]
-
-    def warm(self, folder: Path) -> Measures | None:
-        """See ``Serving``."""
-        del folder
-        self.serving.warm(self.candidate)
-        return None if self.usual is None else self.usual.model_copy(update={"memory_mb": self.memory_mb()})
-
-    def swap(self) -> None:
-        """See ``Serving``."""
-        self.serving.swap()
-
-
-@dataclass(frozen=True, slots=True)
-class _Again:
-    """Fulfils ``activation.Repository`` for a job that is taken up again: the repository is asked anew, if at all."""
-
-    client: Callable[[], RepositoryClient]
-    bundle: Bundle
-
-    def look(self, name: str, version: str | None = None) -> Offer:
-        """See ``Repository``."""
-        return self.client().look(name, version)
-
-    def fetch(self, offer: Offer, progress: Callable[[float], None], cancel: threading.Event) -> Path:
-        """See ``Repository``."""
-        client = self.client()
-        offer = client.look(self.bundle.name, self.bundle.version)
-        if offer.bundle != self.bundle:
-            raise NotOffered(f"{self.bundle.label} has another content in the repository now")
-        return client.fetch(offer, progress, cancel)
-
-
-def _of_job(job: Job, config: Config, progress: float | None) -> UpdateStatus:
-    if job.state == "probation" and job.probation is not None and progress is None:
-        progress = job.probation.share(config.ota.probation)
-    running = job.state not in ("confirmed", "rolled_back")
-    return UpdateStatus(
-        job.bundle.label, job.state, job.bundle.sha256, progress if running else None, job.reason, job.detail
-    )
-
-
-def _kernel_boot() -> str:
-    """Changes when the box starts, not when the agent does. Where it cannot be read each start counts as one of the box."""
-    try:
-        return _BOOT.read_text().strip()
-    except OSError:
-        return uuid.uuid4().hex

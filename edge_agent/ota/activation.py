@@ -91,6 +91,7 @@ class Activation:
         *,
         again: bool = False,
         activate: bool = False,
+        in_window: bool = False,
     ) -> Job | None:
         """Fetch, check, compile and test; the job, ``warming`` where it may serve now. None: it is active already.
 
@@ -98,7 +99,8 @@ class Activation:
         """
         if offer.bundle == self.stored.active:
             return None
-        self._keep(jobs.begin(self.stored, offer.bundle, again=again, activate=activate))
+        begun = jobs.begin(self.stored, offer.bundle, again=again, activate=activate, in_window=in_window)
+        self._keep(begun)
         return self.run(repository, offer, cancel)
 
     def run(self, repository: Repository, offer: Offer, cancel: threading.Event) -> Job:

@@ -62,6 +62,8 @@ class Job(_Strict):
     boot: Annotated[str, StringConstraints(max_length=64)] = ""
     activate: bool = False
     """It is to take over by itself once it is ready."""
+    in_window: bool = False
+    """… and once the box's maintenance window is open: it was not told to, it looked for it by itself."""
     probation: Probation | None = None
     told: State | Literal[""] = ""
     """The state that was announced last: who announces is not cut off by a crash in between."""
@@ -102,12 +104,14 @@ class Stored(_Strict):
         return tuple(bundle for bundle in slots if bundle is not None)
 
 
-def begin(stored: Stored, bundle: Bundle, *, again: bool = False, activate: bool = False) -> Stored:
+def begin(
+    stored: Stored, bundle: Bundle, *, again: bool = False, activate: bool = False, in_window: bool = False
+) -> Stored:
     """Start, in place of one that is still being fetched. Raises Busy; Rejected where this bundle was rolled back before
-    and is not wanted ``again``. With ``activate`` it is to take over by itself.
+    and is not wanted ``again``. With ``activate`` it is to take over by itself, with ``in_window`` in the maintenance window only.
     """
     if (job := stored.working) is not None and job.bundle == bundle:
-        return _with(stored, activate=job.activate or activate)
+        return _with(stored, activate=job.activate or activate, in_window=job.in_window and in_window)
     if job is not None and job.state != "downloading":
         raise Busy(f"{job.bundle.label} is under way ({job.state}); wait for its end, or roll it back")
     if bundle == stored.active:
@@ -158,9 +162,7 @@ def switch(stored: Stored, boot: str, before: Measures | None = None) -> Stored:
     slots = {"previous": stored.active, "active": stored.candidate, "candidate": None}
     switched = stored.model_copy(update=slots)
     probation = Probation(before=before)
-    return _with(
-        switched, state="probation", attempts=0, boot=boot, probation=probation, displaced=stored.previous
-    )
+    return _with(switched, state="probation", attempts=0, boot=boot, probation=probation, displaced=stored.previous)
 
 
 def watched(stored: Stored, probation: Probation) -> Stored:
