@@ -56,7 +56,11 @@ class ConfigApplyArgs(Strict):
 class ModelUpdateArgs(Strict):
     """Which model."""
 
-    model: ModelName | None = Field(None, description="NAME or NAME@VERSION; default: what the repository offers")
+    model: ModelName | None = Field(
+        None, description="NAME or NAME@VERSION; default: what the channel offers of the model at work"
+    )
+    activate: bool = Field(True, description="let it take over once it has passed its self-test")
+    again: bool = Field(False, description="also if it was rolled back on this box before")
 
 
 class Result(BaseModel):
@@ -73,6 +77,7 @@ class Pong(Result):
     boot_id: str = Field(description="changes with every start of the agent")
     version: str
     uptime_s: float
+    readiness: Literal["ok", "degraded", "failing"] = Field(description="as `GET /readyz`")
 
 
 class Snapshot(Result):
@@ -161,8 +166,15 @@ _ALL = (
     Command("log.level", "log more or less for a while", LogLevelArgs, LogLevel, effect=True),
     Command("config.apply", "change the configuration", ConfigApplyArgs, ConfigApplied, effect=True, deadline_s=30.0),
     Command("restart", "stop in order and start again", NoArgs, Restarted, effect=True),
-    Command("model.update", "fetch and activate a model", ModelUpdateArgs, None, effect=True, deadline_s=30.0),
-    Command("model.rollback", "back to the model before", NoArgs, None, effect=True, deadline_s=30.0),
+    Command(
+        "model.update",
+        "begin to fetch and activate a model; the topic model tells how it goes",
+        ModelUpdateArgs,
+        ModelState,
+        effect=True,
+        deadline_s=30.0,
+    ),
+    Command("model.rollback", "back to the model before", NoArgs, ModelState, effect=True, deadline_s=30.0),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 
