@@ -352,7 +352,9 @@ class ModelUpdates:
         self._board.progressed(seen.share(config))
 
     def _take_back(self, reason: str, detail: str) -> None:
-        before = self._stored.previous
+        job, before = self._stored.working, self._stored.previous
+        assert job is not None
+        self._board.trouble(job, reason, detail)  # until the one before serves, this one is not gone
         self._write_off(reason, detail)
         if reason == "hung":
             log.error("the model on probation hangs: the agent starts again with the one before")
