@@ -25,6 +25,7 @@ from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
 from edge_agent.health.sd_notify import Notifier
 from edge_agent.health.status import AgentStatus
+from edge_agent.journal import told
 from edge_agent.model_updates import ModelUpdates
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import DetectionPool
@@ -35,16 +36,21 @@ from edge_agent.sensors.sensors import Sensors
 from edge_agent.serving_model import ServingModel
 from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.build import batch_sinks
+from edge_agent.sinks.home_assistant_link import HomeAssistant
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.sinks.mqtt import wants as mqtt_wants
 from edge_agent.sinks.mqtt_inbound import Listener
 from edge_agent.snapshot import snapshot_jpeg
+from edge_agent.sparkplug_board import sparkplug_sink
 from edge_agent.state_dir import state_lock
 from edge_agent.status_board import camera_status, mqtt_status, outbox_status, sink_status
 from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
 from edge_agent.types import NO_CLOCK, CameraChange, Heartbeat, StageClock, parse_rfc3339, uuid7_factory
 
 log = logging.getLogger(__name__)
+
+INFERENCE_S = 12.0
+"""For one frame. One that hangs for ever must not cost more than half a minute: this, the stop, and a new start."""
 
 
 class Agent:
@@ -90,6 +96,7 @@ class Agent:
         self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
         self.mqtt: MqttSink | None = None
+        self.home_assistant = HomeAssistant(config, self.device, __version__, self._retain, self._beat_now)
         self.commands = AgentCommands(self, options.file, self._answer, self.updates)
         if config.mqtt.enabled and options.mqtt:
             self.mqtt = MqttSink(
@@ -102,6 +109,7 @@ class Agent:
                 on_alarm=lambda event: self.outbox.put([event]),
                 listeners=self._listeners(),
             )
+        self.sparkplug = sparkplug_sink(self) if self.mqtt is not None else None
         self.pumps = [BatchPump(name, self.outbox.outlet(name), sink) for name, sink in sinks.items()]
         self.rest: RestServer | None = None
         if config.http.enabled:
@@ -144,7 +152,7 @@ class Agent:
                 self.again &= self.supervisor.signal is None
                 self._stop()
         if self.supervisor.failure is not None:
-            log.error("%s", self.supervisor.failure)
+            log.error("%s", self.supervisor.failure, extra=told("agent.failed"))
             return self.supervisor.failure.exit_code
         return int(any(unit.recorder is not None and unit.recorder.failure for unit in self.cameras))
 
@@ -155,14 +163,17 @@ class Agent:
         ]
         if self.config.commands.enabled:
             listeners.append(Listener(self.commands.topic, self.commands.on_message))
-        return listeners
+        return listeners + self.home_assistant.listeners
 
     def _start(self) -> None:
         self.supervisor.install_signals(self._last_words)
         self.outbox.start()
         self.commands.start()
+        self.home_assistant.start()
         if self.mqtt is not None:
             self.mqtt.start()
+        if self.sparkplug is not None:
+            self.sparkplug.start()
         for pump in self.pumps:
             pump.start()
         if self.rest is not None:
@@ -177,7 +188,9 @@ class Agent:
                 restart=unit.capture.live,
             )
         for number in range(self.workers):
-            self.supervisor.spawn(f"detect:{number}", self.pool.work, essential=True, deadline_s=30.0, restart=True)
+            self.supervisor.spawn(
+                f"detect:{number}", self.pool.work, essential=True, deadline_s=INFERENCE_S, restart=True
+            )
         if (loader := self.serving.now.loader).pending:
             # Not essential: while it builds, and if it fails, something else serves.
             self.supervisor.spawn(
@@ -206,12 +219,14 @@ class Agent:
         gc.collect()
         gc.freeze()
         self._notifier.ready("running")
+        log.info("edge-agent %s runs", __version__, extra=told("agent.ready", version=__version__))
 
     def _tick(self, tick: Callable[[], None]) -> None:
         self._notifier.watchdog(self.supervisor.check())
         for unit in self.cameras:
             unit.look()
         self.commands.look()
+        self.home_assistant.look()
         self.outbox.put(self.sensors.look())
         self._tell()
         tick()
@@ -238,6 +253,7 @@ class Agent:
         if connects != self._told_connects:
             self._told_connects = connects
             self.commands.connected()
+            self.home_assistant.connected()
 
     def _tell_model(self) -> None:
         revision, state = self.updates.revision, model_state(self.updates.status(self.serving.status))
@@ -245,6 +261,7 @@ class Agent:
             self._told_model = revision
 
     def _stop(self) -> None:
+        log.info("stopping%s", ", to start again" if self.again else "", extra=told("agent.stopping"))
         if self.again:
             self._notifier.restarting("starting again")
         else:
@@ -276,12 +293,16 @@ class Agent:
     def _close_sinks(self) -> None:
         """All at once: each has the whole second."""
         until = time.monotonic() + 1.9
+        if self.sparkplug is not None:
+            self.sparkplug.end()
         for pump in self.pumps:
             pump.end(1.0)
         if self.mqtt is not None:
             self.mqtt.stop(1.0, 0.8)
         for pump in self.pumps:
             pump.join(max(0.0, until - time.monotonic()))
+        if self.sparkplug is not None:
+            self.sparkplug.join(max(0.0, until - time.monotonic()))
 
     def _close_chains(self) -> None:
         asked = self.again or self.supervisor.signal is not None or self.supervisor.failure is not None
@@ -319,13 +340,20 @@ class Agent:
     def reconfigure(self, config: Config) -> None:
         """Take over a configuration that differs only in what is asked for anew each time; from any thread."""
         self.config, self._digest = config, config.digest()
-        self._next_beat = 0.0  # with its hash
+        self.home_assistant.changed(config)
+        self._beat_now()  # with its hash
         logging.getLogger().setLevel(config.logging.level.upper())
 
     def restart(self) -> None:
         """Stop in order, and start again as a new process."""
         self.again = True
         self.stop.set()
+
+    def _beat_now(self) -> None:
+        self._next_beat = 0.0
+
+    def _retain(self, topic: str, payload: bytes, done: Callable[[str], None]) -> bool:
+        return self.mqtt is not None and self.mqtt.retain(topic, payload, done)
 
     def _answer(self, topic: str, payload: bytes, correlation: bytes | None) -> bool:
         return self.mqtt is not None and self.mqtt.answer(topic, payload, correlation)

@@ -181,13 +181,14 @@ class AgentCommands:
     # ---- the commands, in the worker's thread
 
     def _ping(self, _: Request) -> Pong:
-        agent = self._agent
+        agent, status = self._agent, self._agent.status()
         return Pong(
             time=rfc3339(time.time()),
             clock_ok=_clock_ok(),
             boot_id=agent.boot_id,
             version=__version__,
-            uptime_s=agent.status().uptime_s,
+            uptime_s=status.uptime_s,
+            readiness=status.readiness().status,
         )
 
     def _status(self, _: Request) -> dict[str, Any]:

@@ -75,6 +75,10 @@ class OtaConfig(Strict):
     root_file: Path | None = Field(None, description="the repository's root.json, by which everything is judged")
     team: Slug = Field("models", description="whose models: a role of the repository")
     channel: Slug = Field("stable", description="which of its channels decides what is offered")
+    release_team: Slug = Field("agent", description="whose releases of the agent: a role of the repository")
+    release: Slug | None = Field(
+        None, description="name of the agent's releases for this box; default: edge-agent-MACHINE-pyX.Y"
+    )
     hardware: list[Slug] = Field(
         default_factory=list,
         max_length=16,

@@ -45,12 +45,12 @@ def _install(args: argparse.Namespace) -> int:
     config = config_file.load(args.config)
     store = _store(config)
     if is_running(config, store):
-        with _bar(quiet=args.json) as progress:
+        with bar(quiet=args.json) as progress:
             words = RunningAgent(config).install(
                 args.model, activate=args.activate, again=args.again, progress=progress
             )
         return _tell(args, store.read(), words)
-    with store.lock(), _cancelled_by_signals() as cancel, _bar(quiet=args.json) as progress:
+    with store.lock(), cancelled_by_signals() as cancel, bar(quiet=args.json) as progress:
         activation = _activation(config, store, progress)
         client = open_repository(config)
         progress("asking the repository", None)
@@ -71,7 +71,7 @@ def _activate(args: argparse.Namespace) -> int:
         job = store.read().working
         if job is None or job.state != "warming":
             raise UsageError("no model is ready to take over: edge-agent model status")
-        with _bar(quiet=args.json) as progress:
+        with bar(quiet=args.json) as progress:
             words = RunningAgent(config).install(job.bundle.label, activate=True, again=False, progress=progress)
         return _tell(args, store.read(), words)
     with store.lock():
@@ -154,7 +154,8 @@ def _no_progress(_doing: str, _done: float | None) -> None:
 
 
 @contextlib.contextmanager
-def _bar(*, quiet: bool) -> Iterator[Progress]:
+def bar(*, quiet: bool) -> Iterator[Progress]:
+    """On a terminal."""
     from rich.console import Console
     from rich.progress import Progress as Bar
 
@@ -169,7 +170,7 @@ def _bar(*, quiet: bool) -> Iterator[Progress]:
 
 
 @contextlib.contextmanager
-def _cancelled_by_signals() -> Iterator[threading.Event]:
+def cancelled_by_signals() -> Iterator[threading.Event]:
     """Ctrl-C and ``kill`` end it in order: what is fetched stays for the next time."""
     cancel = threading.Event()
     before = {number: signal.signal(number, lambda *_: cancel.set()) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -190,6 +190,14 @@ class Activation:
         """The agent ends in order."""
         self._keep(jobs.ended(self.stored))
 
+    def retry(self) -> None:
+        """The probation is being judged once more, after a crash of who judged it. Too often: rolled back."""
+        self._keep(jobs.attempt(self.stored))
+
+    def unretry(self) -> None:
+        """That was stopped by us."""
+        self._keep(jobs.unattempt(self.stored))
+
     # ---- what they share
 
     def _end(self, error: EdgeAgentError) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from edge_agent.errors import Busy, Rejected, UsageError
+from edge_agent.errors import Busy, NoRoom, Rejected, UsageError
 from edge_agent.ota.offer import Bundle
 from edge_agent.ota.probation import Measures, Probation
 
@@ -36,7 +36,8 @@ DEADLINE_S = 6 * 3600.0
 """From the first step to probation; time without power does not count."""
 REJECTED = 16
 DAMAGED = "damaged"
-"""As a reason: the disk is at fault and not the model."""
+BLAMELESS = frozenset({DAMAGED, NoRoom.code})
+"""Reasons for which the disk is at fault and not the bundle: it may be tried again."""
 Text = Annotated[str, StringConstraints(max_length=500)]
 
 
@@ -55,6 +56,8 @@ class Job(_Strict):
     reason: Annotated[str, StringConstraints(max_length=40)] = ""
     """One word, where it was rolled back, and where it was confirmed without having been observed."""
     detail: Text = ""
+    displaced: Bundle | None = None
+    """What was ``previous`` before the switch, and is again where this one is rolled back."""
     crashes: int = 0
     boot: Annotated[str, StringConstraints(max_length=64)] = ""
     activate: bool = False
@@ -91,7 +94,14 @@ class Stored(_Strict):
     @property
     def kept(self) -> frozenset[str]:
         """Digests of what must stay on the disk."""
-        return frozenset(bundle.sha256 for bundle in (self.active, self.previous, self.candidate) if bundle is not None)
+        return frozenset(bundle.sha256 for bundle in self.needed)
+
+    @property
+    def needed(self) -> tuple[Bundle, ...]:
+        """What must stay on the disk."""
+        displaced = self.working.displaced if self.working is not None else None
+        slots = (self.active, self.previous, self.candidate, displaced)
+        return tuple(bundle for bundle in slots if bundle is not None)
 
 
 def begin(
@@ -150,8 +160,9 @@ def switch(stored: Stored, boot: str, before: Measures | None = None) -> Stored:
     if job.state != "warming":
         raise UsageError(f"{job.bundle.label} is not ready: {job.state}")
     slots = {"previous": stored.active, "active": stored.candidate, "candidate": None}
+    switched = stored.model_copy(update=slots)
     probation = Probation(before=before)
-    return _with(stored.model_copy(update=slots), state="probation", attempts=0, boot=boot, probation=probation)
+    return _with(switched, state="probation", attempts=0, boot=boot, probation=probation, displaced=stored.previous)
 
 
 def watched(stored: Stored, probation: Probation) -> Stored:
@@ -196,8 +207,8 @@ def roll_back(stored: Stored, reason: str, detail: str) -> Stored:
     """The old model serves, or goes on serving; this bundle is not tried again by itself, unless it is not at fault."""
     job = _working(stored)
     if job.state == "probation":
-        stored = stored.model_copy(update={"active": stored.previous, "previous": None})
-    if job.state != "downloading" and reason != DAMAGED:
+        stored = stored.model_copy(update={"active": stored.previous, "previous": job.displaced})
+    if job.state != "downloading" and reason not in BLAMELESS:
         stored = _reject(stored, job.bundle, f"{reason}: {detail}")
     stored = stored.model_copy(update={"candidate": None})
     return _with(stored, state="rolled_back", reason=reason, detail=detail[:500])
