@@ -17,6 +17,8 @@ from typing import Any
 from edge_agent import __version__
 from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.chains import build_chain, check_labels
+from edge_agent.codes.build import build_codes
+from edge_agent.codes.stage import DEADLINE_S
 from edge_agent.command_handlers import AgentCommands
 from edge_agent.config import CameraConfig, Config
 from edge_agent.detect.default_model import take_model
@@ -30,7 +32,7 @@ from edge_agent.health.rest import RestServer
 from edge_agent.health.sd_notify import Notifier
 from edge_agent.health.status import AgentStatus, ModelStatus
 from edge_agent.outbox import Outbox
-from edge_agent.pipeline import CameraLane, DetectionPool, FrameResult
+from edge_agent.pipeline import CameraLane, DetectionPool, FrameResult, no_codes
 from edge_agent.record import RecordWriter
 from edge_agent.report import state_line
 from edge_agent.sensors.sensors import Sensors
@@ -87,6 +89,9 @@ class CameraUnit:
         keep = agent.options.record is not None or agent.config.privacy.images
         on_result = self._result if keep else None
         self._keep_image = agent.config.privacy.images
+        read = None
+        if agent.codes is not None:
+            read = agent.codes.of(config, inline=not (self.capture.live or agent.options.realtime))
         self.chain = build_chain(
             agent.config,
             config,
@@ -94,6 +99,7 @@ class CameraUnit:
             emit=agent.outbox.put,
             on_result=on_result,
             sensors=agent.sensors.latest,
+            codes=read or no_codes,
             clock=agent.clock,
         )
         self.lane = CameraLane(self.slot, self.chain)
@@ -144,6 +150,7 @@ class Agent:
             retention_days=config.privacy.retention_days,
         )
         self.sensors = Sensors(config.sensors, self.new_id)
+        self.codes = build_codes(config, lambda: clock_synchronised() is True)
         ready = threading.Condition()
         self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
         for unit in self.cameras:
@@ -253,6 +260,14 @@ class Agent:
             deadline_s=hardware.DEADLINE_S,
             restart=True,
         )
+        if self.codes is not None and self.codes.stage.threaded:
+            self.supervisor.spawn(
+                "codes",
+                lambda beat, stage=self.codes.stage: stage.work(beat, self.stop),  # type: ignore[misc]
+                essential=False,
+                deadline_s=DEADLINE_S,
+                restart=True,
+            )
         for reader in self.sensors.readers:
             self.supervisor.spawn(
                 f"sensor:{reader.name}",

@@ -9,10 +9,11 @@ from edge_agent.detect.backends.choice import usable_files
 from edge_agent.detect.default_model import take_model
 from edge_agent.detect.manifest import Manifest, Model
 from edge_agent.errors import ConfigError, ModelError
-from edge_agent.pipeline import CameraChain, FrameResult, UseCase
+from edge_agent.pipeline import CameraChain, FrameResult, UseCase, no_codes
 from edge_agent.sinks.build import batch_sinks
 from edge_agent.track import MultiObjectTracker
-from edge_agent.types import NO_CLOCK, NewId, Output, SensorValue, StageClock, uuid7_factory
+from edge_agent.types import NO_CLOCK, Code, Frame, NewId, Output, SensorValue, StageClock, uuid7_factory
+from edge_agent.usecases.codes_seen import CodesSeen
 from edge_agent.usecases.ground import CameraGround
 from edge_agent.usecases.social_distancing import SocialDistancing
 from edge_agent.usecases.sop import Sop
@@ -26,6 +27,7 @@ def build_chain(
     emit: Callable[[Sequence[Output]], None],
     on_result: Callable[[FrameResult], None] | None = None,
     sensors: Callable[[], Mapping[str, SensorValue]] = dict,
+    codes: Callable[[Frame], Sequence[Code]] = no_codes,
     clock: StageClock = NO_CLOCK,
 ) -> CameraChain:
     """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
@@ -40,6 +42,8 @@ def build_chain(
         use_cases.append(SocialDistancing(distancing, camera, new_id))
     if (sop := config.use_cases.sop) is not None and sop.enabled:
         use_cases.append(Sop(sop, camera, new_id))
+    if config.codes is not None and config.codes.enabled and config.codes.events:
+        use_cases.append(CodesSeen(config.codes, camera, new_id))
     return CameraChain(
         camera.id,
         tracker=MultiObjectTracker(config.track),
@@ -48,6 +52,7 @@ def build_chain(
         emit=emit,
         on_result=on_result,
         sensors=sensors,
+        codes=codes,
         label=label,
         clock=clock,
     )

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from edge_agent.config_base import Slug, Strict
+from edge_agent.config_codes import CodesConfig
 from edge_agent.config_commands import CommandsConfig
 from edge_agent.config_mqtt import MqttConfig
 from edge_agent.config_ota import OtaConfig
@@ -331,6 +332,7 @@ class Config(Strict):
     sensors: list[SensorConfig] = Field(
         default_factory=list, max_length=64, description="other sensors to read, publish and offer to use cases"
     )
+    codes: CodesConfig | None = Field(None, description="QR codes and markers to read; default: none")
     mqtt: MqttConfig = MqttConfig()
     commands: CommandsConfig = CommandsConfig()
     influxdb: InfluxDbConfig = InfluxDbConfig()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from edge_agent.config import SocialDistancingConfig, TrackConfig
 from edge_agent.config_base import Strict
+from edge_agent.config_codes import CODE_NAME
 from edge_agent.config_sensors import SOURCES
 from edge_agent.config_sop import Procedure
 from edge_agent.usecases.sop_check import Names, faults
@@ -41,6 +43,7 @@ def findings(data: Any, has_http_token: bool) -> Iterator[Finding]:
     yield from _cameras(path, use_case, cameras)
     yield from _zone(path, use_case, cameras)
     yield from _procedures(_get(_get(data, "use_cases"), "sop"), cameras)
+    yield from _codes(data, cameras)
     sensors = _mappings(_get(data, "sensors"))
     yield from _unique_ids("sensors", sensors)
     own = f"edge/v1/{_get(data, 'site') or 'site'}/{_get(data, 'device')}/"
@@ -165,6 +168,42 @@ def _procedures(section: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iter
         names.append(typed.name)
         for place, text in faults(typed, [_places(camera) for camera in _chosen(procedure, cameras)]):
             yield (*path, *place), text
+
+
+def _codes(data: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
+    section = _get(data, "codes")
+    yield from _cameras(("codes",), section, cameras)
+    yield from _zone(("codes",), section, cameras)
+    if _mapping(section).get("qr") is False and not _mapping(section).get("markers"):
+        yield ("codes", "qr"), "is false, and no markers are named: nothing would be read"
+    names = _mapping(_get(section, "names"))
+    for name in names:
+        if name in ("any", "token"):
+            yield ("codes", "names", name), f"{name!r} has a meaning of its own in conditions; take another name"
+    reads = isinstance(data, Mapping) and "codes" in data and _mapping(section).get("enabled") is not False
+    keyed = bool(_list(_get(section, "key_files")))
+    for path, asked in _asked(_get(data, "use_cases"), ("use_cases",)):
+        if not reads:
+            yield path, f"given {asked!r}, but no codes are read: add a section `codes:`, see docs/codes.md"
+        elif asked.partition(":")[0] == "token":
+            if not keyed:
+                yield path, f"given {asked!r}, but there is no key to believe tokens by: name codes.key_files"
+        elif asked != "any" and asked not in names and not re.fullmatch(CODE_NAME, asked):
+            known = ["any", "token", *names]
+            text = (
+                f"given {asked!r}, no such group in codes.names, and no code's own name; there are: {', '.join(known)}"
+            )
+            yield path, text + closest(asked, known)
+
+
+def _asked(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Every code that a condition asks for."""
+    inner = value.items() if isinstance(value, dict) else enumerate(_list(value))
+    for key, below in inner:
+        if key == "code" and isinstance(below, str):
+            yield (*path, key), below
+        else:
+            yield from _asked(below, (*path, key))
 
 
 def _places(camera: dict[str, Any]) -> Names:

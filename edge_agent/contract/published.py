@@ -16,6 +16,7 @@ from edge_agent.sensors.sensor import SensorStateFacts
 from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
 from edge_agent.sinks.mqtt_visit import Probe
 from edge_agent.types import DEVICE, Phase, data_schema, event_type
+from edge_agent.usecases.codes_seen import CodeSeen
 from edge_agent.usecases.minutes import DistancingMinute
 from edge_agent.usecases.sop_events import RunEnded, RunFacts, StepFacts
 from edge_agent.usecases.sop_run import What
@@ -83,6 +84,7 @@ CHANNELS = (
             _event("sop", "run", RunFacts, "started"),
             _event("sop", "run", RunEnded, "ended"),
             *(_event("sop", what, StepFacts) for what in get_args(What)),
+            _event("codes", "seen", CodeSeen),
         ),
     ),
     Channel(

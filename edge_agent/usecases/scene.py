@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_agent.config import CameraConfig
 from edge_agent.config_sop import Anchor, Direction
 from edge_agent.types import F64, Bools, Observation
+from edge_agent.usecases.codes_shown import CodesShown
 from edge_agent.usecases.evidence import FALSE, GRACE_S, TRUE, UNKNOWN
 from edge_agent.usecases.lines import CLEAR, CLEAR_M, Line, goes
 from edge_agent.usecases.things import Memory, Things
@@ -45,6 +46,7 @@ class Place:
         self._frame_lines, self._floor_lines = camera.lines, ground.lines if ground else {}
         self._lines: dict[tuple[str, Anchor], Line] = {}
         self._crossed: dict[tuple[str, Anchor], dict[int, tuple[int, float]]] = {}
+        self.codes = CodesShown()
 
     def watch(self, line: str, anchor: Anchor) -> None:
         """Follow who crosses this line. KeyError where the camera has none of that name."""
@@ -55,6 +57,9 @@ class Place:
     def look(self, seen: Observation, sensors: Mapping[str, SensorValue]) -> Scene:
         """The scene of the next frame."""
         scene = Scene(self, self.memory.update(seen), seen, sensors)
+        self.codes.rename(scene.things.renamed)
+        here = scene.persons & ~scene.hidden
+        self.codes.update(seen.codes, scene.things.ids[here], scene.things.boxes[here], seen.t)
         for (name, anchor), line in self._lines.items():
             crossed = self._crossed[name, anchor]
             self._crossed[name, anchor] = crossed = {i: c for i, c in crossed.items() if seen.t - c[1] <= CROSSED_S}
