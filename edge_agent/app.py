@@ -10,17 +10,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from edge_agent import __version__
-from edge_agent.capture.worker import CaptureWorker, make_slot
-from edge_agent.chains import build_chain, check_labels
+from edge_agent.camera_unit import CameraUnit
+from edge_agent.chains import check_labels
 from edge_agent.codes.build import build_codes
 from edge_agent.codes.stage import DEADLINE_S
 from edge_agent.command_handlers import AgentCommands
-from edge_agent.config import CameraConfig, Config
+from edge_agent.config import Config
 from edge_agent.detect.default_model import take_model
 from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import list_models
@@ -32,9 +30,10 @@ from edge_agent.health.rest import RestServer
 from edge_agent.health.sd_notify import Notifier
 from edge_agent.health.status import AgentStatus, ModelStatus
 from edge_agent.outbox import Outbox
-from edge_agent.pipeline import CameraLane, DetectionPool, FrameResult, no_codes
+from edge_agent.pipeline import DetectionPool
 from edge_agent.record import RecordWriter
 from edge_agent.report import state_line
+from edge_agent.run_options import RunOptions
 from edge_agent.sensors.sensors import Sensors
 from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.build import batch_sinks
@@ -48,77 +47,6 @@ from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
 from edge_agent.types import NO_CLOCK, CameraChange, Heartbeat, StageClock, parse_rfc3339, uuid7_factory
 
 log = logging.getLogger(__name__)
-
-CAMERA_GAP_S = 5.0
-"""Seconds without a frame after which the episodes of a live camera end; more where pairs may be apart for longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What the command line says about one run, over the configuration."""
-
-    source: str | None = None
-    model: str | None = None
-    realtime: bool = False
-    max_frames: int | None = None
-    record: Path | None = None
-    mqtt: bool = True
-    loop: bool = False
-    file: Path | None = None
-    """Where the configuration is from."""
-
-
-class CameraUnit:
-    """All objects of one camera."""
-
-    def __init__(self, agent: Agent, config: CameraConfig, ready: threading.Condition) -> None:
-        self.config = config
-        self.slot = make_slot(config, agent.options.realtime, ready, agent.stop)
-        self.capture = CaptureWorker(
-            config,
-            self.slot,
-            agent.camera_changed,
-            agent.stop,
-            realtime=agent.options.realtime,
-            max_frames=agent.options.max_frames,
-            loop=agent.options.loop,
-            clock=agent.clock,
-        )
-        self.last: FrameResult | None = None
-        self.recorder: RecordWriter | None = None
-        keep = agent.options.record is not None or agent.config.privacy.images
-        on_result = self._result if keep else None
-        self._keep_image = agent.config.privacy.images
-        read = None
-        if agent.codes is not None:
-            read = agent.codes.of(config, inline=not (self.capture.live or agent.options.realtime))
-        self.chain = build_chain(
-            agent.config,
-            config,
-            new_id=agent.new_id,
-            emit=agent.outbox.put,
-            on_result=on_result,
-            sensors=agent.sensors.latest,
-            codes=read or no_codes,
-            clock=agent.clock,
-        )
-        self.lane = CameraLane(self.slot, self.chain)
-
-        distancing = agent.config.use_cases.social_distancing
-        self._gap_s = max(CAMERA_GAP_S, distancing.leave_duration_s if distancing is not None else 0.0)
-
-    def look(self) -> None:
-        """A camera that is gone brings no frame that could end what it saw: say so when it has been silent for long."""
-        last = self.chain.stats.last_done
-        silent_s = 0.0 if last is None else time.monotonic() - last
-        if self.capture.live and self.chain.open_episodes and silent_s > self._gap_s:
-            self.lane.silent()
-
-    def _result(self, result: FrameResult) -> None:
-        if self.recorder is not None:
-            self.recorder.write(result)
-        if self._keep_image:
-            self.last = result
 
 
 class Agent:

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from edge_agent import config_file
-from edge_agent.app import Agent, RunOptions
+from edge_agent.app import Agent
 from edge_agent.bench.report import report
 from edge_agent.bench.result import BenchResult, read_result
 from edge_agent.config import Config
@@ -27,6 +27,7 @@ from edge_agent.doctor.display import table
 from edge_agent.doctor.examine import Report, examine
 from edge_agent.logs import setup_logging
 from edge_agent.panel import LivePanel
+from edge_agent.run_options import RunOptions
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "img"

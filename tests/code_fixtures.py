@@ -18,7 +18,7 @@ OTHER_KEY = b"another key of at least 32 bytes, really"
 def qr(text: str, px: int = 6) -> U8:
     """Grey, ``px`` pixels for each module, with a white border."""
     modules = np.pad(np.asarray(cv2.QRCodeEncoder.create().encode(text), np.uint8), 2, constant_values=255)
-    return np.kron(modules, np.ones((px, px), np.uint8))
+    return np.asarray(np.kron(modules, np.ones((px, px), np.uint8)), np.uint8)
 
 
 def marker(number: int, side: int = 90, dictionary: int = cv2.aruco.DICT_APRILTAG_36H11) -> U8:
@@ -33,7 +33,7 @@ def scene(*placed: tuple[U8, int, int], size: tuple[int, int] = (1280, 720), see
     picture = np.clip(rng.normal(120, 6, (size[1], size[0])), 0, 255).astype(np.uint8)
     for code, x, y in placed:
         picture[y : y + code.shape[0], x : x + code.shape[1]] = code
-    return cv2.cvtColor(cv2.GaussianBlur(picture, (3, 3), 0.6), cv2.COLOR_GRAY2BGR).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(cv2.GaussianBlur(picture, (3, 3), 0.6), cv2.COLOR_GRAY2BGR), np.uint8)
 
 
 def signed(

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_agent import config_file
-from edge_agent.app import Agent, RunOptions
+from edge_agent.app import Agent
 from edge_agent.bench.arrange import arranged
 from edge_agent.bench.bare import BareModel
 from edge_agent.bench.compare import compare
@@ -33,6 +33,7 @@ from edge_agent.config_sop import SopConfig
 from edge_agent.detect.backends import InputTensor
 from edge_agent.errors import HardwareError, InferenceError, UsageError
 from edge_agent.pipeline import DetectionPool
+from edge_agent.run_options import RunOptions
 from edge_agent.types import F32, Beat, Detections, Event, Frame, Stage
 from tests.agent_process import COMMAND, run_agent, write_config
 from tests.capture_helpers import write_video

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -70,7 +72,8 @@ def test_what_is_no_text_or_too_long_is_left_out_and_hides_nothing() -> None:
 
 def test_a_reader_that_cannot_decode_one_still_reads_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader(qr=True, markers=None)
-    real, calls = reader._qr, []
+    real: Any = reader._qr
+    calls: list[object] = []
 
     class Stumbling:
         def detectMulti(self, grey: U8) -> object:

@@ -126,7 +126,8 @@ def test_a_live_camera_never_waits_and_gets_what_was_read_with_a_later_frame(tmp
     thread = threading.Thread(target=codes.stage.work, args=(_Beat(), stop))
     thread.start()
     try:
-        shows, found, waited = frame(scene((qr(SECRET), 200, 200)), 0.0), [], 0.0
+        shows, waited = frame(scene((qr(SECRET), 200, 200)), 0.0), 0.0
+        found: list[Code] = []
 
         def again() -> bool:
             nonlocal waited

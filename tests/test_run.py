@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from edge_agent import config_file
-from edge_agent.app import Agent, RunOptions
+from edge_agent.app import Agent
+from edge_agent.run_options import RunOptions
 from tests.agent_process import COMMAND, RunningAgent, result_of, run_agent, write_config
 from tests.cpu_candidates import FIRST_CPU
 from tests.mosquitto import broker, free_port, subscriber, wait_for

@@ -105,13 +105,14 @@ def _licence(source: Source) -> str:
 def _training(settings: Settings, history: History | None) -> str:
     s, a = settings.schedule, settings.augment
     sizes = ", ".join(map(str, s.sizes))
-    still = ", and all batch norm" if s.frozen_norms else ""
+    still = [f"the first {s.frozen_blocks} blocks of the trunk"] if s.frozen_blocks else []
+    still += ["all batch norm"] if s.frozen_norms else []
     lines = [
         f"{s.images} images planned, in batches of {s.batch} at {sizes} px; seed {settings.seed}.",
         f"AdamW, learning rate {s.lr:g} (trunk: {s.trunk_lr:g} of it), weight decay {s.weight_decay:g}.",
         f"Warm-up over {s.warmup} images, constant, then down to nothing over the last {s.decay:.0%}.",
         f"What counts is a running average of the weights ({s.ema:g}).",
-        f"The first {s.frozen_blocks} blocks of the trunk stay as they are{still}.",
+        f"Kept as it was: {' and '.join(still) or 'nothing'}.",
         f"Pictures were changed: mosaic of four {a.mosaic:.0%}, scale {a.scale[0]:g} to {a.scale[1]:g}, colours {a.colour:.0%}.",
         f"Also: blur, noise, low light or JPEG {a.degrade:.0%}, grey {a.grey:.0%}.",
     ]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.app import Agent, RunOptions
+from edge_agent.app import Agent
 from edge_agent.bench.arrange import arranged
 from edge_agent.bench.bare import BareModel
 from edge_agent.bench.machine import peak_rss_mb
@@ -28,6 +28,7 @@ from edge_agent.detect.preprocess import Preprocessor
 from edge_agent.errors import EdgeAgentError, HardwareError, InferenceError, SourceLost
 from edge_agent.health.hardware import hottest
 from edge_agent.health.host import HostProbe
+from edge_agent.run_options import RunOptions
 
 log = logging.getLogger(__name__)
 

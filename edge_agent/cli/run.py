@@ -34,8 +34,9 @@ def add(verbs: Any) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from edge_agent import config_trial
-    from edge_agent.app import Agent, RunOptions
+    from edge_agent.app import Agent
     from edge_agent.run_display import run_with_display
+    from edge_agent.run_options import RunOptions
 
     config = config_trial.begin(args.config)
     setup_logging(config.logging)
