@@ -14,11 +14,12 @@ from edge_agent.config_mqtt import Address, MqttConfig
 from edge_agent.errors import OutboxError, SinkRejected, SinkUnavailable
 from edge_agent.sinks.mqtt_brokers import Brokers
 from edge_agent.sinks.mqtt_connection import JSON_TYPE, Connection, HungUp, Refused, Version, Will, too_new
-from edge_agent.sinks.mqtt_direct import Ahead, Direct
+from edge_agent.sinks.mqtt_direct import Ahead, Command, Direct
 from edge_agent.sinks.mqtt_farewell import Farewell
 from edge_agent.sinks.mqtt_identity import Identity
 from edge_agent.sinks.mqtt_inbound import Listener, give
 from edge_agent.sinks.mqtt_outcome import (
+    NO_SUBSCRIBERS,
     PACKET_TOO_LARGE,
     SESSION_TAKEN_OVER,
     Outcome,
@@ -78,6 +79,8 @@ class MqttSink:
         )
         self._pump, self._suspects = Pump(store), Suspects()
         self._flying: dict[int, Row | None] = {}
+        self._commands: dict[int, Command] = {}
+        """Of those, what must not be late."""
         self._last_progress = self._last_sent = 0.0
         self._answered = False
         self._ahead = Ahead()
@@ -124,6 +127,14 @@ class MqttSink:
     def answer(self, topic: str, payload: bytes, correlation: bytes | None) -> bool:
         """Send to ``topic``, a whole one, ahead of any backlog; JSON. False, and nothing is kept, while not connected."""
         return self._put(Direct(topic, payload, answer=True, correlation=correlation))
+
+    def command(self, topic: str, payload: bytes, expiry_s: int, done: Callable[[str], None]) -> bool:
+        """Send to ``topic``, a whole one, now or never. False, and nothing is kept, while not connected.
+
+        ``done`` is called from the sink's thread: "" once the broker has it, or why not. Where the broker does not confirm it
+        within ``expiry_s``, the connection is broken, so that nothing on its way can arrive any more.
+        """
+        return self._put(Direct(topic, payload, command=Command(time.monotonic() + expiry_s, expiry_s, done)))
 
     def _put(self, message: Direct) -> bool:
         if not self._ahead.put(message):
@@ -191,6 +202,7 @@ class MqttSink:
                 self._settle(connection)
             self._judge(lost)
             self._flying.clear()
+            self._commands.clear()
             self._pump.rewind()
             connection.close(politely=politely)
 
@@ -218,6 +230,9 @@ class MqttSink:
             self._send_ahead(connection, room)
             waiting = self._send_rows(connection, room)
             now = time.monotonic()
+            if any(now > command.until for command in self._commands.values()):
+                connection.abandon()
+                raise SinkUnavailable("a command was not confirmed in time: the connection is broken so that it cannot be late")
             if self._flying and now - self._last_progress > _ACK_S:
                 raise SinkUnavailable(f"no PUBACK for {_ACK_S:.0f} s")
             if self._stop_at is not None and (now >= self._stop_at or not (waiting or self._flying or self._ahead)):
@@ -229,12 +244,20 @@ class MqttSink:
         while self._ahead and len(self._flying) < room:
             message = self._ahead.pop()
             try:
+                if (command := message.command) is not None:
+                    if time.monotonic() < command.until:
+                        mid = connection.command(message.topic, message.payload, command.expiry_s)
+                        self._sent(mid, None)
+                        self._commands[mid] = command
+                    continue
                 if message.answer:
                     mid = connection.answer(message.topic, message.payload, JSON_TYPE, message.correlation)
                 else:
                     mid = connection.publish(message.topic, message.payload, JSON_TYPE, retain=message.retain)
                 self._sent(mid, None)
             except SinkRejected as error:
+                if message.command is not None:
+                    message.command.done("broker_too_old" if str(error) == "broker_too_old" else "refused")
                 self._last_error = f"{message.topic}: {error}"
 
     def _send_rows(self, connection: Connection, room: int) -> bool:
@@ -269,7 +292,10 @@ class MqttSink:
         for mid, code, reason in connection.acks():
             self._last_progress, self._answered = time.monotonic(), True
             row, became = self._flying.pop(mid, None), outcome(code)
-            if row is None:
+            if (command := self._commands.pop(mid, None)) is not None:
+                listened = code != NO_SUBSCRIBERS
+                command.done(("" if listened else "nobody_listens") if became is Outcome.ACCEPTED else "refused")
+            elif row is None:
                 if became is not Outcome.ACCEPTED:
                     self._last_error = f"heartbeat, status or answer refused: {reason}"
             elif became is Outcome.ACCEPTED:

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 _ANSWERS = 100
+
+
+class Command(NamedTuple):
+    """What makes a message one that must not be late: it goes out before ``until`` (monotonic seconds) or not at all.
+
+    The broker drops what it could not pass on within ``expiry_s``. ``done`` is told "" once the broker has it, else what is wrong.
+    """
+
+    until: float
+    expiry_s: int
+    done: Callable[[str], None]
 
 
 class Direct(NamedTuple):
@@ -17,6 +29,7 @@ class Direct(NamedTuple):
     retain: bool = False
     answer: bool = False
     correlation: bytes | None = None
+    command: Command | None = None
 
 
 class Ahead:
@@ -48,7 +61,7 @@ class Ahead:
         with self._lock:
             if not self._open:
                 return False
-            if message.answer:
+            if message.answer or message.command is not None:
                 self._answers.append(message)
             else:
                 self._latest[message.topic] = message
