@@ -29,6 +29,9 @@ class Actuators(Protocol):
         The order is carried out at once or not at all: it never waits for a broker.
         """
 
+    def make_safe(self, actuator: str) -> int:
+        """Bring it to its safe state, again and again until it confirms; the number of the order, which is the first try."""
+
     def result(self, order: int) -> Result | None:
         """None while it is under way. Forgotten once it was told."""
 
@@ -52,6 +55,10 @@ class Rehearsal:
                 self._used.add(token.ident)
         self._results[self._last] = result
         return self._last
+
+    def make_safe(self, actuator: str) -> int:
+        """See ``Actuators``."""
+        return self.order(actuator)
 
     def result(self, order: int) -> Result | None:
         """See ``Actuators``."""

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Protocol
 
+from edge_agent.actuators.desk import ActuatorDesk
 from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.chains import build_chain
 from edge_agent.codes.build import Codes
@@ -32,6 +33,7 @@ class Surroundings(Protocol):
     outbox: Outbox
     sensors: Sensors
     codes: Codes | None
+    desk: ActuatorDesk | None
 
     def camera_changed(self, change: CameraChange) -> None:
         """A camera's state or view changed; from any thread."""
@@ -69,6 +71,8 @@ class CameraUnit:
             on_result=on_result,
             sensors=agent.sensors.latest,
             codes=read or no_codes,
+            # A film opens no door.
+            actuators=agent.desk if self.capture.live or agent.options.realtime else None,
             clock=agent.clock,
         )
         self.lane = CameraLane(self.slot, self.chain)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from edge_agent.acting import Actuators, Rehearsal
 from edge_agent.config import CameraConfig, Config, DetectConfig
 from edge_agent.detect.backends.choice import usable_files
 from edge_agent.detect.default_model import take_model
@@ -14,9 +16,33 @@ from edge_agent.sinks.build import batch_sinks
 from edge_agent.track import MultiObjectTracker
 from edge_agent.types import NO_CLOCK, Code, Frame, NewId, Output, SensorValue, StageClock, uuid7_factory
 from edge_agent.usecases.codes_seen import CodesSeen
+from edge_agent.usecases.dispenser import Dispenser
 from edge_agent.usecases.ground import CameraGround
+from edge_agent.usecases.guest import Guest
+from edge_agent.usecases.intrusion import Intrusion
+from edge_agent.usecases.line_count import LineCount
+from edge_agent.usecases.loitering import Loitering
+from edge_agent.usecases.occupancy import Occupancy
+from edge_agent.usecases.scene import Places
 from edge_agent.usecases.social_distancing import SocialDistancing
 from edge_agent.usecases.sop import Sop
+from edge_agent.usecases.touchless import Touchless
+
+USE_CASES: Mapping[str, Callable[[Any, CameraConfig, NewId, Places], UseCase]] = {
+    "social_distancing": lambda section, camera, new_id, _: SocialDistancing(section, camera, new_id),
+    "sop": Sop,
+    "occupancy": Occupancy,
+    "line_count": LineCount,
+    "intrusion": Intrusion,
+    "loitering": Loitering,
+}
+"""What makes each, from its section of ``use_cases``, for one camera. Those that look at scenes share its places."""
+ACTING: Mapping[str, Callable[[Any, CameraConfig, NewId, Places, Actuators], UseCase]] = {
+    "touchless": Touchless,
+    "dispenser": Dispenser,
+    "guest": Guest,
+}
+"""Those that order something of others."""
 
 
 def build_chain(
@@ -29,19 +55,19 @@ def build_chain(
     sensors: Callable[[], Mapping[str, SensorValue]] = dict,
     codes: Callable[[Frame], Sequence[Code]] = no_codes,
     clock: StageClock = NO_CLOCK,
+    actuators: Actuators | None = None,
 ) -> CameraChain:
     """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
-    use_cases: list[UseCase] = []
     distancing = config.use_cases.social_distancing
     label = distancing.label if distancing is not None else "person"
-    if (
-        distancing is not None
-        and distancing.enabled
-        and (distancing.cameras is None or camera.id in distancing.cameras)
-    ):
-        use_cases.append(SocialDistancing(distancing, camera, new_id))
-    if (sop := config.use_cases.sop) is not None and sop.enabled:
-        use_cases.append(Sop(sop, camera, new_id))
+    places, acts = Places(camera), actuators or Rehearsal()
+    use_cases = [
+        ACTING[name](section, camera, new_id, places, acts)
+        if name in ACTING
+        else USE_CASES[name](section, camera, new_id, places)
+        for name, section in config.use_cases.at_work()
+        if section.runs_on(camera.id)
+    ]
     if config.codes is not None and config.codes.enabled and config.codes.events:
         use_cases.append(CodesSeen(config.codes, camera, new_id))
     return CameraChain(
@@ -60,14 +86,11 @@ def build_chain(
 
 def check_labels(config: Config, model: Manifest) -> None:
     """Refuse use cases that wait for what the model cannot say. Raises ConfigError."""
-    wanted: list[tuple[str, str]] = []
-    distancing, sop = config.use_cases.social_distancing, config.use_cases.sop
-    if distancing is not None and distancing.enabled:
-        wanted.append(("social_distancing.label", distancing.label))
-    for i, procedure in enumerate(sop.procedures if sop is not None and sop.enabled else []):
-        wanted += [
-            (f"sop.procedures[{i}].requires_labels[{k}]", label) for k, label in enumerate(procedure.requires_labels)
-        ]
+    wanted = [
+        (f"{name}.{where}", label)
+        for name, section in config.use_cases.at_work()
+        for where, label in section.wanted_labels()
+    ]
     known = ", ".join(model.labels[:20]) + (" …" if len(model.labels) > 20 else "")
     name = f"{model.name}@{model.version}"
     problems = [

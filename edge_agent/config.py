@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,8 @@ from pydantic import (
     model_validator,
 )
 
+from edge_agent.config_acting import DispenserConfig, GuestConfig, TouchlessConfig
+from edge_agent.config_actuators import ActuatorsConfig
 from edge_agent.config_base import Slug, Strict
 from edge_agent.config_codes import CodesConfig
 from edge_agent.config_commands import CommandsConfig
@@ -31,6 +34,8 @@ from edge_agent.config_ota import OtaConfig
 from edge_agent.config_sensors import SensorConfig
 from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
 from edge_agent.config_sop import SopConfig
+from edge_agent.config_use_case import UseCaseSection
+from edge_agent.config_zones import IntrusionConfig, LineCountConfig, LoiteringConfig, OccupancyConfig
 from edge_agent.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -211,10 +216,9 @@ class GroupExemption(Strict):
     max_speed_difference_mps: float = Field(0.4, gt=0, description="their speeds differ by less than this")
 
 
-class SocialDistancingConfig(Strict):
+class SocialDistancingConfig(UseCaseSection):
     """People nearer than a distance for longer than a time."""
 
-    enabled: bool = Field(True, description="whether to look for it")
     cameras: list[Slug] | None = Field(None, description="default: all")
     zone: Slug | None = Field(None, description="only people standing in this zone count; default: everywhere")
     label: str = Field("person", description="label of the model that counts as a person")
@@ -238,6 +242,14 @@ class SocialDistancingConfig(Strict):
             raise ValueError(f"leave_distance_m {self.leave_distance_m} must not be below distance_m {self.distance_m}")
         return self
 
+    def runs_on(self, camera: str) -> bool:
+        """Whether it is one of its cameras."""
+        return self.cameras is None or camera in self.cameras
+
+    def wanted_labels(self) -> Iterator[tuple[str, str]]:
+        """Who counts."""
+        yield "label", self.label
+
 
 class UseCasesConfig(Strict):
     """What is looked for. A use case that is not named does not run."""
@@ -248,6 +260,21 @@ class UseCasesConfig(Strict):
     sop: SopConfig | None = Field(
         None, description="standard operating procedures: is each done step by step, in order?"
     )
+    occupancy: OccupancyConfig | None = Field(None, description="how many are there, and is that too many?")
+    line_count: LineCountConfig | None = Field(None, description="who crosses a line, and which way?")
+    intrusion: IntrusionConfig | None = Field(None, description="is somebody where, or when, nobody may be?")
+    loitering: LoiteringConfig | None = Field(None, description="does somebody stay for too long?")
+
+    touchless: TouchlessConfig | None = Field(None, description="doors, lamps and lifts without a touch")
+    dispenser: DispenserConfig | None = Field(None, description="things handed out against tokens")
+    guest: GuestConfig | None = Field(None, description="guests who show a token to be known")
+
+    def at_work(self) -> Iterator[tuple[str, UseCaseSection]]:
+        """Name and section of each that is named and enabled."""
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if section is not None and section.enabled:
+                yield name, section
 
 
 class PriorityLimits(Strict):
@@ -332,6 +359,7 @@ class Config(Strict):
     sensors: list[SensorConfig] = Field(
         default_factory=list, max_length=64, description="other sensors to read, publish and offer to use cases"
     )
+    actuators: ActuatorsConfig | None = Field(None, description="devices that use cases may command; default: none")
     codes: CodesConfig | None = Field(None, description="QR codes and markers to read; default: none")
     mqtt: MqttConfig = MqttConfig()
     commands: CommandsConfig = CommandsConfig()

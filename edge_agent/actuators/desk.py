@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from edge_agent.acting import Result
 from edge_agent.actuators.answers import says
 from edge_agent.actuators.open_book import OpenBook
-from edge_agent.config_actuators import ActuatorConfig, ActuatorsConfig
+from edge_agent.config_actuators import ActuatorConfig
 from edge_agent.errors import TokenRefused
 from edge_agent.types import Beat, Token
 
@@ -90,7 +90,7 @@ class ActuatorDesk:
 
     def __init__(
         self,
-        config: ActuatorsConfig,
+        devices: Sequence[ActuatorConfig],
         path: Path,
         *,
         send: Send,
@@ -98,7 +98,7 @@ class ActuatorDesk:
         tell: Callable[[Mapping[str, Any]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._devices = {device.id: device for device in config.devices}
+        self._devices = {device.id: device for device in devices}
         self._book, self._send, self._spend, self._tell, self._clock = OpenBook(path), send, spend, tell, clock
         self._wake = threading.Condition()
         self._orders: deque[_Order] = deque()
@@ -106,6 +106,8 @@ class ActuatorDesk:
         self._said: deque[tuple[_Flight, str]] = deque(maxlen=1000)
         self._results: dict[int, Result] = {}
         self._number = 0
+        self._stop_at: float | None = None
+        self._ended = threading.Event()
         self._flying: list[_Flight] = []
         now = clock()
         self._astray = {name: _Astray(now, "agent_restart") for name in self._book.astray(self._devices)}
@@ -131,6 +133,11 @@ class ActuatorDesk:
                 self._wake.notify()
         return order.number
 
+    def make_safe(self, actuator: str) -> int:
+        """See ``acting.Actuators``."""
+        device = self._devices.get(actuator)
+        return self.order(actuator, device.safe if device is not None else "")
+
     def result(self, order: int) -> Result | None:
         """See ``acting.Actuators``."""
         with self._wake:
@@ -142,28 +149,32 @@ class ActuatorDesk:
             self._messages.append((topic, payload))
             self._wake.notify()
 
-    def drain(self, timeout_s: float) -> bool:
-        """Wait until nothing is under way; whether that came about."""
-        until = time.monotonic() + timeout_s
-        while time.monotonic() < until:
-            with self._wake:
-                if not (self._orders or self._flying or any(astray.wanted for astray in self._astray.values())):
-                    return True
-            time.sleep(0.02)
-        return False
+    def stop(self, timeout_s: float) -> None:
+        """End once nothing is under way, or after ``timeout_s``: what is not safe then is made so by the next start."""
+        self._stop_at = time.monotonic() + timeout_s
+        with self._wake:
+            self._wake.notify()
+        self._ended.wait(timeout_s + 0.2)
 
     # The desk's thread
 
-    def run(self, beat: Beat, stop: threading.Event) -> None:
+    def run(self, beat: Beat) -> None:
         """Until ``stop``."""
-        while not stop.is_set():
+        while not self._over():
             beat.begin()
             self.step()
             beat.end()
             with self._wake:
                 if not (self._orders or self._messages or self._said):
-                    self._wake.wait(_TICK_S if self._flying or self._astray else 0.5)
+                    self._wake.wait(_TICK_S if self._flying or self._astray or self._stop_at else 0.5)
         self._book.close()
+        self._ended.set()
+
+    def _over(self) -> bool:
+        if self._stop_at is None:
+            return False
+        busy = self._orders or self._flying or any(astray.wanted for astray in self._astray.values())
+        return not busy or time.monotonic() >= self._stop_at
 
     def step(self) -> None:
         """Do all that is to be done now."""
@@ -226,9 +237,9 @@ class ActuatorDesk:
         for topic, payload in messages:
             for flight in list(self._flying):
                 ack = flight.device.ack
-                if ack is not None and ack.topic == topic:
-                    if says(payload, ack.key, flight.device.actions[flight.action].says):
-                        self._land(flight, "")
+                wanted = flight.device.actions[flight.action].says
+                if ack is not None and ack.topic == topic and says(payload, ack.key, wanted):
+                    self._land(flight, "")
 
     def _land(self, flight: _Flight, trouble: str) -> None:
         """It is over: "" means that the device did it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from edge_agent.codes.spent import SpentTokens
 from edge_agent.codes.stage import CodeStage
 from edge_agent.config import CameraConfig, Config
 from edge_agent.config_codes import CodesConfig
-from edge_agent.types import Code, Frame
+from edge_agent.errors import TokenRefused
+from edge_agent.types import Code, Frame, Token
 
 
 class Codes:
@@ -23,11 +25,20 @@ class Codes:
         self.stage = CodeStage(config, naming)
         self._config = config
 
+    def spend(self, token: Token) -> None:
+        """Use a token up, now. Raises TokenRefused."""
+        self.spent.spend(token, time.time())
+
     def of(self, camera: CameraConfig, *, inline: bool) -> Callable[[Frame], Sequence[Code]] | None:
         """What looks for codes in the frames of a camera; None where it is not one of those. ``inline``: at once."""
         if self._config.cameras is not None and camera.id not in self._config.cameras:
             return None
         return self.stage.camera(camera, inline=inline).look
+
+
+def no_tokens(_: Token) -> None:
+    """Of a box that reads no codes."""
+    raise TokenRefused("bad")
 
 
 def build_codes(config: Config, synchronised: Callable[[], bool]) -> Codes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from edge_agent.actuators.desk import ActuatorFacts
 from edge_agent.command_handlers import CommandFacts, ConfigFacts
 from edge_agent.commands.catalogue import CommandAnswer
 from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelState
@@ -16,8 +17,19 @@ from edge_agent.sensors.sensor import SensorStateFacts
 from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
 from edge_agent.sinks.mqtt_visit import Probe
 from edge_agent.types import DEVICE, Phase, data_schema, event_type
+from edge_agent.usecases.acting import ActionEnded, ActionMinute, ActionStarted
 from edge_agent.usecases.codes_seen import CodeSeen
+from edge_agent.usecases.guest import GuestMinute, GuestRecognised
+from edge_agent.usecases.intrusion import IntrusionEnded, IntrusionMinute, IntrusionStarted, IntrusionUpdated
+from edge_agent.usecases.line_count import Crossing, LineCountMinute
+from edge_agent.usecases.loitering import LoiteringEnded, LoiteringMinute, LoiteringStarted, LoiteringUpdated
 from edge_agent.usecases.minutes import DistancingMinute
+from edge_agent.usecases.occupancy import (
+    OccupancyMinute,
+    OverCapacityEnded,
+    OverCapacityStarted,
+    OverCapacityUpdated,
+)
 from edge_agent.usecases.sop_events import RunEnded, RunFacts, StepFacts
 from edge_agent.usecases.sop_run import What
 from edge_agent.usecases.violation import ViolationEnded, ViolationStarted, ViolationUpdated
@@ -54,6 +66,14 @@ def _event(use_case: str, what: str, data: Any, phase: Phase | None = None) -> M
     return Message(kind.removeprefix("edge_agent."), CloudEvent, data, fixed, EVENT_TYPE, last)
 
 
+def _episode(use_case: str, what: str, started: Any, updated: Any, ended: Any) -> tuple[Message, ...]:
+    return (
+        _event(use_case, what, started, "started"),
+        _event(use_case, what, updated, "updated"),
+        _event(use_case, what, ended, "ended"),
+    )
+
+
 def _minute(use_case: str, data: Any) -> Message:
     return Message(f"{use_case}.minute", MetricMessage, data, last=use_case)
 
@@ -78,13 +98,20 @@ CHANNELS = (
         "events/{camera}/{use_case}",
         "what a use case saw",
         (
-            _event("social_distancing", "violation", ViolationStarted, "started"),
-            _event("social_distancing", "violation", ViolationUpdated, "updated"),
-            _event("social_distancing", "violation", ViolationEnded, "ended"),
+            *_episode("social_distancing", "violation", ViolationStarted, ViolationUpdated, ViolationEnded),
             _event("sop", "run", RunFacts, "started"),
             _event("sop", "run", RunEnded, "ended"),
             *(_event("sop", what, StepFacts) for what in get_args(What)),
             _event("codes", "seen", CodeSeen),
+            *_episode("occupancy", "over_capacity", OverCapacityStarted, OverCapacityUpdated, OverCapacityEnded),
+            _event("line_count", "crossing", Crossing),
+            *_episode("intrusion", "presence", IntrusionStarted, IntrusionUpdated, IntrusionEnded),
+            _event("touchless", "action", ActionStarted, "started"),
+            _event("touchless", "action", ActionEnded, "ended"),
+            _event("dispenser", "dispense", ActionStarted, "started"),
+            _event("dispenser", "dispense", ActionEnded, "ended"),
+            _event("guest", "recognised", GuestRecognised),
+            *_episode("loitering", "stay", LoiteringStarted, LoiteringUpdated, LoiteringEnded),
         ),
     ),
     Channel(
@@ -101,13 +128,26 @@ CHANNELS = (
             _event("device", "mqtt_session_taken_over", SessionTakenOver),
             _event("device", "command", CommandFacts),
             _event("device", "config", ConfigFacts),
+            _event("device", "actuator", ActuatorFacts),
         ),
     ),
     Channel(
         "metrics",
         "metrics/{camera}/{use_case}",
         "aggregates of each minute of UTC",
-        (_minute("social_distancing", DistancingMinute),),
+        (
+            _minute("social_distancing", DistancingMinute),
+            _minute("occupancy", OccupancyMinute),
+            _minute("line_count", LineCountMinute),
+            _minute("intrusion", IntrusionMinute),
+            _minute("touchless", ActionMinute),
+            _minute("dispenser", ActionMinute),
+            _minute("guest", GuestMinute),
+            _minute("loitering", LoiteringMinute),
+            _minute("touchless", ActionMinute),
+            _minute("dispenser", ActionMinute),
+            _minute("guest", GuestMinute),
+        ),
     ),
     Channel(
         "telemetry",

@@ -232,7 +232,9 @@ class MqttSink:
             now = time.monotonic()
             if any(now > command.until for command in self._commands.values()):
                 connection.abandon()
-                raise SinkUnavailable("a command was not confirmed in time: the connection is broken so that it cannot be late")
+                raise SinkUnavailable(
+                    "a command was not confirmed in time: the connection is broken so that it cannot be late"
+                )
             if self._flying and now - self._last_progress > _ACK_S:
                 raise SinkUnavailable(f"no PUBACK for {_ACK_S:.0f} s")
             if self._stop_at is not None and (now >= self._stop_at or not (waiting or self._flying or self._ahead)):

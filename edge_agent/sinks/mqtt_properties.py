@@ -44,7 +44,6 @@ class Contents:
             made.CorrelationData = correlation
         return made, len(made.pack())
 
-
     def of_command(self, expiry_s: int) -> tuple[Properties, int]:
         """Of what must not be late: the broker drops it after ``expiry_s`` (§3.3.2.3.3)."""
         made: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.types import F64, I64, Code
+from edge_agent.types import F64, I64, Code, Token
 from edge_agent.usecases.evidence import FALSE, TRUE, UNKNOWN
 from edge_agent.usecases.overlap import has
 
@@ -73,6 +73,10 @@ class CodesShown:
     def now(self, asked: str) -> list[Code]:
         """Those that fit, the latest read last."""
         return [shown.code for shown in self._shown.values() if fits(shown.code, asked)]
+
+    def tokens(self, purpose: str) -> list[Token]:
+        """The valid tokens for a purpose, the latest read last."""
+        return [code.token for code in self.now(f"token:{purpose}") if code.token is not None]
 
     def by(self, asked: str, ids: I64) -> NDArray[np.int8]:
         """(N,) ``Truth``: whether each of ``ids`` shows one."""

@@ -54,6 +54,15 @@ def faults(procedure: Procedure, cameras: Sequence[Names], sensors: Collection[s
         yield from _evidence(procedure, cameras)
 
 
+def condition_faults(path: Path, condition: Condition, cameras: Sequence[Names]) -> Iterator[Fault]:
+    """What is wrong with a condition that stands by itself, on each of ``cameras``."""
+    for place, inner in _all_of(path, condition):
+        yield from _form(place, inner)
+        for name, kind in (("zone", "zone"), ("crosses", "line")):
+            if (given := getattr(inner, name)) is not None:
+                yield from _known((*place, name), kind, given, cameras, None)
+
+
 def _conditions(procedure: Procedure) -> Iterator[tuple[Path, Condition]]:
     if procedure.start is not None:
         yield ("start",), procedure.start
