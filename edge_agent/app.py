@@ -163,8 +163,10 @@ class Agent:
             Listener(topic, lambda message, take=take: take(message.payload), qos=0)  # type: ignore[misc]
             for topic, take in self.sensors.subscriptions.items()
         ]
-        for topic in self.desk.topics if self.desk is not None else []:
-            listeners.append(Listener(topic, lambda message, desk=self.desk: desk.take(message.topic, message.payload)))  # type: ignore[misc]
+        if (desk := self.desk) is not None:
+            listeners += [
+                Listener(topic, lambda message: desk.take(message.topic, message.payload)) for topic in desk.topics
+            ]
         if self.config.commands.enabled:
             listeners.append(Listener(self.commands.topic, self.commands.on_message))
         return listeners
