@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -274,7 +275,7 @@ def test_a_thousand_runs_of_random_scenes(kind: str) -> None:
             crowd |= {k / 5: blocked for k in range(round(begun * 5), scene.frame)}
         scene.told += scene.case.close("shutdown")
         log = devices.log
-        for (at, action), (_, then) in zip(log, [*log[1:], (0.0, "end")], strict=True):
+        for (at, action), (_, then) in itertools.pairwise([*log, (0.0, "end")]):
             if action == "open":
                 opened += 1
                 assert then == "safe", seed
