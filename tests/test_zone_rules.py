@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.real_zones import compare, recorded
 from benchmarks.sop_scenes import Faults
 from benchmarks.zones_score import GOALS, met
 from benchmarks.zones_score import run as score
@@ -272,16 +274,15 @@ def test_a_step_outside_ends_no_stay_and_a_walk_does() -> None:
 
 
 def test_scenes_as_they_are() -> None:
-    """At frame rates of 2 to 30, frames late and missing. ``python -m benchmarks.zones_score`` plays thousands."""
-    for fps in (2.0, 6.0):
-        figures = score(30, 11, None, fps=fps, size=(1280, 720)).figures()
-        assert met(figures, GOALS["clean"]), (fps, figures)
-        assert figures["people_off"] < 0.05 and figures["balance_right"] > 0.9, (fps, figures)
+    """Frames late and missing. ``python -m benchmarks.zones_score`` plays thousands, at 2 to 60 frames a second."""
+    figures = score(10, 11, None, fps=4.0, size=(1280, 720)).figures()
+    assert met(figures, GOALS["clean"]), figures
+    assert figures["people_off"] < 0.05 and figures["balance_right"] > 0.9, figures
 
 
 @pytest.mark.slow
 def test_scenes_with_the_faults_of_detector_and_tracker() -> None:
-    figures = score(25, 5, Faults(), fps=7.0, size=(1280, 720)).figures()
+    figures = score(12, 5, Faults(), fps=7.0, size=(1280, 720)).figures()
     assert met(figures, GOALS["faults"]), figures
 
 
@@ -450,7 +451,9 @@ def test_on_the_video_a_recording_replays_to_the_same_and_a_crash_ends_what_was_
     counted = json.loads(done.stdout)["events"]
     assert {"occupancy", "intrusion", "loitering"} <= {kind.split(".")[1] for kind in counted}
     assert cli.main(["replay", str(record), "-c", str(config), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["events"] == counted
+    lines = map(json.loads, capsys.readouterr().out.splitlines())
+    again = Counter(line["type"] for line in lines if "type" in line)
+    assert again == {kind: count for kind, count in counted.items() if ".device." not in kind}
 
     with RunningAgent(tmp_path, "-c", config, "--no-mqtt", "--realtime") as agent:
         agent.wait_for_log("plaza: person")
@@ -462,3 +465,12 @@ def test_on_the_video_a_recording_replays_to_the_same_and_a_crash_ends_what_was_
     assert started == set(ended)
     restarted = {one["type"].split(".")[1] for one in ended.values() if one["data"]["reason"] == "agent_restart"}
     assert restarted == {"occupancy", "intrusion", "loitering"}
+
+
+@pytest.mark.slow
+def test_the_counts_of_the_first_half_minute_are_those_made_by_hand(vtest_video: Path, tmp_path: Path) -> None:
+    """``python -m benchmarks.real_zones`` compares the whole video."""
+    found = compare(recorded(tmp_path, "auto", 240), "feet", 240)
+    assert (found["left"]["by_hand"], found["right"]["by_hand"]) == (3, 2)
+    assert found["crossings_f1"] >= 0.9, found
+    assert found["occupancy_off"] <= 0.2, found
