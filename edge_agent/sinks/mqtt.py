@@ -14,7 +14,7 @@ from edge_agent.config_mqtt import Address, MqttConfig
 from edge_agent.errors import OutboxError, SinkRejected, SinkUnavailable
 from edge_agent.sinks.mqtt_brokers import Brokers
 from edge_agent.sinks.mqtt_connection import JSON_TYPE, Connection, HungUp, Refused, Version, Will, too_new
-from edge_agent.sinks.mqtt_direct import Ahead, Command, Direct
+from edge_agent.sinks.mqtt_direct import Ahead, Direct
 from edge_agent.sinks.mqtt_farewell import Farewell
 from edge_agent.sinks.mqtt_identity import Identity
 from edge_agent.sinks.mqtt_inbound import Listener, give
@@ -78,9 +78,7 @@ class MqttSink:
             config, self._client_id, self._root + "status", lambda since: self._identity.status("offline", since)
         )
         self._pump, self._suspects = Pump(store), Suspects()
-        self._flying: dict[int, Row | None] = {}
-        self._commands: dict[int, Command] = {}
-        """Of those, what must not be late."""
+        self._flying: dict[int, Row | Direct] = {}
         self._last_progress = self._last_sent = 0.0
         self._answered = False
         self._ahead = Ahead()
@@ -124,6 +122,14 @@ class MqttSink:
             payload = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
         return self._put(Direct(self._root + topic, payload, retain))
 
+    def retain(self, topic: str, payload: bytes, done: Callable[[str], None]) -> bool:
+        """Send to ``topic``, a whole one, retained, ahead of any backlog; empty: what the broker keeps there goes. JSON.
+
+        False, and nothing is kept, while not connected. ``done`` is called by the sink's thread with the reason of a
+        refusal, "" once the broker took it; not at all where the connection ended before.
+        """
+        return self._put(Direct(topic, payload, retain=True, done=done))
+
     def answer(self, topic: str, payload: bytes, correlation: bytes | None) -> bool:
         """Send to ``topic``, a whole one, ahead of any backlog; JSON. False, and nothing is kept, while not connected."""
         return self._put(Direct(topic, payload, answer=True, correlation=correlation))
@@ -131,10 +137,10 @@ class MqttSink:
     def command(self, topic: str, payload: bytes, expiry_s: int, done: Callable[[str], None]) -> bool:
         """Send to ``topic``, a whole one, now or never. False, and nothing is kept, while not connected.
 
-        ``done`` is called from the sink's thread: "" once the broker has it, or why not. Where the broker does not confirm it
-        within ``expiry_s``, the connection is broken, so that nothing on its way can arrive any more.
+        ``done`` is called by the sink's thread: "" once the broker has it; ``nobody_listens``, ``broker_too_old``, or why it
+        refuses. Where it does not confirm within ``expiry_s``, the connection is broken, so that nothing on its way arrives.
         """
-        return self._put(Direct(topic, payload, command=Command(time.monotonic() + expiry_s, expiry_s, done)))
+        return self._put(Direct(topic, payload, done=done, until=time.monotonic() + expiry_s, expiry_s=expiry_s))
 
     def _put(self, message: Direct) -> bool:
         if not self._ahead.put(message):
@@ -202,7 +208,6 @@ class MqttSink:
                 self._settle(connection)
             self._judge(lost)
             self._flying.clear()
-            self._commands.clear()
             self._pump.rewind()
             connection.close(politely=politely)
 
@@ -230,10 +235,12 @@ class MqttSink:
             self._send_ahead(connection, room)
             waiting = self._send_rows(connection, room)
             now = time.monotonic()
-            if any(now > command.until for command in self._commands.values()):
+            if any(
+                isinstance(row, Direct) and row.until is not None and now > row.until for row in self._flying.values()
+            ):
                 connection.abandon()
                 raise SinkUnavailable(
-                    "a command was not confirmed in time: the connection is broken so that it cannot be late"
+                    "a command was not confirmed in time: the connection is broken, so that it is not late"
                 )
             if self._flying and now - self._last_progress > _ACK_S:
                 raise SinkUnavailable(f"no PUBACK for {_ACK_S:.0f} s")
@@ -246,21 +253,17 @@ class MqttSink:
         while self._ahead and len(self._flying) < room:
             message = self._ahead.pop()
             try:
-                if (command := message.command) is not None:
-                    if time.monotonic() < command.until:
-                        mid = connection.command(message.topic, message.payload, command.expiry_s)
-                        self._sent(mid, None)
-                        self._commands[mid] = command
-                    continue
-                if message.answer:
+                if message.until is not None:
+                    if time.monotonic() >= message.until:
+                        continue
+                    mid = connection.command(message.topic, message.payload, message.expiry_s)
+                elif message.answer:
                     mid = connection.answer(message.topic, message.payload, JSON_TYPE, message.correlation)
                 else:
                     mid = connection.publish(message.topic, message.payload, JSON_TYPE, retain=message.retain)
-                self._sent(mid, None)
+                self._sent(mid, message)
             except SinkRejected as error:
-                if message.command is not None:
-                    message.command.done("broker_too_old" if str(error) == "broker_too_old" else "refused")
-                self._last_error = f"{message.topic}: {error}"
+                self._told_directly(message, str(error))
 
     def _send_rows(self, connection: Connection, room: int) -> bool:
         """Fill the window; whether there may be more to send."""
@@ -281,7 +284,7 @@ class MqttSink:
             log.debug("mqtt: the outbox cannot be read now: %s", error)
         return True
 
-    def _sent(self, mid: int, row: Row | None) -> None:
+    def _sent(self, mid: int, row: Row | Direct) -> None:
         self._last_sent = time.monotonic()
         if not self._flying:
             self._last_progress = self._last_sent
@@ -294,12 +297,13 @@ class MqttSink:
         for mid, code, reason in connection.acks():
             self._last_progress, self._answered = time.monotonic(), True
             row, became = self._flying.pop(mid, None), outcome(code)
-            if (command := self._commands.pop(mid, None)) is not None:
-                listened = code != NO_SUBSCRIBERS
-                command.done(("" if listened else "nobody_listens") if became is Outcome.ACCEPTED else "refused")
-            elif row is None:
-                if became is not Outcome.ACCEPTED:
-                    self._last_error = f"heartbeat, status or answer refused: {reason}"
+            if row is None:
+                continue
+            if isinstance(row, Direct):
+                listened = row.until is None or code != NO_SUBSCRIBERS
+                self._told_directly(
+                    row, ("" if listened else "nobody_listens") if became is Outcome.ACCEPTED else reason
+                )
             elif became is Outcome.ACCEPTED:
                 done.append(row.row)
                 self._suspects.settled(row.row)
@@ -313,6 +317,12 @@ class MqttSink:
         if trouble:  # a new connection sends it again, in order and after a pause
             raise SinkUnavailable(f"the broker cannot take messages now: {trouble}")
 
+    def _told_directly(self, message: Direct, refused: str) -> None:
+        if refused:
+            self._last_error = f"{message.topic} refused: {refused}"
+        if message.done is not None:
+            message.done(refused)
+
     def _refuse(self, row: Row, code: int, reason: str) -> None:
         self._refused += 1
         self._last_error = f"{row.topic} refused: {reason}"
@@ -325,7 +335,7 @@ class MqttSink:
             return
         if self._rival or self._identity.rival or time.monotonic() - self._last_sent > _PROMPT_S:
             return
-        rows = [row for row in self._flying.values() if row is not None]
+        rows = [row for row in self._flying.values() if not isinstance(row, Direct)]
         proven = self._answered and len(self._flying) == 1
         given_up = self._suspects.lost([row.row for row in rows], proven=proven)
         for row in rows:
@@ -342,7 +352,8 @@ class MqttSink:
         return True
 
     def _say(self, connection: Connection, status: bytes) -> None:
-        self._sent(connection.publish(self._root + "status", status, JSON_TYPE, retain=True), None)
+        message = Direct(self._root + "status", status, retain=True)
+        self._sent(connection.publish(message.topic, status, JSON_TYPE, retain=True), message)
 
     def _wait_for_room(self, connection: Connection, below: int, until: float) -> bool:
         while len(self._flying) >= below and time.monotonic() < until:

@@ -10,26 +10,22 @@ from typing import NamedTuple
 _ANSWERS = 100
 
 
-class Command(NamedTuple):
-    """What makes a message one that must not be late: it goes out before ``until`` (monotonic seconds) or not at all.
-
-    The broker drops what it could not pass on within ``expiry_s``. ``done`` is told "" once the broker has it, else what is wrong.
-    """
-
-    until: float
-    expiry_s: int
-    done: Callable[[str], None]
-
-
 class Direct(NamedTuple):
-    """One message; ``topic`` is a whole one. ``correlation`` is that of the question, in an answer."""
+    """One message; ``topic`` is a whole one. ``correlation`` is that of the question, in an answer.
+
+    ``done`` is called with the reason of a refusal, "" where the broker took it; not at all where the connection ended before.
+    With ``until`` (monotonic seconds) it must not be late: it goes out before that or not at all, and the broker drops what it
+    could not pass on within ``expiry_s``.
+    """
 
     topic: str
     payload: bytes
     retain: bool = False
     answer: bool = False
     correlation: bytes | None = None
-    command: Command | None = None
+    done: Callable[[str], None] | None = None
+    until: float | None = None
+    expiry_s: int = 0
 
 
 class Ahead:
@@ -61,7 +57,7 @@ class Ahead:
         with self._lock:
             if not self._open:
                 return False
-            if message.answer or message.command is not None:
+            if message.answer or message.until is not None:
                 self._answers.append(message)
             else:
                 self._latest[message.topic] = message
