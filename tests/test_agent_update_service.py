@@ -81,7 +81,7 @@ def _rename(box: Machine) -> None:
     drop_in = box.tree / "etc/systemd/system/edge-agent-update.service.d/quick.conf"
     drop_in.parent.mkdir()
     command = "/opt/edge-agent/updater/bin/edge-agent update -c /etc/edge-agent/config.yaml --hold 3 --deadline 120"
-    drop_in.write_text(f"[Service]\nExecStart=\nExecStart={command}\n")
+    drop_in.write_text(f"[Service]\nNice=0\nCPUWeight=100\nExecStart=\nExecStart={command}\n")
 
 
 def _publish(operator: Operator, version: str, change: dict[str, str]) -> None:
