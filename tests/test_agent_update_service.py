@@ -38,7 +38,7 @@ def test_systemd_has_nothing_to_say_about_the_units_and_their_sandbox_is_tight(n
 
 @pytest.mark.slow
 @needs_nspawn
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_agent_is_replaced_and_a_bad_release_is_taken_back(tmp_path: Path) -> None:
     operator = make_operator(tmp_path / "operator", root_keys=1, threshold=1)
     operations.add_key(operator.files(), "agent", operations.NewKey("team-agent"), None)
@@ -99,5 +99,5 @@ def _publish(operator: Operator, version: str, change: dict[str, str]) -> None:
 
 def _update(box: Machine) -> str:
     """Run the unit; how it ended."""
-    box.run("systemctl", "start", "edge-agent-update", check=False, timeout_s=500)
+    box.run("systemctl", "start", "edge-agent-update", check=False, timeout_s=800)
     return box.run("systemctl", "show", "-p", "Result", "--value", "edge-agent-update")
