@@ -321,6 +321,7 @@ class Agent:
     def _close_detection(self) -> None:
         # A device at which a worker hangs is left to the end of the process.
         if self.supervisor.join("detect:", 1.7):
+            self.serving.forget()
             self.detector.close()
 
     def _close_sinks(self) -> None:
