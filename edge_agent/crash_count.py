@@ -88,6 +88,14 @@ class CrashCount:
         """Seconds of safe mode before the next try."""
         return RETRY_S[max(0, min(self.in_a_row - LIMIT, len(RETRY_S) - 1))]
 
+    def look(self, uptime_s: float) -> bool:
+        """Call it now and then; True once safe mode has lasted for long enough, and the agent should start anew."""
+        if self.safe_mode:
+            return uptime_s >= self.retry_s
+        if self.in_a_row and uptime_s >= WELL_S:
+            self.forgive()
+        return False
+
     def blame(self, reason: str) -> None:
         """The process is about to end for ``reason``, which is a crash."""
         self._keep(reason=" ".join(reason.split())[:500])
@@ -97,9 +105,15 @@ class CrashCount:
         self.crashed, self.reason = False, ""
         self._keep(in_a_row=0)
 
+    def dismiss(self) -> None:
+        """This start came to nothing, and that is no crash: the operator's configuration is wrong."""
+        self._keep(boot="")
+
     def ended(self, *, again: bool) -> None:
         """The agent ends in order; with ``again`` it starts anew by itself, which ends no row."""
-        self._keep(boot="", **({} if again else {"in_a_row": 0}))
+        self.dismiss()
+        if not again:
+            self._keep(in_a_row=0)
 
     def _keep(self, **changes: object) -> None:
         changed = self._now.model_copy(update=changes)
