@@ -14,13 +14,16 @@ from typing import Any
 
 from edge_agent import __version__
 from edge_agent.camera_unit import CameraUnit
+from edge_agent.certificate_watch import CertificateWatch
 from edge_agent.chains import check_labels
 from edge_agent.command_handlers import AgentCommands
 from edge_agent.config import Config
+from edge_agent.crash_count import CrashCount
 from edge_agent.detect.default_model import take_model
 from edge_agent.detect.loading import DetectorLoader
 from edge_agent.detect.manifest import list_models
 from edge_agent.device_facts import camera_event, device_event, model_state
+from edge_agent.errors import ListenError
 from edge_agent.health import hardware
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
@@ -33,6 +36,7 @@ from edge_agent.pipeline import DetectionPool
 from edge_agent.record import RecordWriter
 from edge_agent.report import state_line
 from edge_agent.run_options import RunOptions
+from edge_agent.safe_mode import announce, look
 from edge_agent.sensors.sensors import Sensors
 from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.build import batch_sinks
@@ -54,7 +58,14 @@ INFERENCE_S = 12.0
 class Agent:
     """One daemon. The constructor raises for what is wrong before anything runs; ``run`` blocks until the end."""
 
-    def __init__(self, config: Config, options: RunOptions, clock: StageClock = NO_CLOCK) -> None:
+    def __init__(
+        self,
+        config: Config,
+        options: RunOptions,
+        clock: StageClock = NO_CLOCK,
+        *,
+        crashes: CrashCount | None = None,
+    ) -> None:
         self.options = options
         self.config = config = self.effective(config)
         self.clock = clock
@@ -63,9 +74,13 @@ class Agent:
         self.boot_id = uuid.uuid4().hex
         self.new_id = uuid7_factory()
         self.device = config.device or "device"
-        taken = take_model(config.model, config.models_dir, config.detect)
-        self.model, self._why_model = taken.model, taken.why
-        check_labels(config, self.model.manifest)
+        self.crashes = crashes or CrashCount(config.state_dir, "")
+        self.safe_mode = self.crashes.safe_mode
+        """Why cameras and model are left alone, "" where they are not."""
+        if not self.safe_mode:
+            taken = take_model(config.model, config.models_dir, config.detect)
+            self.model, self._why_model = taken.model, taken.why
+            check_labels(config, self.model.manifest)
         sinks = batch_sinks(config)
         self.outbox = Outbox(
             config.state_dir / "outbox.db",
@@ -81,16 +96,10 @@ class Agent:
         )
         self.sensors = Sensors(config.sensors, self.new_id)
         ready = threading.Condition()
-        self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
-        for unit in self.cameras:
-            unit.capture.prepare()
-        self._loader = DetectorLoader(
-            self.model, config.detect, config.state_dir / "cache", stop=self.stop, clock=clock
-        )
-        self.detector = self._loader.load()
-        log.info("model %s", self._model_words())
-        self.workers = config.detect.workers or self.detector.current.backend.concurrency
-        self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
+        self.cameras: list[CameraUnit] = []
+        self.workers = 0
+        if not self.safe_mode:
+            self._load(config, ready)
         self.mqtt: MqttSink | None = None
         self.commands = AgentCommands(self, options.file, self._answer)
         if config.mqtt.enabled and options.mqtt:
@@ -115,10 +124,24 @@ class Agent:
         self._host = HostProbe(config.state_dir)
         self._hardware = hardware.HardwareProbe()
         self._heartbeat = HeartbeatBuilder()
+        self._certificates = CertificateWatch(config)
         self._digest = config.digest()
         self._next_beat, self._told_connects = 0.0, 0
         self._last_words = b""
         self._notifier = Notifier()
+
+    def _load(self, config: Config, ready: threading.Condition) -> None:
+        """What safe mode is without."""
+        self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
+        for unit in self.cameras:
+            unit.capture.prepare()
+        self._loader = DetectorLoader(
+            self.model, config.detect, config.state_dir / "cache", stop=self.stop, clock=self.clock
+        )
+        self.detector = self._loader.load()
+        log.info("model %s", self._model_words())
+        self.workers = config.detect.workers or self.detector.current.backend.concurrency
+        self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
 
     # ---- running
 
@@ -135,6 +158,7 @@ class Agent:
                 self._start()
                 self.supervisor.wait(lambda: self._tick(tick), interval_s)
                 if self.supervisor.failure is not None:
+                    self.crashes.blame(str(self.supervisor.failure))
                     self.again |= self.commands.died(str(self.supervisor.failure))
             finally:
                 self.again &= self.supervisor.signal is None
@@ -161,8 +185,7 @@ class Agent:
             self.mqtt.start()
         for pump in self.pumps:
             pump.start()
-        if self.rest is not None:
-            self.rest.start()
+        self._start_rest()
         for unit in self.cameras:
             self.supervisor.spawn(
                 f"capture:{unit.config.id}",
@@ -176,7 +199,7 @@ class Agent:
             self.supervisor.spawn(
                 f"detect:{number}", self.pool.work, essential=True, deadline_s=INFERENCE_S, restart=True
             )
-        if self._loader.pending:
+        if not self.safe_mode and self._loader.pending:
             # Not essential: while it builds, and if it fails, something else serves.
             self.supervisor.spawn(
                 "engine", lambda _: self._loader.finish(), essential=False, deadline_s=math.inf, restart=False
@@ -204,6 +227,17 @@ class Agent:
         gc.freeze()
         self._notifier.ready("running")
         log.info("edge-agent %s runs", __version__, extra=told("agent.ready", version=__version__))
+        announce(self.crashes, self.tell)
+
+    def _start_rest(self) -> None:
+        try:
+            if self.rest is not None:
+                self.rest.start()
+        except ListenError as error:
+            if not self.safe_mode:
+                raise
+            log.error("%s", error)
+            self.rest = None
 
     def _tick(self, tick: Callable[[], None]) -> None:
         self._notifier.watchdog(self.supervisor.check())
@@ -211,9 +245,13 @@ class Agent:
             unit.look()
         self.commands.look()
         self.outbox.put(self.sensors.look())
+        self._certificates.look(self.tell)
         self._tell()
         tick()
-        if all(worker.state == "done" for worker in self.supervisor.states() if worker.essential):
+        if look(self.crashes, time.monotonic() - self.started, self.tell):
+            self.restart()
+        essential = [worker for worker in self.supervisor.states() if worker.essential]
+        if essential and all(worker.state == "done" for worker in essential):
             self.stop.set()
 
     def _tell(self) -> None:
@@ -234,7 +272,8 @@ class Agent:
         if connects != self._told_connects:
             self._told_connects = connects
             self.commands.connected()
-            self.mqtt.publish_now("model", model_state(status.model), retain=True)
+            if not self.safe_mode:
+                self.mqtt.publish_now("model", model_state(status.model), retain=True)
 
     def _stop(self) -> None:
         log.info("stopping%s", ", to start again" if self.again else "", extra=told("agent.stopping"))
@@ -259,7 +298,7 @@ class Agent:
 
     def _close_detection(self) -> None:
         # A device at which a worker hangs is left to the end of the process.
-        if self.supervisor.join("detect:", 1.8):
+        if self.supervisor.join("detect:", 1.8) and not self.safe_mode:
             self.detector.close()
 
     def _close_sinks(self) -> None:
@@ -283,7 +322,7 @@ class Agent:
                 unit.recorder.close()
 
     def _open_records(self) -> None:
-        if (path := self.options.record) is None:
+        if (path := self.options.record) is None or self.safe_mode:
             return
         name = f"{self.model.manifest.name}@{self.model.manifest.version}"
         for unit in self.cameras:
@@ -321,14 +360,20 @@ class Agent:
 
     def status(self) -> AgentStatus:
         """The state of the moment; callable from any thread, cheap."""
-        manifest, detector, loaded = self.model.manifest, self.detector.current, self._loader.loaded
-        model = f"{manifest.name}@{manifest.version}"
-        cameras = tuple(camera_status(unit.capture, unit.chain, model) for unit in self.cameras)
+        model = self._model_status()
+        cameras = tuple(
+            camera_status(unit.capture, unit.chain, f"{model.name}@{model.version}") for unit in self.cameras
+        )
         outbox, mqtt = outbox_status(self.outbox.stat()), mqtt_status(self.mqtt)
         # What endangers events first; the others stay after the trouble is over, as the last that was.
         sinks = tuple(sink_status(pump) for pump in self.pumps)
-        lesser = (*(camera.last_error for camera in reversed(cameras)), mqtt.last_error, *(s.last_error for s in sinks))
-        errors = (outbox.reason, loaded.trouble, *lesser)
+        lesser = (
+            *(camera.last_error for camera in reversed(cameras)),
+            mqtt.last_error,
+            *(s.last_error for s in sinks),
+            self._certificates.trouble,
+        )
+        errors = (self.safe_mode, outbox.reason, model.error, *lesser)
         return AgentStatus(
             site=self.config.site,
             device=self.device,
@@ -341,22 +386,30 @@ class Agent:
             outbox=outbox,
             mqtt=mqtt,
             sinks=sinks,
-            model=ModelStatus(
-                name=manifest.name,
-                version=manifest.version,
-                sha256=detector.network.file.sha256,
-                backend=f"{detector.backend_name} ({detector.backend.device})",
-                precision=detector.network.file.precision,
-                active=True,
-                why=self._why_model,
-                error=loaded.trouble,
-                not_taken=loaded.not_taken,
-            ),
+            model=model,
             host=self._host.sample(),
             hardware=self._hardware.latest,
             sensors=self.sensors.latest(),
             last_error=next(filter(None, errors), ""),
+            safe_mode=self.safe_mode,
+            certificate=self._certificates.trouble,
             http=self.rest.url if self.rest is not None else "",
+        )
+
+    def _model_status(self) -> ModelStatus:
+        if self.safe_mode:
+            return ModelStatus(error=f"safe mode: {self.safe_mode}")
+        manifest, detector, loaded = self.model.manifest, self.detector.current, self._loader.loaded
+        return ModelStatus(
+            name=manifest.name,
+            version=manifest.version,
+            sha256=detector.network.file.sha256,
+            backend=f"{detector.backend_name} ({detector.backend.device})",
+            precision=detector.network.file.precision,
+            active=True,
+            why=self._why_model,
+            error=loaded.trouble,
+            not_taken=loaded.not_taken,
         )
 
     def recent_events(self, since: str | None, limit: int) -> list[dict[str, Any]]:
@@ -378,7 +431,7 @@ class Agent:
                 "family": manifest.family,
                 "labels": list(manifest.labels),
                 "licence": manifest.licence,
-                "active": manifest == self.model.manifest,
+                "active": not self.safe_mode and manifest == self.model.manifest,
             }
             for manifest in list_models(self.config.models_dir)
         ]

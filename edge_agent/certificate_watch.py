@@ -11,7 +11,6 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from edge_agent.config import Config
-from edge_agent.config_base import TlsConfig
 from edge_agent.journal import told
 from edge_agent.payload import Time
 from edge_agent.tls import SOON_S, ours
@@ -36,10 +35,13 @@ class CertificateWatch:
     """One thread calls ``look``, as often as it likes."""
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
-        sections = {"mqtt": config.mqtt, "influxdb": config.influxdb, "webhook": config.webhook, "ota": config.ota}
-        self._tls: dict[str, TlsConfig] = {
-            f"{name}.tls": section.tls for name, section in sections.items() if section.tls and section.tls.cert_file
+        named = {
+            "mqtt.tls": config.mqtt.tls,
+            "influxdb.tls": config.influxdb.tls,
+            "webhook.tls": config.webhook.tls,
+            "ota.tls": config.ota.tls,
         }
+        self._tls = {name: tls for name, tls in named.items() if tls is not None and tls.cert_file is not None}
         self._clock = clock
         self._next = 0.0
         self._told: dict[str, tuple[CertificateState, float]] = {}
@@ -68,7 +70,14 @@ class CertificateWatch:
         state, section, expires = facts["state"], facts["section"], facts["expires"]
         extra = told("edge_agent.device.certificate", section=section, state=state)
         level = logging.INFO if state == "good" else logging.WARNING
-        log.log(level, "%s: our certificate is %s, it ends on %s", section, state.replace("_", " "), expires[:10], extra=extra)
+        log.log(
+            level,
+            "%s: our certificate is %s, it ends on %s",
+            section,
+            state.replace("_", " "),
+            expires[:10],
+            extra=extra,
+        )
         tell("certificate", facts)
 
 

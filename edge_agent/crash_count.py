@@ -51,9 +51,9 @@ class CrashCount:
     """One start of the agent, which holds the state folder. One thread. A disk that cannot be written is logged, never raised."""
 
     def __init__(self, state_dir: Path, boot: str) -> None:
-        """Count this start. ``boot`` is the kernel's, see ``kernel_boot``; "" where it cannot be told: then nothing is counted."""
+        """Count this start. ``boot`` is the kernel's, see ``kernel_boot``; "": nothing is counted, and no file is touched."""
         self._path, self._boot = state_dir / NAME, boot
-        before = _read(self._path)
+        before = _read(self._path) if boot else Crashes()
         self.crashed = bool(boot) and before.boot == boot
         """Whether the run before this one ended by a crash."""
         reason = before.reason
@@ -64,9 +64,11 @@ class CrashCount:
         )
         self.reason = reason if self._now.in_a_row else ""
         """Why the last run of the row ended, "" where there is none."""
-        with contextlib.suppress(OSError):
-            (state_dir / LAST_EXIT).unlink()
-        self._write()
+        if boot:
+            with contextlib.suppress(OSError):
+                state_dir.mkdir(parents=True, exist_ok=True)
+                (state_dir / LAST_EXIT).unlink(missing_ok=True)
+            self._write()
 
     @property
     def in_a_row(self) -> int:
@@ -117,7 +119,7 @@ class CrashCount:
 
     def _keep(self, **changes: object) -> None:
         changed = self._now.model_copy(update=changes)
-        if changed != self._now:
+        if self._boot and changed != self._now:
             self._now = changed
             self._write()
 

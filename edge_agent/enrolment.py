@@ -7,8 +7,10 @@ pair or the new one. Until then the new key waits beside it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,20 +117,26 @@ class Enrolment:
         names = [str(name.value) for name in ours.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         if names != [device]:
             said = ", ".join(names) or "nobody"
-            raise UsageError(f"the certificate is for {said}; the broker knows this box as {device} (device: in the configuration)")
+            raise UsageError(
+                f"the certificate is for {said}; the broker knows this box as {device} (device: in the configuration)"
+            )
         if ours.not_valid_after_utc.timestamp() < now:
-            raise UsageError(f"the certificate expired on {ours.not_valid_after_utc:%Y-%m-%d} (or this box's clock is wrong)")
+            raise UsageError(
+                f"the certificate expired on {ours.not_valid_after_utc:%Y-%m-%d} (or this box's clock is wrong)"
+            )
         with contextlib.suppress(x509.ExtensionNotFound):
             usage = ours.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
             if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
                 raise UsageError("the certificate is not one for a client (extended key usage)")
-        for lower, upper in zip(chain, chain[1:], strict=False):
+        for lower, upper in itertools.pairwise(chain):
             if lower.issuer != upper.subject:
                 said = f"{upper.subject.rfc4514_string()} did not issue {lower.subject.rfc4514_string()}"
                 raise UsageError(f"{said}; put this box's certificate first, then its issuer, and so on")
 
     def _described(self, certificate: x509.Certificate) -> Certificate:
-        return Certificate(self._pair, certificate.subject.rfc4514_string(), certificate.not_valid_after_utc.timestamp())
+        return Certificate(
+            self._pair, certificate.subject.rfc4514_string(), certificate.not_valid_after_utc.timestamp()
+        )
 
     def _write(self, path: Path, content: bytes, mode: int) -> None:
         write_file(path, content, mode)
@@ -141,11 +149,13 @@ class Enrolment:
 
 
 @contextlib.contextmanager
-def _told(path: Path):  # type: ignore[no-untyped-def]
+def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(f"{error.filename or path}: {error.strerror}; run it as root, or as the agent's user") from error
+        raise UsageError(
+            f"{error.filename or path}: {error.strerror}; run it as root, or as the agent's user"
+        ) from error
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -16,7 +16,9 @@ def add(verbs: Any) -> None:
     """Add ``enroll``."""
     about = "make this box a key and a request for its certificate, or take the certificate"
     parser = add_verb(verbs, "enroll", _enroll, about, "enroll --csr box1.csr")
-    parser.add_argument("--renew", action="store_true", help="ask for the successor of the certificate there is: a new key")
+    parser.add_argument(
+        "--renew", action="store_true", help="ask for the successor of the certificate there is: a new key"
+    )
     parser.add_argument("--csr", type=Path, metavar="FILE", help="write the request here too; - prints it")
     parser.add_argument(
         "--certificate", type=Path, metavar="FILE", help="the certificate that was made from the request; - reads it"
