@@ -132,7 +132,7 @@ def test_an_inference_that_hangs_is_back_in_service_and_in_the_end_in_safe_mode(
             wait_for(lambda: box.pid() not in {0, first}, 120, "another process")
             box.wait_for_service()
             ready = [int(line["__MONOTONIC_TIMESTAMP"]) / 1e6 for line in box.journal("EDGE_AGENT_KIND=agent.ready")]
-            print(f"a hang cost {ready[1] - ready[0]:.1f} s")  # noqa: T201 - for the report of who measures
+            print(f"a hang cost {ready[1] - ready[0]:.1f} s")
             assert any("tflite" in str(line["MESSAGE"]) for line in box.journal("EDGE_AGENT_KIND=worker.stuck"))
             wait_for(lambda: bool(box.rest("/api/v1/status").get("safe_mode")), 240, "safe mode")
             reason = box.rest("/healthz")["parts"]["model"]["reason"]
