@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from edge_agent.config import CameraConfig, Config, DetectConfig
 from edge_agent.detect.backends.choice import usable_files
@@ -14,8 +15,23 @@ from edge_agent.sinks.build import batch_sinks
 from edge_agent.track import MultiObjectTracker
 from edge_agent.types import NO_CLOCK, NewId, Output, SensorValue, StageClock, uuid7_factory
 from edge_agent.usecases.ground import CameraGround
+from edge_agent.usecases.intrusion import Intrusion
+from edge_agent.usecases.line_count import LineCount
+from edge_agent.usecases.loitering import Loitering
+from edge_agent.usecases.occupancy import Occupancy
+from edge_agent.usecases.scene import Places
 from edge_agent.usecases.social_distancing import SocialDistancing
 from edge_agent.usecases.sop import Sop
+
+USE_CASES: Mapping[str, Callable[[Any, CameraConfig, NewId, Places], UseCase]] = {
+    "social_distancing": lambda section, camera, new_id, _: SocialDistancing(section, camera, new_id),
+    "sop": Sop,
+    "occupancy": Occupancy,
+    "line_count": LineCount,
+    "intrusion": Intrusion,
+    "loitering": Loitering,
+}
+"""What makes each, from its section of ``use_cases``, for one camera. Those that look at scenes share its places."""
 
 
 def build_chain(
@@ -29,17 +45,14 @@ def build_chain(
     clock: StageClock = NO_CLOCK,
 ) -> CameraChain:
     """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
-    use_cases: list[UseCase] = []
     distancing = config.use_cases.social_distancing
     label = distancing.label if distancing is not None else "person"
-    if (
-        distancing is not None
-        and distancing.enabled
-        and (distancing.cameras is None or camera.id in distancing.cameras)
-    ):
-        use_cases.append(SocialDistancing(distancing, camera, new_id))
-    if (sop := config.use_cases.sop) is not None and sop.enabled:
-        use_cases.append(Sop(sop, camera, new_id))
+    places = Places(camera)
+    use_cases = [
+        USE_CASES[name](section, camera, new_id, places)
+        for name, section in config.use_cases.at_work()
+        if section.runs_on(camera.id)
+    ]
     return CameraChain(
         camera.id,
         tracker=MultiObjectTracker(config.track),
@@ -55,14 +68,11 @@ def build_chain(
 
 def check_labels(config: Config, model: Manifest) -> None:
     """Refuse use cases that wait for what the model cannot say. Raises ConfigError."""
-    wanted: list[tuple[str, str]] = []
-    distancing, sop = config.use_cases.social_distancing, config.use_cases.sop
-    if distancing is not None and distancing.enabled:
-        wanted.append(("social_distancing.label", distancing.label))
-    for i, procedure in enumerate(sop.procedures if sop is not None and sop.enabled else []):
-        wanted += [
-            (f"sop.procedures[{i}].requires_labels[{k}]", label) for k, label in enumerate(procedure.requires_labels)
-        ]
+    wanted = [
+        (f"{name}.{where}", label)
+        for name, section in config.use_cases.at_work()
+        for where, label in section.wanted_labels()
+    ]
     known = ", ".join(model.labels[:20]) + (" …" if len(model.labels) > 20 else "")
     name = f"{model.name}@{model.version}"
     problems = [

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +31,8 @@ from edge_agent.config_ota import OtaConfig
 from edge_agent.config_sensors import SensorConfig
 from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
 from edge_agent.config_sop import SopConfig
+from edge_agent.config_use_case import UseCaseSection
+from edge_agent.config_zones import IntrusionConfig, LineCountConfig, LoiteringConfig, OccupancyConfig
 from edge_agent.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -210,10 +213,9 @@ class GroupExemption(Strict):
     max_speed_difference_mps: float = Field(0.4, gt=0, description="their speeds differ by less than this")
 
 
-class SocialDistancingConfig(Strict):
+class SocialDistancingConfig(UseCaseSection):
     """People nearer than a distance for longer than a time."""
 
-    enabled: bool = Field(True, description="whether to look for it")
     cameras: list[Slug] | None = Field(None, description="default: all")
     zone: Slug | None = Field(None, description="only people standing in this zone count; default: everywhere")
     label: str = Field("person", description="label of the model that counts as a person")
@@ -237,6 +239,14 @@ class SocialDistancingConfig(Strict):
             raise ValueError(f"leave_distance_m {self.leave_distance_m} must not be below distance_m {self.distance_m}")
         return self
 
+    def runs_on(self, camera: str) -> bool:
+        """Whether it is one of its cameras."""
+        return self.cameras is None or camera in self.cameras
+
+    def wanted_labels(self) -> Iterator[tuple[str, str]]:
+        """Who counts."""
+        yield "label", self.label
+
 
 class UseCasesConfig(Strict):
     """What is looked for. A use case that is not named does not run."""
@@ -247,6 +257,17 @@ class UseCasesConfig(Strict):
     sop: SopConfig | None = Field(
         None, description="standard operating procedures: is each done step by step, in order?"
     )
+    occupancy: OccupancyConfig | None = Field(None, description="how many are there, and is that too many?")
+    line_count: LineCountConfig | None = Field(None, description="who crosses a line, and which way?")
+    intrusion: IntrusionConfig | None = Field(None, description="is somebody where, or when, nobody may be?")
+    loitering: LoiteringConfig | None = Field(None, description="does somebody stay for too long?")
+
+    def at_work(self) -> Iterator[tuple[str, UseCaseSection]]:
+        """Name and section of each that is named and enabled."""
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if section is not None and section.enabled:
+                yield name, section
 
 
 class PriorityLimits(Strict):

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from edge_agent.config import Config, UseCasesConfig, given_secret, read_secret
 from edge_agent.config_base import Strict, TlsConfig
+from edge_agent.config_ota import OtaConfig
 from edge_agent.config_overlay import Patch, findings, laid_over, looser
 from edge_agent.config_rules import findings as rule_findings
 from edge_agent.config_words import dotted, in_words, value_at
@@ -56,6 +57,18 @@ def load(path: Path) -> Config:
     Raises ConfigError with every problem of the file (100 at most), in the order of its lines.
     """
     return ConfigFile(path).config
+
+
+def load_ota(path: Path) -> tuple[OtaConfig, Path]:
+    """Section ``ota`` and ``state_dir`` alone: who updates the agent must not fail by what is wrong elsewhere. Raises ConfigError."""
+    tree = read_tree(_read(path))
+    data = tree.data if isinstance(tree.data, dict) else {}
+    told = json.loads(json.dumps({key: data[key] for key in ("ota", "state_dir") if data.get(key) is not None}))
+    _absolute_paths(told, path.parent)
+    try:
+        return OtaConfig.model_validate_json(json.dumps(told.get("ota", {})), strict=True), Path(told["state_dir"])
+    except ValidationError as error:
+        raise ConfigError([f"{path}: ota.{dotted(e['loc'])}: {e['msg']}" for e in error.errors()]) from error
 
 
 class ConfigFile:

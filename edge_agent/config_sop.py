@@ -7,14 +7,15 @@ A condition is a mapping, all of whose parts must hold at once and for the same 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints
 
 from edge_agent.config_base import Slug, Strict
+from edge_agent.config_use_case import Label, UseCaseSection
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Hours = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
 """A window of the day."""
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -109,8 +110,18 @@ class Procedure(Strict):
     steps: list[Step] = Field(min_length=1, max_length=50, description="in their order")
 
 
-class SopConfig(Strict):
+class SopConfig(UseCaseSection):
     """Standard operating procedures."""
 
     enabled: bool = Field(True, description="whether to follow them")
     procedures: list[Procedure] = Field(min_length=1, max_length=50, description="what is to be followed")
+
+    def runs_on(self, camera: str) -> bool:
+        """Whether one is followed there."""
+        return any(procedure.cameras is None or camera in procedure.cameras for procedure in self.procedures)
+
+    def wanted_labels(self) -> Iterator[tuple[str, str]]:
+        """What the procedures say they need."""
+        for i, procedure in enumerate(self.procedures):
+            for k, label in enumerate(procedure.requires_labels):
+                yield f"procedures[{i}].requires_labels[{k}]", label

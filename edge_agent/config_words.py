@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from edge_agent.config import Config, redact
-from edge_agent.config_rules import closest
+from edge_agent.config_tree import closest
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 

@@ -52,7 +52,7 @@ class CrashCount:
 
     def __init__(self, state_dir: Path, boot: str) -> None:
         """Count this start. ``boot`` is the kernel's, see ``kernel_boot``; "": nothing is counted, and no file is touched."""
-        self._path, self._boot = state_dir / NAME, boot
+        self._path, self._boot, self._left = state_dir / NAME, boot, False
         before = _read(self._path) if boot else Crashes()
         self.crashed = bool(boot) and before.boot == boot
         """Whether the run before this one ended by a crash."""
@@ -81,7 +81,7 @@ class CrashCount:
 
         After an end in order or a new boot of the kernel it is a try, whatever was before.
         """
-        if not self.crashed or self.in_a_row < LIMIT:
+        if not self.crashed or self.in_a_row < LIMIT or self._left:
             return ""
         return f"{self.in_a_row} crashes in a row, the last: {self.reason}"
 
@@ -97,6 +97,10 @@ class CrashCount:
         if self.in_a_row and uptime_s >= WELL_S:
             self.forgive()
         return False
+
+    def leave_to_others(self) -> None:
+        """No safe mode for this start: what is on probation is taken back first, by its own count of crashes."""
+        self._left = True
 
     def blame(self, reason: str) -> None:
         """The process is about to end for ``reason``, which is a crash."""

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from edge_agent.errors import InferenceError
@@ -16,9 +16,11 @@ from edge_agent.types import (
     NO_CLOCK,
     Beat,
     Detections,
+    Event,
     Frame,
     FrameSlot,
     Ground,
+    ModelTag,
     Observation,
     Output,
     Pairs,
@@ -66,8 +68,6 @@ class UseCase(Protocol):
 
 class Detector(Protocol):
     """Finds objects in one frame. ``detect`` may be called from several threads at once."""
-
-    labels: tuple[str, ...]
 
     @property
     def concurrency(self) -> int:
@@ -147,6 +147,7 @@ class CameraChain:
         self._emit, self._on_result, self._sensors = emit, on_result, sensors
         self._label = label
         self._clock = clock
+        self._model: ModelTag | None = None
 
     @property
     def open_episodes(self) -> int:
@@ -157,6 +158,7 @@ class CameraChain:
         """Work off one frame."""
         clock = self._clock
         clock.start()
+        self._model = detections.model
         tracks = self._tracker.update(detections, frame.t)
         clock.lap("track")
         ground, pairs = self._ground.update(tracks, frame.t, frame.size)
@@ -165,8 +167,7 @@ class CameraChain:
         seen = Observation(frame.camera, frame.index, frame.t, frame.utc, frame.size, tracks, ground, pairs, sensors)
         outputs = [output for use_case in self._use_cases for output in use_case.update(seen)]
         clock.lap("use_cases")
-        if outputs:
-            self._emit(outputs)
+        self._tell(outputs)
         clock.lap("outbox")
         people = sum(tracks.labels[label] == self._label for label in tracks.classes.tolist())
         self.stats.done(time.monotonic(), frame.captured, people)
@@ -176,9 +177,12 @@ class CameraChain:
 
     def close(self, reason: EndReason) -> None:
         """End open episodes, see ``UseCase.close``."""
-        outputs = [output for use_case in self._use_cases for output in use_case.close(reason)]
+        self._tell([output for use_case in self._use_cases for output in use_case.close(reason)])
+
+    def _tell(self, outputs: list[Output]) -> None:
+        """Each event with the model whose frames it rests on."""
         if outputs:
-            self._emit(outputs)
+            self._emit([replace(out, model=self._model) if isinstance(out, Event) else out for out in outputs])
 
 
 class CameraLane:

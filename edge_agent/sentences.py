@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _MAX = 200
@@ -27,6 +27,8 @@ def sentence(event: Mapping[str, Any]) -> str:
         return printable(_distancing(data, phase))
     if parts[:1] == ["sop"]:
         return printable(_procedure(data, parts[1] if len(parts) > 1 else "", phase))
+    if (words := _RULES.get(".".join(parts[:2]))) is not None:
+        return printable(f"{data.get('rule')}: {words(data, phase)}")
     if parts[-1:] in (["camera_state"], ["camera_view"]):
         return printable(_camera(data, "view " if parts[-1] == "camera_view" else ""))
     if parts[-1:] == ["sensor_state"]:
@@ -89,6 +91,50 @@ def _procedure(data: Mapping[str, Any], what: str, phase: str) -> str:
     return f"{about}: {data.get('step')} {what.replace('_', ' ')}, {data.get('observed')}{without}"
 
 
+def _too_many(data: Mapping[str, Any], phase: str) -> str:
+    if phase == "ended":
+        return f"no longer too many{_lasted(data, 'after')}, at most {data.get('people_max')}{_why(data)}"
+    still = "still " if phase == "updated" else ""
+    return f"{still}{_people(data, 'people')}, {data.get('capacity')} may be there"
+
+
+def _crossed(data: Mapping[str, Any], _: str) -> str:
+    counts = data.get("counts")
+    sums = ", ".join(f"{name} {count}" for name, count in counts.items()) if isinstance(counts, Mapping) else ""
+    return f"{data.get('direction')} ({sums})"
+
+
+def _presence(data: Mapping[str, Any], phase: str) -> str:
+    if phase == "ended":
+        return f"over{_lasted(data, 'after')}{_why(data)}"
+    return f"{'still ' if phase == 'updated' else ''}{_people(data, 'people')}{_lasted(data, 'for')}"
+
+
+def _stay(data: Mapping[str, Any], phase: str) -> str:
+    if phase == "ended":
+        return f"person {data.get('track_id')} left{_lasted(data, 'after')}{_why(data)}"
+    return f"{'still ' if phase == 'updated' else ''}person {data.get('track_id')}{_lasted(data, 'for')}"
+
+
+def _lasted(data: Mapping[str, Any], word: str) -> str:
+    duration = _number(data, "duration_s")
+    return "" if duration is None else f" {word} {seconds(duration)}"
+
+
+def _why(data: Mapping[str, Any]) -> str:
+    reason = data.get("reason")
+    return f" ({reason.replace('_', ' ')})" if isinstance(reason, str) and reason not in {"", "over"} else ""
+
+
+_RULES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
+    "occupancy.over_capacity": _too_many,
+    "line_count.crossing": _crossed,
+    "intrusion.presence": _presence,
+    "loitering.stay": _stay,
+}
+"""What is said of a rule's event, after its name."""
+
+
 def _nearest(data: Mapping[str, Any]) -> float | None:
     """The smallest distance now; the pairs are listed nearest first."""
     pairs = data.get("pairs")
@@ -99,7 +145,7 @@ def _nearest(data: Mapping[str, Any]) -> float | None:
 
 def _people(data: Mapping[str, Any], *keys: str) -> str:
     count = _number(data, *keys)
-    return "people" if count is None else f"{count:g} people"
+    return "people" if count is None else f"{count:g} {'person' if count == 1 else 'people'}"
 
 
 def _camera(data: Mapping[str, Any], prefix: str) -> str:

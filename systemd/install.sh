@@ -16,7 +16,9 @@ drop_ins=("$@")
 
 put() { install -D -m 644 "$here/$1" "$root/$2"; }
 
-put edge-agent.service etc/systemd/system/edge-agent.service
+for unit in edge-agent.service edge-agent-update.service edge-agent-update.timer edge-agent-update-resume.service; do
+    put "$unit" "etc/systemd/system/$unit"
+done
 put edge-agent.sysusers.conf etc/sysusers.d/edge-agent.conf
 put edge-agent.tmpfiles.conf etc/tmpfiles.d/edge-agent.conf
 put 70-edge-agent.rules etc/udev/rules.d/70-edge-agent.rules

@@ -38,7 +38,7 @@ def ask(
     place = Place(camera(**settings))
     test = Asked(Condition.model_validate(when), place, names or {}, somebody=somebody)
     for seen in frames:
-        answer = test.ask(place.look(seen, getattr(seen, "sensors", {})))
+        answer = test.ask(place.look(seen))
     return [int(value) for value in np.atleast_1d(answer)]
 
 

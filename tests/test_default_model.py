@@ -15,7 +15,7 @@ from edge_agent.cli import main
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import choice, openvino, tensorrt, tflite
 from edge_agent.detect.backends.choice import CANDIDATES, choose, usable_files
-from edge_agent.detect.backends.cpu import multiplies_bytes
+from edge_agent.detect.backends.cpu import multiplies_bfloat16, multiplies_bytes
 from edge_agent.detect.default_model import take_model
 from edge_agent.detect.manifest import Model, load_model
 from edge_agent.errors import HardwareError, ModelError
@@ -191,17 +191,18 @@ def test_check_refuses_a_precision_that_the_model_does_not_have(
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "in_bytes", "in_bfloat16"),
     [
-        ("epyc-zen4", True),  # avx512_vnni
-        ("core-12th-generation", True),  # avx_vnni
-        ("celeron-j4125", False),
-        ("raspberry-pi-4", False),  # Cortex-A72
-        ("raspberry-pi-5", True),  # Cortex-A76
+        ("epyc-zen4", True, True),  # avx512_vnni, avx512_bf16
+        ("core-12th-generation", True, False),  # avx_vnni
+        ("celeron-j4125", False, False),
+        ("raspberry-pi-4", False, False),  # Cortex-A72
+        ("raspberry-pi-5", True, False),  # Cortex-A76
     ],
 )
-def test_what_the_kernel_says_of_cpus(root: Path, name: str, expected: bool) -> None:
-    assert multiplies_bytes(root / "tests" / "cpuinfo" / f"{name}.txt") is expected
+def test_what_the_kernel_says_of_cpus(root: Path, name: str, in_bytes: bool, in_bfloat16: bool) -> None:
+    cpuinfo = root / "tests" / "cpuinfo" / f"{name}.txt"
+    assert (multiplies_bytes(cpuinfo), multiplies_bfloat16(cpuinfo)) == (in_bytes, in_bfloat16)
 
 
 def test_a_cpu_that_says_nothing_can_nothing(tmp_path: Path) -> None:

@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from edge_agent.certificate_watch import CertificateFacts
 from edge_agent.command_handlers import CommandFacts, ConfigFacts
-from edge_agent.commands.catalogue import CommandAnswer
-from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelState
+from edge_agent.contract.commands import ANSWERS, REFUSAL
+from edge_agent.contract.message import Channel, Message
+from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelFacts, ModelState
 from edge_agent.health.heartbeat_fields import Heartbeat
 from edge_agent.outbox.ledger import SinkLosses
-from edge_agent.outbox.messages import EVENT_TYPE, JSON_TYPE, CloudEvent, MetricMessage, TelemetryMessage
+from edge_agent.outbox.messages import EVENT_TYPE, CloudEvent, MetricMessage, TelemetryMessage
 from edge_agent.outbox.telling import OutboxRecreated
 from edge_agent.safe_mode import SafeModeFacts
 from edge_agent.sensors.sensor import SensorStateFacts
 from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
 from edge_agent.sinks.mqtt_visit import Probe
 from edge_agent.types import DEVICE, Phase, data_schema, event_type
+from edge_agent.usecases.intrusion import IntrusionEnded, IntrusionMinute, IntrusionStarted, IntrusionUpdated
+from edge_agent.usecases.line_count import Crossing, LineCountMinute
+from edge_agent.usecases.loitering import LoiteringEnded, LoiteringMinute, LoiteringStarted, LoiteringUpdated
 from edge_agent.usecases.minutes import DistancingMinute
+from edge_agent.usecases.occupancy import (
+    OccupancyMinute,
+    OverCapacityEnded,
+    OverCapacityStarted,
+    OverCapacityUpdated,
+)
 from edge_agent.usecases.sop_events import RunEnded, RunFacts, StepFacts
 from edge_agent.usecases.sop_run import What
 from edge_agent.usecases.violation import ViolationEnded, ViolationStarted, ViolationUpdated
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """``payload`` is a TypedDict, as is ``data``, the type of its field ``data``; ``fixed`` are its fields that have one value."""
-
-    name: str
-    payload: Any
-    data: Any = None
-    fixed: dict[str, str] = field(default_factory=dict)
-    content_type: str = JSON_TYPE
-    last: str = ""
-    """What stands for the last parameter of its channel's address."""
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """Topics below the device's root, with ``{parameters}``, and what is published there at QoS 1."""
-
-    name: str
-    address: str
-    what: str
-    messages: tuple[Message, ...]
-    retained: bool = False
 
 
 def _event(use_case: str, what: str, data: Any, phase: Phase | None = None) -> Message:
@@ -53,6 +38,14 @@ def _event(use_case: str, what: str, data: Any, phase: Phase | None = None) -> M
     fixed = {"type": kind, "dataschema": data_schema(use_case, what)}
     last = what if use_case == "device" else use_case
     return Message(kind.removeprefix("edge_agent."), CloudEvent, data, fixed, EVENT_TYPE, last)
+
+
+def _episode(use_case: str, what: str, started: Any, updated: Any, ended: Any) -> tuple[Message, ...]:
+    return (
+        _event(use_case, what, started, "started"),
+        _event(use_case, what, updated, "updated"),
+        _event(use_case, what, ended, "ended"),
+    )
 
 
 def _minute(use_case: str, data: Any) -> Message:
@@ -79,12 +72,14 @@ CHANNELS = (
         "events/{camera}/{use_case}",
         "what a use case saw",
         (
-            _event("social_distancing", "violation", ViolationStarted, "started"),
-            _event("social_distancing", "violation", ViolationUpdated, "updated"),
-            _event("social_distancing", "violation", ViolationEnded, "ended"),
+            *_episode("social_distancing", "violation", ViolationStarted, ViolationUpdated, ViolationEnded),
             _event("sop", "run", RunFacts, "started"),
             _event("sop", "run", RunEnded, "ended"),
             *(_event("sop", what, StepFacts) for what in get_args(What)),
+            *_episode("occupancy", "over_capacity", OverCapacityStarted, OverCapacityUpdated, OverCapacityEnded),
+            _event("line_count", "crossing", Crossing),
+            *_episode("intrusion", "presence", IntrusionStarted, IntrusionUpdated, IntrusionEnded),
+            *_episode("loitering", "stay", LoiteringStarted, LoiteringUpdated, LoiteringEnded),
         ),
     ),
     Channel(
@@ -103,13 +98,20 @@ CHANNELS = (
             _event("device", "config", ConfigFacts),
             _event("device", "safe_mode", SafeModeFacts),
             _event("device", "certificate", CertificateFacts),
+            _event("device", "model", ModelFacts),
         ),
     ),
     Channel(
         "metrics",
         "metrics/{camera}/{use_case}",
         "aggregates of each minute of UTC",
-        (_minute("social_distancing", DistancingMinute),),
+        (
+            _minute("social_distancing", DistancingMinute),
+            _minute("occupancy", OccupancyMinute),
+            _minute("line_count", LineCountMinute),
+            _minute("intrusion", IntrusionMinute),
+            _minute("loitering", LoiteringMinute),
+        ),
     ),
     Channel(
         "telemetry",
@@ -121,7 +123,7 @@ CHANNELS = (
         "answers",
         "commands/{command}/reply",
         "answers to commands that name no other topic for it",
-        (Message("answer", CommandAnswer),),
+        (*ANSWERS.values(), REFUSAL),
     ),
     Channel("doctor", "doctor", "asks whether the box may publish", (Message("doctor", Probe),)),
 )

@@ -40,7 +40,7 @@ class Sources:
 
     status: Callable[[], AgentStatus]
     recent_events: Callable[[str | None, int], list[dict[str, Any]]]
-    models: Callable[[], list[dict[str, Any]]]
+    models: Callable[[], dict[str, Any]]
     snapshot: Callable[[str], bytes | None] | None
 
 
@@ -56,7 +56,7 @@ class RestServer:
         config: HttpConfig,
         status: Callable[[], AgentStatus],
         recent_events: Callable[[str | None, int], list[dict[str, Any]]],
-        models: Callable[[], list[dict[str, Any]]],
+        models: Callable[[], dict[str, Any]],
         snapshot: Callable[[str], bytes | None] | None = None,
     ) -> None:
         self._config = config

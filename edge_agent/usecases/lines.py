@@ -7,7 +7,7 @@ forward +1, backward -1. The sum counts once the person is clear of the line, so
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from edge_agent.config_sop import Direction
@@ -48,6 +48,16 @@ class Line:
                 crossed.append((ident, way.crossed))
                 way.crossed = 0
         return crossed
+
+    def settle(self, gone: Collection[int]) -> list[tuple[int, int]]:
+        """Who of those that are not seen any more had crossed, though not got clear of it: a door hides who went through."""
+        settled = []
+        for ident in gone:
+            way = self._ways.get(ident)
+            if way is not None and way.crossed:
+                settled.append((ident, way.crossed))
+                way.crossed = 0
+        return settled
 
     def keep(self, idents: Iterable[int]) -> None:
         """Forget everybody but these."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -52,7 +52,9 @@ class Sample:
 
 
 @dataclass(slots=True)
-class _Minute:
+class Minute:
+    """What was seen in one minute. ``start`` is UTC, POSIX seconds."""
+
     start: float
     observed_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -62,22 +64,71 @@ class _Minute:
     distance_s: float = 0.0
     distance_m_s: float = 0.0
 
+    def mean(self, name: str) -> float:
+        """Of a level over the time observed."""
+        return round(self.seconds.get(name, 0.0) / self.observed_s, 3) if self.observed_s > 0 else 0.0
+
+    def most(self, name: str) -> int:
+        """The highest of a level."""
+        return int(self.highest.get(name, 0))
+
+    def lasted(self, name: str) -> float:
+        """Seconds times the level: of one that is 0 or 1, for how long it was 1."""
+        return round(self.seconds.get(name, 0.0), 3)
+
+    def times(self, name: str) -> int:
+        """How often it happened."""
+        return self.counts.get(name, 0)
+
+
+MinuteData: TypeAlias = Callable[[Minute], Mapping[str, Any]]
+
+
+def distancing_minute(minute: Minute) -> DistancingMinute:
+    """That of social distancing."""
+    return {
+        "people_mean": minute.mean("people"),
+        "people_max": minute.most("people"),
+        "pairs_mean": minute.mean("pairs"),
+        "pairs_max": minute.most("pairs"),
+        "violations": minute.times("violations"),
+        "violation_s": minute.lasted("violations"),
+        "violations_without_exemption": minute.times("violations_without_exemption"),
+        "violation_s_without_exemption": minute.lasted("violations_without_exemption"),
+        "min_distance_m": None if minute.closest is None else round(minute.closest[0], 3),
+        "mean_distance_m": round(minute.distance_m_s / minute.distance_s, 3) if minute.distance_s else None,
+        "occupancy": {
+            name.removeprefix("zone/"): {"mean": minute.mean(name), "max": int(highest)}
+            for name, highest in minute.highest.items()
+            if name.startswith("zone/")
+        },
+        "events_held_back": minute.times("events_held_back"),
+    }
+
 
 class Minutes:
     """Collects one camera's minutes. ``gap_s``: frames farther apart than this leave the time between unobserved."""
 
-    def __init__(self, camera: str, use_case: str, gap_s: float, interval_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        camera: str,
+        use_case: str,
+        gap_s: float,
+        interval_s: float = 60.0,
+        data: MinuteData = distancing_minute,
+    ) -> None:
         self._camera, self._use_case, self._gap_s, self._interval_s = camera, use_case, gap_s, interval_s
+        self._data = data
         self._held = Sample()
         self._t: float | None = None
         self._utc = 0.0
-        self._minute: _Minute | None = None
+        self._minute: Minute | None = None
 
     def advance(self, t: float, utc: float) -> list[Metric]:
         """Let what was held last time hold until now; returns the minutes that are over."""
         done: list[Metric] = []
         if self._t is None or self._minute is None:
-            self._minute = _Minute(self._floor(utc))
+            self._minute = Minute(self._floor(utc))
         else:
             passed = max(t - self._t, 0.0)
             moved = utc - self._utc
@@ -123,7 +174,7 @@ class Minutes:
     def _floor(self, utc: float) -> float:
         return utc - utc % self._interval_s
 
-    def _add(self, minute: _Minute, dt: float) -> None:
+    def _add(self, minute: Minute, dt: float) -> None:
         minute.observed_s += dt
         for name, level in self._held.levels.items():
             minute.seconds[name] = minute.seconds.get(name, 0.0) + level * dt
@@ -133,34 +184,20 @@ class Minutes:
 
     def _turn(self, start: float) -> list[Metric]:
         done = self._metric(self._minute) if self._minute else []
-        self._minute = _Minute(start)
+        self._minute = Minute(start)
         self.hold(self._held)
         return done
 
-    def _metric(self, minute: _Minute) -> list[Metric]:
+    def _metric(self, minute: Minute) -> list[Metric]:
         if minute.observed_s <= 0 and not minute.counts:
             return []
-        observed = minute.observed_s
-
-        def mean(name: str) -> float:
-            return round(minute.seconds.get(name, 0.0) / observed, 3) if observed > 0 else 0.0
-
-        data: DistancingMinute = {
-            "people_mean": mean("people"),
-            "people_max": int(minute.highest.get("people", 0)),
-            "pairs_mean": mean("pairs"),
-            "pairs_max": int(minute.highest.get("pairs", 0)),
-            "violations": minute.counts.get("violations", 0),
-            "violation_s": round(minute.seconds.get("violations", 0.0), 3),
-            "violations_without_exemption": minute.counts.get("violations_without_exemption", 0),
-            "violation_s_without_exemption": round(minute.seconds.get("violations_without_exemption", 0.0), 3),
-            "min_distance_m": None if minute.closest is None else round(minute.closest[0], 3),
-            "mean_distance_m": round(minute.distance_m_s / minute.distance_s, 3) if minute.distance_s else None,
-            "occupancy": {
-                name.removeprefix("zone/"): {"mean": mean(name), "max": int(highest)}
-                for name, highest in minute.highest.items()
-                if name.startswith("zone/")
-            },
-            "events_held_back": minute.counts.get("events_held_back", 0),
-        }
-        return [Metric(self._camera, self._use_case, minute.start, self._interval_s, round(observed, 3), data)]
+        return [
+            Metric(
+                self._camera,
+                self._use_case,
+                minute.start,
+                self._interval_s,
+                round(minute.observed_s, 3),
+                self._data(minute),
+            )
+        ]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edge_agent.config import CameraConfig
 from edge_agent.config_sop import Anchor, Direction
 from edge_agent.types import F64, Bools, Observation
-from edge_agent.usecases.evidence import FALSE, GRACE_S, TRUE, UNKNOWN
+from edge_agent.types import SensorValue as Reading
+from edge_agent.usecases.evidence import BLIND_S, FALSE, GRACE_S, TRUE, UNKNOWN
 from edge_agent.usecases.lines import CLEAR, CLEAR_M, Line, goes
 from edge_agent.usecases.things import Memory, Things
 from edge_agent.usecases.zones import Zones, anchors
@@ -45,6 +46,8 @@ class Place:
         self._frame_lines, self._floor_lines = camera.lines, ground.lines if ground else {}
         self._lines: dict[tuple[str, Anchor], Line] = {}
         self._crossed: dict[tuple[str, Anchor], dict[int, tuple[int, float]]] = {}
+        self._now: dict[tuple[str, Anchor], list[tuple[int, int]]] = {}
+        self._looked: tuple[Observation, Scene] | None = None
 
     def watch(self, line: str, anchor: Anchor) -> None:
         """Follow who crosses this line. KeyError where the camera has none of that name."""
@@ -52,18 +55,26 @@ class Place:
         self._lines.setdefault((line, anchor), Line(floor or self._frame_lines[line]))
         self._crossed.setdefault((line, anchor), {})
 
-    def look(self, seen: Observation, sensors: Mapping[str, SensorValue]) -> Scene:
-        """The scene of the next frame."""
-        scene = Scene(self, self.memory.update(seen), seen, sensors)
+    def look(self, seen: Observation) -> Scene:
+        """The scene of the next frame; whoever asks again for the same frame gets the same."""
+        if self._looked is not None and self._looked[0] is seen:
+            return self._looked[1]
+        scene = Scene(self, self.memory.update(seen), seen, _good(seen.sensors))
         for (name, anchor), line in self._lines.items():
             crossed = self._crossed[name, anchor]
             self._crossed[name, anchor] = crossed = {i: c for i, c in crossed.items() if seen.t - c[1] <= CROSSED_S}
-            crossed.update({ident: (sign, seen.t) for ident, sign in self._cross(line, name, anchor, scene)})
+            self._now[name, anchor] = now = self._cross(line, name, anchor, scene)
+            crossed.update({ident: (sign, seen.t) for ident, sign in now})
+        self._looked = seen, scene
         return scene
 
     def crossed(self, line: str, anchor: Anchor, direction: Direction) -> list[int]:
         """Ids of the things that have just crossed a line that is watched."""
         return [ident for ident, (sign, _) in self._crossed[line, anchor].items() if goes(direction, sign)]
+
+    def crossings(self, line: str, anchor: Anchor) -> list[tuple[int, int]]:
+        """Who crossed a line that is watched in this very frame: id; above zero for forward, below for backward."""
+        return self._now.get((line, anchor), [])
 
     def _cross(self, line: Line, name: str, anchor: Anchor, scene: Scene) -> list[tuple[int, int]]:
         things = scene.things
@@ -73,9 +84,37 @@ class Place:
             at, clear = things.xy * (1, -1), np.full(len(here), CLEAR_M)
         else:
             at, clear = scene.points(anchor), CLEAR * scene.heights / scene.size[1]
-        line.keep(things.ids.tolist())
+        # Who was out of sight for longer may have come another way, or be somebody else.
+        line.keep(things.ids[things.unseen_s <= BLIND_S].tolist())
         points = [(x, y) for x, y in at[here].tolist()]
-        return line.update(zip(things.ids[here].tolist(), points, clear[here].tolist(), strict=True))
+        crossed = line.update(zip(things.ids[here].tolist(), points, clear[here].tolist(), strict=True))
+        gone = (things.left | (things.unseen_s >= GRACE_S)) & ~things.new
+        return crossed + line.settle(things.ids[gone].tolist())
+
+
+def _good(sensors: Mapping[str, Reading | SensorValue]) -> Mapping[str, SensorValue]:
+    """The values that can be relied on."""
+    good: dict[str, SensorValue] = {}
+    for name, reading in sensors.items():
+        if not isinstance(reading, Reading):
+            good[name] = reading
+        elif reading.value is not None and reading.quality == "good":
+            good[name] = reading.value
+    return good
+
+
+class Places:
+    """The places of one camera, by the label of persons; use cases share them, so that each frame is looked at once."""
+
+    def __init__(self, camera: CameraConfig) -> None:
+        self._camera = camera
+        self._of: dict[str, Place] = {}
+
+    def of(self, label: str) -> Place:
+        """The place in which things of this label are the persons. Raises ConfigError as ``Place``."""
+        if label not in self._of:
+            self._of[label] = Place(self._camera, label)
+        return self._of[label]
 
 
 class Scene:
@@ -89,6 +128,11 @@ class Scene:
         self.persons: Bools = things.labels == 0
         self._points: dict[Anchor, F64] = {}
         self._zones: dict[Anchor | None, Truths] = {}
+
+    @property
+    def now(self) -> tuple[float, float]:
+        """Seconds on the camera's clock, and UTC."""
+        return self.t, self.utc
 
     def points(self, anchor: Anchor) -> F64:
         """(N,2) anchor points in fractions of the frame."""

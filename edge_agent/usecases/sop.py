@@ -15,7 +15,7 @@ from edge_agent.config_sop import Condition, Procedure, SopConfig
 from edge_agent.types import Event, NewId, Observation, Output
 from edge_agent.usecases.conditions import Answer, Test
 from edge_agent.usecases.evidence import GRACE_S, TRUE, UNKNOWN, Truth
-from edge_agent.usecases.scene import Place, Scene, SensorValue
+from edge_agent.usecases.scene import Place, Places, Scene
 from edge_agent.usecases.sop_events import Teller
 from edge_agent.usecases.sop_follow import Follow, Reason
 from edge_agent.usecases.sop_plan import make_plan
@@ -25,20 +25,22 @@ _STATION = 0
 
 
 class Sop:
-    """The use case for one camera (see ``pipeline.UseCase``). ``new_id`` makes ids of events and runs.
+    """The use case for one camera (see ``pipeline.UseCase``). ``new_id`` makes ids of events and runs;
+    ``places`` are shared with other use cases of the camera.
 
     A camera that is silent for a while ends no run: what happened meanwhile is unknown, and the run goes on.
     """
 
     name = "sop"
 
-    def __init__(self, config: SopConfig, camera: CameraConfig, new_id: NewId) -> None:
+    def __init__(self, config: SopConfig, camera: CameraConfig, new_id: NewId, places: Places | None = None) -> None:
         self._places: dict[str, Place] = {}
+        places = places or Places(camera)
         self._stations: list[_Station] = []
         for procedure in config.procedures:
             if procedure.cameras is not None and camera.id not in procedure.cameras:
                 continue
-            place = self._places.setdefault(procedure.label, Place(camera, procedure.label))
+            place = self._places.setdefault(procedure.label, places.of(procedure.label))
             for name, names in (procedure.stations or {procedure.name: {}}).items():
                 teller = Teller(camera.id, self.name, procedure, name, new_id)
                 self._stations.append(_Station(procedure, names, place, teller))
@@ -52,8 +54,7 @@ class Sop:
     def update(self, seen: Observation) -> list[Output]:
         """See ``pipeline.UseCase``."""
         self._last = seen
-        sensors: Mapping[str, SensorValue] = getattr(seen, "sensors", {})
-        scenes = {label: place.look(seen, sensors) for label, place in self._places.items()}
+        scenes = {label: place.look(seen) for label, place in self._places.items()}
         return [event for station in self._stations for event in station.update(scenes[station.label])]
 
     def close(self, reason: str) -> list[Output]:

@@ -72,7 +72,8 @@ class Things:
 
     ``ids`` (N,) are stable while a thing is remembered; ``labels`` (N,) codes of ``Memory.code``; ``boxes`` (N,4)
     pixels, the last seen; ``unseen_s`` (N,) seconds, 0 where seen now; ``left`` (N,): walked out of the picture;
-    ``xy`` (N,2) metres on the floor or NaN; ``speed_mps`` (N,) or NaN; ``tracks`` (N,) the tracker's last id.
+    ``xy`` (N,2) metres on the floor or NaN; ``speed_mps`` (N,) or NaN; ``tracks`` (N,) the tracker's last id; ``new``
+    (N,): may yet turn out to be somebody who had vanished.
     """
 
     ids: I64
@@ -83,6 +84,7 @@ class Things:
     xy: F64
     speed_mps: F64
     tracks: I64
+    new: Bools
     renamed: tuple[tuple[int, int], ...] = ()
     """Newcomers who turned out now to be somebody who had vanished: the id they had, and the one they go on with."""
 
@@ -124,6 +126,7 @@ class Memory:
             xy=kept["xy"],
             speed_mps=np.where(young, np.nan, speed),
             tracks=kept["track"],
+            new=kept["new"],
             renamed=renamed,
         )
 
