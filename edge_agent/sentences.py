@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _MAX = 200
-_LOGGED = {f"edge_agent.device.{what}" for what in ("camera_state", "camera_view", "sensor_state")}
+_LOGGED = {
+    f"edge_agent.device.{what}" for what in ("camera_state", "camera_view", "sensor_state", "safe_mode", "certificate")
+}
 
 
 def printable(text: str, limit: int = _MAX) -> str:
