@@ -118,7 +118,7 @@ class LogLevel(Result):
     level: str
 
 
-class ModelState(Result):
+class ModelBegun(Result):
     """As in the retained topic ``model``."""
 
     model: dict[str, Any]
@@ -170,11 +170,11 @@ _ALL = (
         "model.update",
         "begin to fetch and activate a model; the topic model tells how it goes",
         ModelUpdateArgs,
-        ModelState,
+        ModelBegun,
         effect=True,
         deadline_s=30.0,
     ),
-    Command("model.rollback", "back to the model before", NoArgs, ModelState, effect=True, deadline_s=30.0),
+    Command("model.rollback", "back to the model before", NoArgs, ModelBegun, effect=True, deadline_s=30.0),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 
