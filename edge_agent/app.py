@@ -346,11 +346,11 @@ class Agent:
         steps = [
             StopStep("capture", lambda: self.supervisor.join("capture:", 1.7), 1.8),
             StopStep("detection", self._close_detection, 1.8),
-            StopStep("use cases", self._close_chains, 1.0),
+            StopStep("use cases", self._close_chains, 0.8),
         ]
         if self.desk is not None:  # they left their devices as they were, which are made safe now
-            steps.append(StopStep("actuators", lambda desk=self.desk: desk.stop(1.0), 1.2))  # type: ignore[misc]
-        steps.append(StopStep("outbox", lambda: self.outbox.flush(1.3), 1.5))
+            steps.append(StopStep("actuators", lambda desk=self.desk: desk.stop(0.3), 0.4))  # type: ignore[misc]
+        steps.append(StopStep("outbox", lambda: self.outbox.flush(1.2), 1.3))
         if self.mqtt is not None or self.pumps:
             steps.append(StopStep("sinks", self._close_sinks, 2.0))
         steps.append(StopStep("outbox close", lambda: self.outbox.stop(0.5), 0.7))

@@ -18,7 +18,7 @@ from edge_agent.errors import TokenRefused
 from edge_agent.types import Token
 from tests.code_fixtures import valid
 
-RUNS = 300
+RUNS = 150
 MEMORY = Path("/dev/shm")
 DOOR = ActuatorConfig.model_validate(
     {

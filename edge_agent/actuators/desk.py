@@ -154,7 +154,7 @@ class ActuatorDesk:
         self._stop_at = time.monotonic() + timeout_s
         with self._wake:
             self._wake.notify()
-        self._ended.wait(timeout_s + 0.2)
+        self._ended.wait(timeout_s + 0.05)
 
     # The desk's thread
 
