@@ -18,7 +18,6 @@ from edge_agent.command_config import ConfigCommands, Configured
 from edge_agent.commands.catalogue import (
     LogLevel,
     LogLevelArgs,
-    ModelState,
     ModelUpdateArgs,
     Pong,
     Restarted,
@@ -234,13 +233,13 @@ class AgentCommands:
         self._agent.restart()
         return LATER
 
-    def _model_update(self, request: Request) -> ModelState:
+    def _model_update(self, request: Request) -> dict[str, Any]:
         args = request.args
         assert isinstance(args, ModelUpdateArgs)
-        return ModelState(model=self._updates().update(args.model, activate=args.activate, again=args.again))
+        return {"model": self._updates().update(args.model, activate=args.activate, again=args.again)}
 
-    def _model_rollback(self, _: Request) -> ModelState:
-        return ModelState(model=self._updates().rollback())
+    def _model_rollback(self, _: Request) -> dict[str, Any]:
+        return {"model": self._updates().rollback()}
 
     def _updates(self) -> ModelHook:
         if self._models is None:

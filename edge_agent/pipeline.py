@@ -15,6 +15,7 @@ from edge_agent.payload import EndReason
 from edge_agent.types import (
     NO_CLOCK,
     Beat,
+    Code,
     Detections,
     Event,
     Frame,
@@ -87,6 +88,7 @@ class FrameResult:
     ground: Ground
     pairs: Pairs
     sensors: Mapping[str, SensorValue] = field(default_factory=dict)
+    codes: Sequence[Code] = ()
 
 
 @dataclass(slots=True)
@@ -122,10 +124,16 @@ class ChainStats:
         return 0.0 if self.last_done is None or now - self.last_done > 5.0 else self.fps
 
 
+def no_codes(_: Frame) -> Sequence[Code]:
+    """Of a camera that reads none."""
+    return ()
+
+
 class CameraChain:
     """One camera after detection: tracker, ground, use cases. Not thread-safe; fed in frame order.
 
-    ``label`` names the people that ``stats`` counts. ``sensors`` gives their latest values, and is called for each frame.
+    ``label`` names the people that ``stats`` counts. ``sensors`` gives their latest values, ``codes`` what was read since
+    its last call; both are called for each frame.
     """
 
     def __init__(
@@ -138,13 +146,14 @@ class CameraChain:
         emit: Callable[[Sequence[Output]], None],
         on_result: Callable[[FrameResult], None] | None = None,
         sensors: Callable[[], Mapping[str, SensorValue]] = dict,
+        codes: Callable[[Frame], Sequence[Code]] = no_codes,
         label: str = "person",
         clock: StageClock = NO_CLOCK,
     ) -> None:
         self.camera = camera
         self.stats = ChainStats()
         self._tracker, self._ground, self._use_cases = tracker, ground, use_cases
-        self._emit, self._on_result, self._sensors = emit, on_result, sensors
+        self._emit, self._on_result, self._sensors, self._codes = emit, on_result, sensors, codes
         self._label = label
         self._clock = clock
         self._model: ModelTag | None = None
@@ -163,8 +172,9 @@ class CameraChain:
         clock.lap("track")
         ground, pairs = self._ground.update(tracks, frame.t, frame.size)
         clock.lap("ground")
-        sensors = self._sensors()
-        seen = Observation(frame.camera, frame.index, frame.t, frame.utc, frame.size, tracks, ground, pairs, sensors)
+        sensors, codes = self._sensors(), self._codes(frame)
+        about = (frame.camera, frame.index, frame.t, frame.utc, frame.size)
+        seen = Observation(*about, tracks, ground, pairs, sensors, codes)
         outputs = [output for use_case in self._use_cases for output in use_case.update(seen)]
         clock.lap("use_cases")
         self._tell(outputs)
@@ -172,7 +182,7 @@ class CameraChain:
         people = sum(tracks.labels[label] == self._label for label in tracks.classes.tolist())
         self.stats.done(time.monotonic(), frame.captured, people)
         if self._on_result is not None:
-            self._on_result(FrameResult(frame, detections, tracks, ground, pairs, sensors))
+            self._on_result(FrameResult(frame, detections, tracks, ground, pairs, sensors, codes))
         clock.done(frame, outputs)
 
     def close(self, reason: EndReason) -> None:

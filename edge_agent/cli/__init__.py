@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     from edge_agent.cli import (
         bench,
         calibrate,
+        codes,
         command,
         config,
         doctor,
@@ -95,6 +96,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (run, config, command, replay, sop, calibrate, model, outbox, bench, doctor, enroll, repo, update):
+    for group in (
+        run,
+        config,
+        command,
+        replay,
+        sop,
+        codes,
+        calibrate,
+        model,
+        update,
+        outbox,
+        bench,
+        doctor,
+        enroll,
+        repo,
+    ):
         group.add(verbs)
     return parser

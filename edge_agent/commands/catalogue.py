@@ -118,12 +118,6 @@ class LogLevel(Result):
     level: str
 
 
-class ModelState(Result):
-    """As in the retained topic ``model``."""
-
-    model: dict[str, Any]
-
-
 class DoctorFinding(Result):
     """One check of the doctor."""
 
@@ -170,11 +164,11 @@ _ALL = (
         "model.update",
         "begin to fetch and activate a model; the topic model tells how it goes",
         ModelUpdateArgs,
-        ModelState,
+        None,
         effect=True,
         deadline_s=30.0,
     ),
-    Command("model.rollback", "back to the model before", NoArgs, ModelState, effect=True, deadline_s=30.0),
+    Command("model.rollback", "back to the model before", NoArgs, None, effect=True, deadline_s=30.0),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 
