@@ -19,8 +19,8 @@ from tests.mosquitto import Subscriber, broker, subscriber, wait_for
 from tests.nspawn import Machine, endless_pictures, machine, needs_nspawn
 from tests.tflite_fixtures import squares_manifest, stand_in
 
-pytestmark = pytest.mark.slow
-TURNS_S = 60.0
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+TURNS_S = 120.0
 
 
 @pytest.fixture
