@@ -9,6 +9,7 @@ from typing import Protocol
 from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.chains import build_chain
 from edge_agent.config import CameraConfig, Config
+from edge_agent.detect.second_stage import SecondStage
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import CameraLane, FrameResult
 from edge_agent.record import RecordWriter
@@ -63,6 +64,7 @@ class CameraUnit:
             emit=agent.outbox.put,
             on_result=on_result,
             sensors=agent.sensors.latest,
+            looks=SecondStage(agent.config, config, agent.config.state_dir / "cache"),
             clock=agent.clock,
         )
         self.lane = CameraLane(self.slot, self.chain)

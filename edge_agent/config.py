@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from edge_agent.config_base import Slug, Strict
+from edge_agent.config_classifiers import ClassifierConfig, PpeConfig
 from edge_agent.config_commands import CommandsConfig
 from edge_agent.config_mqtt import MqttConfig
 from edge_agent.config_ota import OtaConfig
@@ -262,6 +263,8 @@ class UseCasesConfig(Strict):
     intrusion: IntrusionConfig | None = Field(None, description="is somebody where, or when, nobody may be?")
     loitering: LoiteringConfig | None = Field(None, description="does somebody stay for too long?")
 
+    ppe: PpeConfig | None = Field(None, description="is protective equipment worn where it has to be?")
+
     def at_work(self) -> Iterator[tuple[str, UseCaseSection]]:
         """Name and section of each that is named and enabled."""
         for name in type(self).model_fields:
@@ -348,6 +351,11 @@ class Config(Strict):
     cameras: list[CameraConfig] = Field(min_length=1, max_length=64, description="cameras and files, 1 to 64")
     detect: DetectConfig = DetectConfig()
     track: TrackConfig = TrackConfig()
+    classifiers: list[ClassifierConfig] = Field(
+        default_factory=list,
+        max_length=8,
+        description="second models that judge crops of what was found; default: none",
+    )
     use_cases: UseCasesConfig = UseCasesConfig()
     sensors: list[SensorConfig] = Field(
         default_factory=list, max_length=64, description="other sensors to read, publish and offer to use cases"

@@ -19,6 +19,7 @@ from edge_agent.types import (
     Frame,
     FrameSlot,
     Ground,
+    Look,
     Observation,
     Output,
     Pairs,
@@ -87,6 +88,12 @@ class FrameResult:
     ground: Ground
     pairs: Pairs
     sensors: Mapping[str, SensorValue] = field(default_factory=dict)
+    attributes: Sequence[Look] = ()
+
+
+def no_looks(_: Frame, __: Tracks) -> Sequence[Look]:
+    """Of a camera without a classifier."""
+    return ()
 
 
 @dataclass(slots=True)
@@ -126,6 +133,7 @@ class CameraChain:
     """One camera after detection: tracker, ground, use cases. Not thread-safe; fed in frame order.
 
     ``label`` names the people that ``stats`` counts. ``sensors`` gives their latest values, and is called for each frame.
+    ``looks`` judges crops of the tracks by classifiers, before the use cases.
     """
 
     def __init__(
@@ -138,6 +146,7 @@ class CameraChain:
         emit: Callable[[Sequence[Output]], None],
         on_result: Callable[[FrameResult], None] | None = None,
         sensors: Callable[[], Mapping[str, SensorValue]] = dict,
+        looks: Callable[[Frame, Tracks], Sequence[Look]] = no_looks,
         label: str = "person",
         clock: StageClock = NO_CLOCK,
     ) -> None:
@@ -145,6 +154,7 @@ class CameraChain:
         self.stats = ChainStats()
         self._tracker, self._ground, self._use_cases = tracker, ground, use_cases
         self._emit, self._on_result, self._sensors = emit, on_result, sensors
+        self._looks = looks
         self._label = label
         self._clock = clock
 
@@ -161,8 +171,10 @@ class CameraChain:
         clock.lap("track")
         ground, pairs = self._ground.update(tracks, frame.t, frame.size)
         clock.lap("ground")
+        looks = self._looks(frame, tracks)
         sensors = self._sensors()
-        seen = Observation(frame.camera, frame.index, frame.t, frame.utc, frame.size, tracks, ground, pairs, sensors)
+        about = (frame.camera, frame.index, frame.t, frame.utc, frame.size)
+        seen = Observation(*about, tracks, ground, pairs, sensors, attributes=looks)
         outputs = [output for use_case in self._use_cases for output in use_case.update(seen)]
         clock.lap("use_cases")
         if outputs:
@@ -171,7 +183,7 @@ class CameraChain:
         people = sum(tracks.labels[label] == self._label for label in tracks.classes.tolist())
         self.stats.done(time.monotonic(), frame.captured, people)
         if self._on_result is not None:
-            self._on_result(FrameResult(frame, detections, tracks, ground, pairs, sensors))
+            self._on_result(FrameResult(frame, detections, tracks, ground, pairs, sensors, attributes=looks))
         clock.done(frame, outputs)
 
     def close(self, reason: EndReason) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, get_args
@@ -14,7 +14,8 @@ import numpy as np
 
 from edge_agent.errors import UsageError
 from edge_agent.pipeline import FrameResult
-from edge_agent.types import Detections, Quality, SensorValue, parse_rfc3339, rfc3339
+from edge_agent.record_looks import look_read, look_written
+from edge_agent.types import Detections, Look, Quality, SensorValue, parse_rfc3339, rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,8 @@ def frame_line(result: FrameResult) -> str:
     }
     if result.sensors:
         rest["sensors"] = {name: _sensor(value) for name, value in result.sensors.items()}
+    if result.attributes:
+        rest["attributes"] = [look_written(look) for look in result.attributes]
     head = f'{{"camera":{json.dumps(frame.camera)},"frame":{frame.index},"t":{round(frame.t, 6)},"detections":['
     return f"{head}{_detections(result.detections)}],{json.dumps(rest, separators=(',', ':'))[1:]}"
 
@@ -164,6 +167,7 @@ class RecordedFrame:
     t: float
     detections: Detections
     sensors: Mapping[str, SensorValue]
+    attributes: Sequence[Look]
     position: int
     """Bytes of the file up to its end, for progress."""
 
@@ -241,8 +245,9 @@ def _frames(path: Path, lines: Iterator[tuple[int, int, dict[str, Any]]], labels
                 tuple(labels),
             )
             sensors = {str(name): _sensor_read(value) for name, value in line.get("sensors", {}).items()}
+            looks = [look_read(said) for said in line.get("attributes", [])]
             frame = RecordedFrame(
-                str(line["camera"]), int(line["frame"]), float(line["t"]), detections, sensors, position
+                str(line["camera"]), int(line["frame"]), float(line["t"]), detections, sensors, looks, position
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise UsageError(f"{path}:{number}: no frame line ({type(error).__name__}: {error})") from error

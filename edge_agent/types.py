@@ -148,11 +148,19 @@ class SensorValue:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a classifier says of one object in one frame: ``box`` xyxy, pixels of the source frame; scores in [0,1] by label."""
+
+    box: tuple[float, float, float, float]
+    scores: Mapping[str, float]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
     """All that a use case may look at for one frame. ``size`` is (width, height) of the source frame in pixels.
 
-    ``sensors`` holds, by their id, those that ever had something to say.
+    ``sensors`` holds, by their id, those that ever had something to say; ``attributes`` what classifiers say in this frame.
     """
 
     camera: str
@@ -164,6 +172,7 @@ class Observation:
     ground: Ground
     pairs: Pairs
     sensors: Mapping[str, SensorValue] = field(default_factory=dict)
+    attributes: Sequence[Look] = ()
 
 
 NewId: TypeAlias = Callable[[float], str]

@@ -26,6 +26,7 @@ from edge_agent.usecases.occupancy import (
     OverCapacityStarted,
     OverCapacityUpdated,
 )
+from edge_agent.usecases.ppe import PpeMinute, UnprotectedEnded, UnprotectedStarted, UnprotectedUpdated
 from edge_agent.usecases.sop_events import RunEnded, RunFacts, StepFacts
 from edge_agent.usecases.sop_run import What
 from edge_agent.usecases.violation import ViolationEnded, ViolationStarted, ViolationUpdated
@@ -102,6 +103,7 @@ CHANNELS = (
             _event("line_count", "crossing", Crossing),
             *_episode("intrusion", "presence", IntrusionStarted, IntrusionUpdated, IntrusionEnded),
             *_episode("loitering", "stay", LoiteringStarted, LoiteringUpdated, LoiteringEnded),
+            *_episode("ppe", "missing", UnprotectedStarted, UnprotectedUpdated, UnprotectedEnded),
         ),
     ),
     Channel(
@@ -130,6 +132,7 @@ CHANNELS = (
             _minute("line_count", LineCountMinute),
             _minute("intrusion", IntrusionMinute),
             _minute("loitering", LoiteringMinute),
+            _minute("ppe", PpeMinute),
         ),
     ),
     Channel(
