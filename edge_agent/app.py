@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
@@ -14,37 +15,42 @@ from typing import Any
 
 from edge_agent import __version__
 from edge_agent.camera_unit import CameraUnit
-from edge_agent.chains import check_labels
 from edge_agent.command_handlers import AgentCommands
 from edge_agent.config import Config
-from edge_agent.detect.default_model import take_model
-from edge_agent.detect.loading import DetectorLoader
-from edge_agent.detect.manifest import list_models
 from edge_agent.device_facts import camera_event, device_event, model_state
+from edge_agent.errors import ConfigError, UsageError
 from edge_agent.health import hardware
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
 from edge_agent.health.sd_notify import Notifier
-from edge_agent.health.status import AgentStatus, ModelStatus
+from edge_agent.health.status import AgentStatus
+from edge_agent.journal import told
+from edge_agent.model_updates import ModelUpdates
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import DetectionPool
 from edge_agent.record import RecordWriter
 from edge_agent.report import state_line
 from edge_agent.run_options import RunOptions
 from edge_agent.sensors.sensors import Sensors
+from edge_agent.serving_model import ServingModel
 from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.build import batch_sinks
+from edge_agent.sinks.home_assistant_link import HomeAssistant
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.sinks.mqtt import wants as mqtt_wants
 from edge_agent.sinks.mqtt_inbound import Listener
 from edge_agent.snapshot import snapshot_jpeg
+from edge_agent.sparkplug_board import sparkplug_sink
 from edge_agent.state_dir import state_lock
 from edge_agent.status_board import camera_status, mqtt_status, outbox_status, sink_status
 from edge_agent.supervisor import StopStep, Supervisor, run_stop_steps
 from edge_agent.types import NO_CLOCK, CameraChange, Heartbeat, StageClock, parse_rfc3339, uuid7_factory
 
 log = logging.getLogger(__name__)
+
+INFERENCE_S = 12.0
+"""For one frame. One that hangs for ever must not cost more than half a minute: this, the stop, and a new start."""
 
 
 class Agent:
@@ -59,9 +65,6 @@ class Agent:
         self.boot_id = uuid.uuid4().hex
         self.new_id = uuid7_factory()
         self.device = config.device or "device"
-        taken = take_model(config.model, config.models_dir, config.detect)
-        self.model, self._why_model = taken.model, taken.why
-        check_labels(config, self.model.manifest)
         sinks = batch_sinks(config)
         self.outbox = Outbox(
             config.state_dir / "outbox.db",
@@ -80,15 +83,21 @@ class Agent:
         self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
         for unit in self.cameras:
             unit.capture.prepare()
-        self._loader = DetectorLoader(
-            self.model, config.detect, config.state_dir / "cache", stop=self.stop, clock=clock
-        )
-        self.detector = self._loader.load()
-        log.info("model %s", self._model_words())
+        self.updates = ModelUpdates(config, pinned=options.model is not None)
+        try:
+            failed = self.updates.load_failed
+            self.serving = ServingModel(config, self.updates.candidates(), stop=self.stop, failed=failed, clock=clock)
+        except ConfigError:
+            self.updates.close(in_order=True)  # no fault of the model's
+            raise
+        self.detector = self.serving.detector
+        self.updates.start(self.serving, self.status, self.tell, self.restart)
+        log.info("model %s", self.serving.words)
         self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
         self.mqtt: MqttSink | None = None
-        self.commands = AgentCommands(self, options.file, self._answer)
+        self.home_assistant = HomeAssistant(config, self.device, __version__, self._retain, self._beat_now)
+        self.commands = AgentCommands(self, options.file, self._answer, self.updates)
         if config.mqtt.enabled and options.mqtt:
             self.mqtt = MqttSink(
                 config.mqtt,
@@ -100,6 +109,7 @@ class Agent:
                 on_alarm=lambda event: self.outbox.put([event]),
                 listeners=self._listeners(),
             )
+        self.sparkplug = sparkplug_sink(self) if self.mqtt is not None else None
         self.pumps = [BatchPump(name, self.outbox.outlet(name), sink) for name, sink in sinks.items()]
         self.rest: RestServer | None = None
         if config.http.enabled:
@@ -112,7 +122,7 @@ class Agent:
         self._hardware = hardware.HardwareProbe()
         self._heartbeat = HeartbeatBuilder()
         self._digest = config.digest()
-        self._next_beat, self._told_connects = 0.0, 0
+        self._next_beat, self._told_connects, self._told_model = 0.0, 0, -1
         self._last_words = b""
         self._notifier = Notifier()
 
@@ -125,18 +135,24 @@ class Agent:
         signal ends the process at once.
         """
         self._last_words = last_words
-        with state_lock(self.config.state_dir):
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(state_lock(self.config.state_dir))
+            except UsageError:
+                self.updates.close(in_order=True)
+                raise
             self._open_records()
             try:
                 self._start()
                 self.supervisor.wait(lambda: self._tick(tick), interval_s)
                 if self.supervisor.failure is not None:
-                    self.again |= self.commands.died(str(self.supervisor.failure))
+                    died = str(self.supervisor.failure)
+                    self.again |= self.updates.died(died) | self.commands.died(died)
             finally:
                 self.again &= self.supervisor.signal is None
                 self._stop()
         if self.supervisor.failure is not None:
-            log.error("%s", self.supervisor.failure)
+            log.error("%s", self.supervisor.failure, extra=told("agent.failed"))
             return self.supervisor.failure.exit_code
         return int(any(unit.recorder is not None and unit.recorder.failure for unit in self.cameras))
 
@@ -147,14 +163,17 @@ class Agent:
         ]
         if self.config.commands.enabled:
             listeners.append(Listener(self.commands.topic, self.commands.on_message))
-        return listeners
+        return listeners + self.home_assistant.listeners
 
     def _start(self) -> None:
         self.supervisor.install_signals(self._last_words)
         self.outbox.start()
         self.commands.start()
+        self.home_assistant.start()
         if self.mqtt is not None:
             self.mqtt.start()
+        if self.sparkplug is not None:
+            self.sparkplug.start()
         for pump in self.pumps:
             pump.start()
         if self.rest is not None:
@@ -169,12 +188,15 @@ class Agent:
                 restart=unit.capture.live,
             )
         for number in range(self.workers):
-            self.supervisor.spawn(f"detect:{number}", self.pool.work, essential=True, deadline_s=30.0, restart=True)
-        if self._loader.pending:
+            self.supervisor.spawn(
+                f"detect:{number}", self.pool.work, essential=True, deadline_s=INFERENCE_S, restart=True
+            )
+        if (loader := self.serving.now.loader).pending:
             # Not essential: while it builds, and if it fails, something else serves.
             self.supervisor.spawn(
-                "engine", lambda _: self._loader.finish(), essential=False, deadline_s=math.inf, restart=False
+                "engine", lambda _: loader.finish(), essential=False, deadline_s=math.inf, restart=False
             )
+        self.supervisor.spawn("models", self.updates.work, essential=False, deadline_s=math.inf, restart=True)
         self.supervisor.spawn(
             "commands", self.commands.work, essential=False, deadline_s=self.commands.deadline_s, restart=True
         )
@@ -197,12 +219,14 @@ class Agent:
         gc.collect()
         gc.freeze()
         self._notifier.ready("running")
+        log.info("edge-agent %s runs", __version__, extra=told("agent.ready", version=__version__))
 
     def _tick(self, tick: Callable[[], None]) -> None:
         self._notifier.watchdog(self.supervisor.check())
         for unit in self.cameras:
             unit.look()
         self.commands.look()
+        self.home_assistant.look()
         self.outbox.put(self.sensors.look())
         self._tell()
         tick()
@@ -214,6 +238,8 @@ class Agent:
         now = time.monotonic()
         broker = self.mqtt.state() if self.mqtt is not None else None
         connects = broker.connects if broker is not None and broker.connected else self._told_connects
+        if self._told_model != self.updates.revision or connects != self._told_connects:
+            self._tell_model()
         if now < self._next_beat and connects == self._told_connects:
             return
         self._next_beat = now + self.config.mqtt.heartbeat_s
@@ -227,17 +253,24 @@ class Agent:
         if connects != self._told_connects:
             self._told_connects = connects
             self.commands.connected()
-            self.mqtt.publish_now("model", model_state(status.model), retain=True)
+            self.home_assistant.connected()
+
+    def _tell_model(self) -> None:
+        revision, state = self.updates.revision, model_state(self.updates.status(self.serving.status))
+        if self.mqtt is not None and self.mqtt.publish_now("model", state, retain=True):
+            self._told_model = revision
 
     def _stop(self) -> None:
+        log.info("stopping%s", ", to start again" if self.again else "", extra=told("agent.stopping"))
         if self.again:
             self._notifier.restarting("starting again")
         else:
             self._notifier.stopping("stopping")
         self.stop.set()
+        self.updates.end()
         steps = [
-            StopStep("capture", lambda: self.supervisor.join("capture:", 1.8), 2.0),
-            StopStep("detection", self._close_detection, 2.0),
+            StopStep("capture", lambda: self.supervisor.join("capture:", 1.7), 1.8),
+            StopStep("detection", self._close_detection, 1.8),
             StopStep("use cases", self._close_chains, 1.0),
             StopStep("outbox", lambda: self.outbox.flush(1.3), 1.5),
         ]
@@ -247,22 +280,28 @@ class Agent:
         if self.rest is not None:
             steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.5), 0.6))  # type: ignore[misc]
         steps.append(StopStep("commands", self.commands.stop, 0.1))
+        in_order = self.supervisor.failure is None
+        steps.append(StopStep("models", lambda: self.updates.close(in_order=in_order), 0.4))
         run_stop_steps(steps)
 
     def _close_detection(self) -> None:
         # A device at which a worker hangs is left to the end of the process.
-        if self.supervisor.join("detect:", 1.8):
+        if self.supervisor.join("detect:", 1.7):
             self.detector.close()
 
     def _close_sinks(self) -> None:
         """All at once: each has the whole second."""
         until = time.monotonic() + 1.9
+        if self.sparkplug is not None:
+            self.sparkplug.end()
         for pump in self.pumps:
             pump.end(1.0)
         if self.mqtt is not None:
             self.mqtt.stop(1.0, 0.8)
         for pump in self.pumps:
             pump.join(max(0.0, until - time.monotonic()))
+        if self.sparkplug is not None:
+            self.sparkplug.join(max(0.0, until - time.monotonic()))
 
     def _close_chains(self) -> None:
         asked = self.again or self.supervisor.signal is not None or self.supervisor.failure is not None
@@ -277,7 +316,7 @@ class Agent:
     def _open_records(self) -> None:
         if (path := self.options.record) is None:
             return
-        name = f"{self.model.manifest.name}@{self.model.manifest.version}"
+        name = self.serving.now.label
         for unit in self.cameras:
             own = path if len(self.cameras) == 1 else path.with_suffix(f".{unit.config.id}{path.suffix}")
             fps = unit.capture.nominal_fps
@@ -300,7 +339,8 @@ class Agent:
     def reconfigure(self, config: Config) -> None:
         """Take over a configuration that differs only in what is asked for anew each time; from any thread."""
         self.config, self._digest = config, config.digest()
-        self._next_beat = 0.0  # with its hash
+        self.home_assistant.changed(config)
+        self._beat_now()  # with its hash
         logging.getLogger().setLevel(config.logging.level.upper())
 
     def restart(self) -> None:
@@ -308,19 +348,25 @@ class Agent:
         self.again = True
         self.stop.set()
 
+    def _beat_now(self) -> None:
+        self._next_beat = 0.0
+
+    def _retain(self, topic: str, payload: bytes, done: Callable[[str], None]) -> bool:
+        return self.mqtt is not None and self.mqtt.retain(topic, payload, done)
+
     def _answer(self, topic: str, payload: bytes, correlation: bytes | None) -> bool:
         return self.mqtt is not None and self.mqtt.answer(topic, payload, correlation)
 
     def status(self) -> AgentStatus:
         """The state of the moment; callable from any thread, cheap."""
-        manifest, detector, loaded = self.model.manifest, self.detector.current, self._loader.loaded
-        model = f"{manifest.name}@{manifest.version}"
-        cameras = tuple(camera_status(unit.capture, unit.chain, model) for unit in self.cameras)
+        model = self.updates.status(self.serving.status)
+        label = f"{model.name}@{model.version}"
+        cameras = tuple(camera_status(unit.capture, unit.chain, label) for unit in self.cameras)
         outbox, mqtt = outbox_status(self.outbox.stat()), mqtt_status(self.mqtt)
         # What endangers events first; the others stay after the trouble is over, as the last that was.
         sinks = tuple(sink_status(pump) for pump in self.pumps)
         lesser = (*(camera.last_error for camera in reversed(cameras)), mqtt.last_error, *(s.last_error for s in sinks))
-        errors = (outbox.reason, loaded.trouble, *lesser)
+        errors = (outbox.reason, model.error, *lesser)
         return AgentStatus(
             site=self.config.site,
             device=self.device,
@@ -333,17 +379,7 @@ class Agent:
             outbox=outbox,
             mqtt=mqtt,
             sinks=sinks,
-            model=ModelStatus(
-                name=manifest.name,
-                version=manifest.version,
-                sha256=detector.network.file.sha256,
-                backend=f"{detector.backend_name} ({detector.backend.device})",
-                precision=detector.network.file.precision,
-                active=True,
-                why=self._why_model,
-                error=loaded.trouble,
-                not_taken=loaded.not_taken,
-            ),
+            model=model,
             host=self._host.sample(),
             hardware=self._hardware.latest,
             sensors=self.sensors.latest(),
@@ -355,25 +391,10 @@ class Agent:
         """For REST; ``since`` is RFC 3339 UTC."""
         return self.outbox.recent(0.0 if since is None else parse_rfc3339(since), limit)
 
-    def _model_words(self) -> str:
-        """Which model, which of its files and on what, for the log."""
-        now = self.detector.current
-        chosen = f" ({self._why_model})" if self._why_model else ""
-        return f"{now.network.label}{chosen}: {now.network.file.path} on {now.backend_name} ({now.backend.device})"
-
-    def models(self) -> list[dict[str, Any]]:
-        """For REST: the models there are, and which is at work."""
-        return [
-            {
-                "name": manifest.name,
-                "version": manifest.version,
-                "family": manifest.family,
-                "labels": list(manifest.labels),
-                "licence": manifest.licence,
-                "active": manifest == self.model.manifest,
-            }
-            for manifest in list_models(self.config.models_dir)
-        ]
+    def models(self) -> dict[str, Any]:
+        """For REST: what is at work, how its last update goes, and what there is."""
+        state = model_state(self.updates.status(self.serving.status))
+        return {**state, "models": self.serving.known()}
 
     def snapshot(self, camera: str, max_width: int | None = None) -> bytes | None:
         """For REST and commands, only where pictures are allowed."""

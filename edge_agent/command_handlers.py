@@ -18,7 +18,6 @@ from edge_agent.command_config import ConfigCommands, Configured
 from edge_agent.commands.catalogue import (
     LogLevel,
     LogLevelArgs,
-    ModelState,
     ModelUpdateArgs,
     Pong,
     Restarted,
@@ -78,8 +77,11 @@ class Commanded(Configured, Protocol):
 class ModelHook(Protocol):
     """Updates of models. Both begin the work, and return the state of the retained topic ``model``; may raise CommandError."""
 
-    def update(self, model: str | None) -> dict[str, Any]:
-        """Fetch and activate ``NAME[@VERSION]``, None for what the repository offers."""
+    def update(self, model: str | None, *, activate: bool, again: bool) -> dict[str, Any]:
+        """Fetch, test and, if wanted, activate ``NAME[@VERSION]``; None: what the channel offers of the model at work.
+
+        ``again``: also one that was rolled back here before.
+        """
 
     def rollback(self) -> dict[str, Any]:
         """Activate the model before."""
@@ -178,13 +180,14 @@ class AgentCommands:
     # ---- the commands, in the worker's thread
 
     def _ping(self, _: Request) -> Pong:
-        agent = self._agent
+        agent, status = self._agent, self._agent.status()
         return Pong(
             time=rfc3339(time.time()),
             clock_ok=_clock_ok(),
             boot_id=agent.boot_id,
             version=__version__,
-            uptime_s=agent.status().uptime_s,
+            uptime_s=status.uptime_s,
+            readiness=status.readiness().status,
         )
 
     def _status(self, _: Request) -> dict[str, Any]:
@@ -230,12 +233,13 @@ class AgentCommands:
         self._agent.restart()
         return LATER
 
-    def _model_update(self, request: Request) -> ModelState:
-        assert isinstance(request.args, ModelUpdateArgs)
-        return ModelState(model=self._updates().update(request.args.model))
+    def _model_update(self, request: Request) -> dict[str, Any]:
+        args = request.args
+        assert isinstance(args, ModelUpdateArgs)
+        return {"model": self._updates().update(args.model, activate=args.activate, again=args.again)}
 
-    def _model_rollback(self, _: Request) -> ModelState:
-        return ModelState(model=self._updates().rollback())
+    def _model_rollback(self, _: Request) -> dict[str, Any]:
+        return {"model": self._updates().rollback()}
 
     def _updates(self) -> ModelHook:
         if self._models is None:

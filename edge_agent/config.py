@@ -341,8 +341,16 @@ class Config(Strict):
 
     site: Slug = Field("site", description="name in topics and in the source of events")
     device: Slug | None = Field(None, description="name of this box; default: from the machine id")
-    state_dir: Path = Field(Path(".state"), description="outbox, open episodes, models; relative to this file")
-    models_dir: Path = Field(Path("models"), description="read-only seed of models; relative to this file")
+    state_dir: Path = Field(
+        Path(".state"),
+        description="outbox, open episodes, models; relative to this file; "
+        "default for a file in /etc/edge-agent: /var/lib/edge-agent",
+    )
+    models_dir: Path = Field(
+        Path("models"),
+        description="read-only seed of models; relative to this file; "
+        "default for a file in /etc/edge-agent: /opt/edge-agent/current/models",
+    )
     model: str = Field(
         "auto",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$",
@@ -406,12 +414,25 @@ def redact(text: str) -> str:
     return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("***@", text))
 
 
+def given_secret(variable: str) -> str:
+    """What the environment variable says, or the credential of that name that systemd gave (systemd.exec(5)); "" for neither."""
+    if value := os.environ.get(variable):
+        return value
+    if not (folder := os.environ.get("CREDENTIALS_DIRECTORY")):
+        return ""
+    try:
+        with (Path(folder) / variable).open(encoding="utf-8") as lines:
+            return lines.readline(4098).strip()
+    except (OSError, ValueError):
+        return ""
+
+
 def read_secret(file: Path | None, variable: str) -> str | None:
-    """A secret from the environment variable or else from the file (its first line); None where neither is set.
+    """A secret from the environment variable, a credential of systemd's, or the file (its first line); None where none is set.
 
     Raises ConfigError where the file cannot be read or is empty. The value is for use, never for a message.
     """
-    if value := os.environ.get(variable):
+    if value := given_secret(variable):
         return value
     if file is None:
         return None

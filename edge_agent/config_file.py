@@ -17,8 +17,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edge_agent.config import Config, UseCasesConfig, read_secret
+from edge_agent.config import Config, UseCasesConfig, given_secret, read_secret
 from edge_agent.config_base import Strict, TlsConfig
+from edge_agent.config_ota import OtaConfig
 from edge_agent.config_overlay import Patch, findings, laid_over, looser
 from edge_agent.config_rules import findings as rule_findings
 from edge_agent.config_words import dotted, in_words, value_at
@@ -39,6 +40,11 @@ SECRET_FILES: tuple[tuple[tuple[str, str], str], ...] = (
 )
 TLS_SECTIONS: tuple[KeyPath, ...] = (("mqtt", "tls"), ("influxdb", "tls"), ("webhook", "tls"), ("ota", "tls"))
 _TLS_FILES = ("ca_file", "cert_file", "key_file")
+_INSTALLED = {
+    ("/etc/edge-agent", "state_dir"): "/var/lib/edge-agent",
+    ("/etc/edge-agent", "models_dir"): "/opt/edge-agent/current/models",
+}
+"""(the file's folder, key) → default: what is installed has its places by the file system's rules, not beside the file."""
 _MACHINE_ID = Path("/etc/machine-id")
 _APPLICATION = b"edge-agent device id, version 1"
 _VARIABLE = re.compile(r"\$\{([^{}]*)\}")
@@ -50,6 +56,18 @@ def load(path: Path) -> Config:
     Raises ConfigError with every problem of the file (100 at most), in the order of its lines.
     """
     return ConfigFile(path).config
+
+
+def load_ota(path: Path) -> tuple[OtaConfig, Path]:
+    """Section ``ota`` and ``state_dir`` alone: who updates the agent must not fail by what is wrong elsewhere. Raises ConfigError."""
+    tree = read_tree(_read(path))
+    data = tree.data if isinstance(tree.data, dict) else {}
+    told = json.loads(json.dumps({key: data[key] for key in ("ota", "state_dir") if data.get(key) is not None}))
+    _absolute_paths(told, path.parent)
+    try:
+        return OtaConfig.model_validate_json(json.dumps(told.get("ota", {})), strict=True), Path(told["state_dir"])
+    except ValidationError as error:
+        raise ConfigError([f"{path}: ota.{dotted(e['loc'])}: {e['msg']}" for e in error.errors()]) from error
 
 
 class ConfigFile:
@@ -93,7 +111,7 @@ def _build(tree: Tree, folder: Path, faults: list[Fault], *, with_files: bool) -
         faults += [*_secret_files(tree, effective), *_certificates(tree, effective)]
     faults += [
         Fault(tree.mark(place), place, text)
-        for place, text in rule_findings(tree.data, bool(os.environ.get("EDGE_AGENT_HTTP_TOKEN")))
+        for place, text in rule_findings(tree.data, bool(given_secret("EDGE_AGENT_HTTP_TOKEN")))
     ]
     try:
         # Strict, and through JSON: YAML's own types must fit exactly, while times and paths may be text.
@@ -250,7 +268,10 @@ def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
         if isinstance(value, str) and value:
             section[place[-1]] = str((folder / Path(value).expanduser()).resolve())
     for name in ("state_dir", "models_dir"):
-        effective.setdefault(name, str((folder / Config.model_fields[name].default).resolve()))
+        default = (
+            _INSTALLED.get((str(folder.resolve()), name)) or (folder / Config.model_fields[name].default).resolve()
+        )
+        effective.setdefault(name, str(default))
 
 
 def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:
@@ -259,7 +280,7 @@ def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:
         if not isinstance(value, str) or not value or _is_off(effective, place[0]):
             continue
         file = Path(value)
-        if not os.environ.get(variable):
+        if not given_secret(variable):
             try:
                 read_secret(file, variable)
             except ConfigError as error:

@@ -11,6 +11,10 @@ from edge_agent.config_base import Strict, TlsConfig
 
 HostName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 TcpPort = Annotated[int, Field(ge=1, le=65535)]
+DiscoveryPrefix = Annotated[
+    str, StringConstraints(pattern=r"^[^$+#/\x00-\x1f][^+#\x00-\x1f]*[^+#/\x00-\x1f]$", max_length=100)
+]
+SparkplugId = Annotated[str, StringConstraints(pattern=r"^[^+#/\x00-\x1f]+$", max_length=100)]
 PropertyText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _FOR_EVER_S = 4_294_967_294
 
@@ -30,6 +34,13 @@ class BrokerConfig(Strict):
 
     host: HostName | None = Field(None, description="the broker's name or address; default: mqtt.host")
     port: TcpPort | None = Field(None, description="the broker's TCP port; default: mqtt.port")
+
+
+class SparkplugConfig(Strict):
+    """The box as an Edge Node of Sparkplug B, its cameras as Devices."""
+
+    group_id: SparkplugId = Field(description="the group that the box belongs to")
+    edge_node_id: SparkplugId | None = Field(None, description="the box in that group, unique there; default: device")
 
 
 class MqttConfig(Strict):
@@ -65,11 +76,21 @@ class MqttConfig(Strict):
         default_factory=dict, max_length=20, description="names and values to send with every message (MQTT 5)"
     )
     topic_alias: bool = Field(False, description="send a number in place of a topic that was sent before (MQTT 5)")
+    home_assistant: bool | DiscoveryPrefix = Field(
+        False,
+        description="tell Home Assistant what there is by MQTT discovery; true: at its default prefix homeassistant",
+    )
+    sparkplug: SparkplugConfig | None = Field(None, description="state also as Sparkplug B; default: no")
     heartbeat_s: float = Field(30.0, ge=1, le=3600, description="time between heartbeats")
     reconnect_spread_s: float = Field(
         10.0, ge=0, le=3600, description="devices that lost their broker come back at random within so long"
     )
     reconnect_max_s: float = Field(60.0, ge=1, le=3600, description="longest pause between attempts")
+
+    @property
+    def discovery_prefix(self) -> str:
+        """That of Home Assistant's discovery; "" where it is off."""
+        return self.home_assistant if isinstance(self.home_assistant, str) else "homeassistant" * self.home_assistant
 
     @property
     def addresses(self) -> list[Address]:

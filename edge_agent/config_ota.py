@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -30,6 +31,32 @@ def _address(value: str, schemes: tuple[str, ...]) -> str:
     return value
 
 
+def minutes_of_window(window: str) -> tuple[int, int]:
+    """``HH:MM-HH:MM`` as minutes of the day. Raises ValueError."""
+    found = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", window, re.ASCII)
+    if found is None or found[1] + found[2] == found[3] + found[4]:
+        raise ValueError(f"given {window!r}: a window is HH:MM-HH:MM, for example 02:00-04:30")
+    begin_h, begin_m, end_h, end_m = map(int, found.groups())
+    return 60 * begin_h + begin_m, 60 * end_h + end_m
+
+
+class ProbationConfig(Strict):
+    """What a model that has taken over must show before it is kept. Bounds are relative to the model before it."""
+
+    frames: int = Field(300, ge=1, le=1_000_000, description="it must serve so many live frames")
+    minutes: float = Field(10.0, gt=0, le=1440, description="and frames must have come for so long")
+    deadline_minutes: float = Field(
+        120.0, gt=0, le=10_080, description="where too few frames came until then, its self-test alone decides"
+    )
+    max_failed: float = Field(
+        0.05, ge=0, le=1, description="share of frames on which it may fail beyond what the model before did"
+    )
+    max_slowdown: float = Field(
+        2.0, ge=1, le=100, description="how many times as long a frame may take, or as few of them be processed"
+    )
+    max_growth_mb: int = Field(200, ge=16, le=1_000_000, description="memory it may need beyond that at the switch")
+
+
 class OtaConfig(Strict):
     """Signed updates of models. Without a repository there are none."""
 
@@ -39,6 +66,10 @@ class OtaConfig(Strict):
     root_file: Path | None = Field(None, description="the repository's root.json, by which everything is judged")
     team: Slug = Field("models", description="whose models: a role of the repository")
     channel: Slug = Field("stable", description="which of its channels decides what is offered")
+    release_team: Slug = Field("agent", description="whose releases of the agent: a role of the repository")
+    release: Slug | None = Field(
+        None, description="name of the agent's releases for this box; default: edge-agent-MACHINE-pyX.Y"
+    )
     hardware: list[Slug] = Field(
         default_factory=list,
         max_length=16,
@@ -70,6 +101,24 @@ class OtaConfig(Strict):
         "synchronised",
         description="what this box knows the time by: the network, or a battery clock that somebody set (no network)",
     )
+
+    poll_hours: float | None = Field(
+        None, ge=0.1, le=8760, description="look for an update by itself so often; default: only when told to"
+    )
+    window: Annotated[str, StringConstraints(max_length=40)] | None = Field(
+        None,
+        description="HH:MM-HH:MM of the box's local time, in which it asks by itself and lets take over what it found; default: any time",
+    )
+    probation: ProbationConfig = Field(
+        default_factory=ProbationConfig, description="what a model that has taken over must show"
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _window(cls, value: str | None) -> str | None:
+        if value is not None:
+            minutes_of_window(value)
+        return value
 
     @field_validator("repository")
     @classmethod

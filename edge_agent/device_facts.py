@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import Field
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from edge_agent.capture.view import View
 from edge_agent.health.status import ModelStatus
@@ -31,6 +31,21 @@ class CameraViewFacts(TypedDict):
     reason: Annotated[str, Field(description="why, in words")]
 
 
+UpdateState: TypeAlias = Literal[
+    "asking",
+    "refused",
+    "downloading",
+    "verified",
+    "compiling",
+    "self_testing",
+    "warming",
+    "probation",
+    "confirmed",
+    "rolled_back",
+]
+_Bundle = Annotated[str | None, Field(description="SHA-256 of the signed bundle; null: it came with the agent")]
+
+
 class ActiveModel(TypedDict):
     """A model and what runs it."""
 
@@ -38,14 +53,49 @@ class ActiveModel(TypedDict):
     version: Annotated[str, Field(description="its version")]
     sha256: Annotated[str, Field(description="of the file at work")]
     backend: Annotated[str, Field(description="what runs it, and on which device")]
+    bundle: _Bundle
+
+
+class PreviousModel(TypedDict):
+    """What a rollback brings back."""
+
+    name: Annotated[str, Field(description="its name")]
+    version: Annotated[str, Field(description="its version")]
+    bundle: _Bundle
+
+
+class ModelUpdate(TypedDict):
+    """The last update of the model, or attempt at one."""
+
+    model: Annotated[str, Field(description="name@version, or the name alone before the repository was asked")]
+    bundle: _Bundle
+    progress: Annotated[float | None, Field(ge=0, le=1, description="of what the state names; null: not known")]
+    reason: Annotated[
+        str, Field(description="one word for why it was refused or rolled back, or not observed; or empty")
+    ]
+    detail: Annotated[str, Field(description="the same for people")]
 
 
 class ModelState(TypedDict):
-    """Which model is at work."""
+    """Which model is at work, and how its last update goes."""
 
     active: Annotated[ActiveModel, Field(description="the one at work")]
-    previous: Annotated[ActiveModel | None, Field(description="the one before; null: none")]
-    state: Annotated[Literal["confirmed"], Field(description="of the activation")]
+    previous: Annotated[PreviousModel | None, Field(description="the one before; null: none")]
+    state: Annotated[UpdateState, Field(description="of the last update; confirmed where there was none")]
+    update: Annotated[ModelUpdate | None, Field(description="the last update; null: there was none")]
+
+
+class ModelFacts(TypedDict):
+    """A model took over, was kept, was taken back, or was refused."""
+
+    model: Annotated[str, Field(description="the one that it is about: name@version, or a name")]
+    bundle: _Bundle
+    state: Annotated[
+        Literal["refused", "probation", "confirmed", "rolled_back"], Field(description="what became of it")
+    ]
+    active: Annotated[str, Field(description="name@version of the one at work now")]
+    reason: NotRequired[Annotated[str, Field(description="why, in one word")]]
+    detail: NotRequired[Annotated[str, Field(description="why, for people")]]
 
 
 def device_event(what: str, data: Mapping[str, Any], utc: float, new_id: NewId) -> Event:
@@ -67,5 +117,19 @@ def model_state(model: ModelStatus) -> ModelState:
         "version": model.version,
         "sha256": model.sha256,
         "backend": model.backend,
+        "bundle": model.bundle or None,
     }
-    return {"active": active, "previous": None, "state": "confirmed"}
+    name, _, version = model.previous.partition("@")
+    previous: PreviousModel = {"name": name, "version": version, "bundle": model.previous_bundle or None}
+    last = model.update
+    update: ModelUpdate | None = None
+    if last is not None:
+        update = {
+            "model": last.model,
+            "bundle": last.bundle or None,
+            "progress": None if last.progress is None else round(last.progress, 2),
+            "reason": last.reason,
+            "detail": last.detail,
+        }
+    state = cast("UpdateState", "confirmed" if last is None else last.state)
+    return {"active": active, "previous": previous if model.previous else None, "state": state, "update": update}

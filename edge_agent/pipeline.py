@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from edge_agent.errors import InferenceError
@@ -16,10 +16,12 @@ from edge_agent.types import (
     NO_CLOCK,
     Beat,
     Detections,
+    Event,
     Frame,
     FrameSlot,
     Ground,
     Look,
+    ModelTag,
     Observation,
     Output,
     Pairs,
@@ -67,8 +69,6 @@ class UseCase(Protocol):
 
 class Detector(Protocol):
     """Finds objects in one frame. ``detect`` may be called from several threads at once."""
-
-    labels: tuple[str, ...]
 
     @property
     def concurrency(self) -> int:
@@ -157,6 +157,7 @@ class CameraChain:
         self._looks = looks
         self._label = label
         self._clock = clock
+        self._model: ModelTag | None = None
 
     @property
     def open_episodes(self) -> int:
@@ -167,6 +168,7 @@ class CameraChain:
         """Work off one frame."""
         clock = self._clock
         clock.start()
+        self._model = detections.model
         tracks = self._tracker.update(detections, frame.t)
         clock.lap("track")
         ground, pairs = self._ground.update(tracks, frame.t, frame.size)
@@ -177,8 +179,7 @@ class CameraChain:
         seen = Observation(*about, tracks, ground, pairs, sensors, attributes=looks)
         outputs = [output for use_case in self._use_cases for output in use_case.update(seen)]
         clock.lap("use_cases")
-        if outputs:
-            self._emit(outputs)
+        self._tell(outputs)
         clock.lap("outbox")
         people = sum(tracks.labels[label] == self._label for label in tracks.classes.tolist())
         self.stats.done(time.monotonic(), frame.captured, people)
@@ -188,9 +189,12 @@ class CameraChain:
 
     def close(self, reason: EndReason) -> None:
         """End open episodes, see ``UseCase.close``."""
-        outputs = [output for use_case in self._use_cases for output in use_case.close(reason)]
+        self._tell([output for use_case in self._use_cases for output in use_case.close(reason)])
+
+    def _tell(self, outputs: list[Output]) -> None:
+        """Each event with the model whose frames it rests on."""
         if outputs:
-            self._emit(outputs)
+            self._emit([replace(out, model=self._model) if isinstance(out, Event) else out for out in outputs])
 
 
 class CameraLane:

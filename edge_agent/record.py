@@ -15,7 +15,7 @@ import numpy as np
 from edge_agent.errors import UsageError
 from edge_agent.pipeline import FrameResult
 from edge_agent.record_looks import look_read, look_written
-from edge_agent.types import Detections, Look, Quality, SensorValue, parse_rfc3339, rfc3339
+from edge_agent.types import Detections, Look, ModelTag, Quality, SensorValue, parse_rfc3339, rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class RecordWriter:
             raise UsageError(f"--record {path}: {error.strerror}") from error
         self._path, self._fps, self._hash, self._model = path, fps, config_hash, model
         self._begun = False
+        self._tag: ModelTag | None = None
         self.failure = ""
         """Why the record is not complete; empty while it is."""
 
@@ -90,11 +91,13 @@ class RecordWriter:
             self._file.write(
                 Header(frame.camera, width, height, self._fps, start, self._hash, self._model).line() + "\n"
             )
-        self._file.write(frame_line(result) + "\n")
+        tag = result.detections.model
+        self._file.write(frame_line(result, tag if tag != self._tag else None) + "\n")
+        self._tag = tag
 
 
-def frame_line(result: FrameResult) -> str:
-    """One frame as the record states it, without the line's end."""
+def frame_line(result: FrameResult, model: ModelTag | None = None) -> str:
+    """One frame as the record states it, without the line's end. ``model``: it is the first one of that model."""
     frame, tracks, ground, pairs = result.frame, result.tracks, result.ground, result.pairs
     rest: dict[str, Any] = {
         "tracks": [
@@ -122,6 +125,8 @@ def frame_line(result: FrameResult) -> str:
             )
         ],
     }
+    if model is not None:
+        rest["model"] = {"name": model.name, "version": model.version, "sha256": model.sha256}
     if result.sensors:
         rest["sensors"] = {name: _sensor(value) for name, value in result.sensors.items()}
     if result.attributes:
@@ -227,9 +232,11 @@ def _lines(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
 
 
 def _frames(path: Path, lines: Iterator[tuple[int, int, dict[str, Any]]], labels: list[str]) -> Iterator[RecordedFrame]:
-    last = float("-inf")
+    last, model = float("-inf"), None
     for number, position, line in lines:
         try:
+            if "model" in line:
+                model = ModelTag(*(str(line["model"][key]) for key in ("name", "version", "sha256")))
             found = line["detections"]
             for item in found:
                 if item["label"] not in labels:
@@ -243,6 +250,7 @@ def _frames(path: Path, lines: Iterator[tuple[int, int, dict[str, Any]]], labels
                 scores.astype(np.float32),
                 np.array([labels.index(item["label"]) for item in found], np.int32),
                 tuple(labels),
+                model,
             )
             sensors = {str(name): _sensor_read(value) for name, value in line.get("sensors", {}).items()}
             looks = [look_read(said) for said in line.get("attributes", [])]

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_agent.health.status import AgentStatus, CameraStatus
+from edge_agent.journal import told
 from edge_agent.sentences import camera_of, is_logged, printable, seconds, sentence
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,10 @@ class PlainReporter:
     def on_event(self, event: CloudEvent) -> None:
         """Log an event."""
         if not is_logged(event):
-            log.info("event %s%s", f"{name}: " if (name := camera_of(event)) else "", sentence(event))
+            name = camera_of(event)
+            facts = {"event_id": str(event.get("id", ""))} | ({"camera": name} if name else {})
+            extra = told(printable(str(event.get("type", ""))), **facts)
+            log.info("event %s%s", f"{name}: " if name else "", sentence(event), extra=extra)
 
     def tick(self) -> None:
         """Log the state where it is time."""

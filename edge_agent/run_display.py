@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from edge_agent.app import Agent
 from edge_agent.config import Config
+from edge_agent.journal import is_journal
 from edge_agent.panel import RESTORE_TERMINAL, LivePanel
 from edge_agent.record import RecordWriter
 from edge_agent.replay import Replay
@@ -33,7 +34,8 @@ def run_with_display(agent: Agent, *, as_json: bool) -> int:
             agent.outbox.on_event(panel.on_event)
             code = agent.run(lambda: None, last_words=RESTORE_TERMINAL)
     else:
-        plain = PlainReporter(agent.status)
+        # `systemctl status` shows the state anyway: the journal need not repeat it all the time.
+        plain = PlainReporter(agent.status, 600.0 if is_journal() else 10.0)
         agent.outbox.on_event(plain.on_event)
         code = agent.run(plain.tick)
     if agent.again:  # it is not over
@@ -41,7 +43,7 @@ def run_with_display(agent: Agent, *, as_json: bool) -> int:
     result = _summary(agent, tally)
     if as_json:
         sys.stdout.write(json.dumps(asdict(result) | {"fps": result.fps}) + "\n")
-    else:
+    elif not is_journal():
         console.print(summary(result))
     return code
 

@@ -20,6 +20,7 @@ from types import FrameType
 
 from edge_agent.errors import EdgeAgentError, WorkerDied
 from edge_agent.health.status import WorkerState, WorkerStatus
+from edge_agent.journal import told
 from edge_agent.types import Beat
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,9 @@ class Supervisor:
             workers = list(self._workers)
             if self._checked is not None and now - self._checked > FROZEN_S:
                 log.warning(
-                    "the process stood still for %.0f s (suspended, or the box overloaded)", now - self._checked
+                    "the process stood still for %.0f s (suspended, or the box overloaded)",
+                    now - self._checked,
+                    extra=told("process.frozen", stood_s=round(now - self._checked)),
                 )
                 for worker in workers:
                     worker.beat.forgive(now)
@@ -207,12 +210,24 @@ class Supervisor:
         spent = worker.essential and worker.streak > self._budget.restarts
         if hopeless or spent or not worker.restart:
             worker.state = "failed"
-            log.error("worker %s failed for good: %s", worker.name, worker.last_error, exc_info=error)
+            log.error(
+                "worker %s failed for good: %s",
+                worker.name,
+                worker.last_error,
+                exc_info=error,
+                extra=told("worker.failed", worker=worker.name),
+            )
             if worker.essential:
                 self._fail(worker, worker.last_error, error)
             return False
         pause = min(self._budget.pause_s * 2 ** min(worker.streak - 1, 16), self._budget.max_pause_s)
-        log.warning("worker %s crashed and starts again in %.1f s", worker.name, pause, exc_info=error)
+        log.warning(
+            "worker %s crashed and starts again in %.1f s",
+            worker.name,
+            pause,
+            exc_info=error,
+            extra=told("worker.crashed", worker=worker.name),
+        )
         worker.state = "restarting"
         if self._stop.wait(pause):
             worker.state = "done"
@@ -225,7 +240,9 @@ class Supervisor:
     def _report_stuck(self, worker: _Worker, busy: float) -> None:
         reason = f"stuck for {busy:.1f} s, allowed are {worker.deadline_s:g} s"
         worker.last_error = reason
-        log.error("worker %s is %s, at:\n%s", worker.name, reason, _stack(worker.thread))
+        where = _stack(worker.thread)
+        extra = told("worker.stuck", worker=worker.name)
+        log.error("worker %s is %s, at:\n%s", worker.name, reason, where, extra=extra)
         if worker.essential:
             self._fail(worker, reason, None)
 

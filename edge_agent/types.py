@@ -52,14 +52,32 @@ class Frame:
         return self.image.shape[1], self.image.shape[0]
 
 
+@dataclass(frozen=True, slots=True)
+class ModelTag:
+    """Which model: its name and version, and the SHA-256 (hex) of the file that runs."""
+
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def label(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
-    """N boxes of one frame. ``boxes`` (N,4) float32 xyxy; ``scores`` (N,) float32 in [0,1]; ``classes`` (N,) int32 into ``labels``."""
+    """N boxes of one frame. ``boxes`` (N,4) float32 xyxy; ``scores`` (N,) float32 in [0,1]; ``classes`` (N,) int32 into ``labels``.
+
+    ``model`` found them; None where that is not known.
+    """
 
     boxes: F32
     scores: F32
     classes: I32
     labels: tuple[str, ...]
+    model: ModelTag | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -73,7 +91,7 @@ class Detections:
 
     def select(self, mask: Bools | NDArray[np.intp]) -> Detections:
         """The detections of a boolean mask or of indices, in that order."""
-        return Detections(self.boxes[mask], self.scores[mask], self.classes[mask], self.labels)
+        return Detections(self.boxes[mask], self.scores[mask], self.classes[mask], self.labels, self.model)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,7 +228,8 @@ class Event:
     """A change of state. Becomes one CloudEvent; ``sequence``, ``bootid`` and ``clockok`` are added when it is committed.
 
     ``episode`` joins started, updated and ended (the CloudEvents ``subject``); a single fact (``phase`` None) has its
-    own id there. ``utc`` is when the fact began or ended. ``data`` is JSON with units in the names.
+    own id there. ``utc`` is when the fact began or ended. ``data`` is JSON with units in the names. ``model`` saw what it
+    rests on; None where no model did.
     """
 
     id: str
@@ -221,6 +240,7 @@ class Event:
     episode: str
     utc: float
     data: Mapping[str, Any]
+    model: ModelTag | None = None
 
     @property
     def type(self) -> str:

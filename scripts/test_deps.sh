@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(
     python3-venv
-    mosquitto mosquitto-clients strace iproute2 iptables e2fsprogs
+    mosquitto mosquitto-clients strace iproute2 iptables e2fsprogs systemd-container python3-systemd
     victoria-metrics influxdb
     gir1.2-gst-rtsp-server-1.0 python3-gi
     gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly gstreamer1.0-plugins-bad gstreamer1.0-libav

@@ -7,15 +7,14 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge_agent.commands.catalogue import command_schemas
+from edge_agent.commands.catalogue import COMMANDS
+from tests import contract
 from tests.agent_process import RunningAgent, write_config
 from tests.mosquitto import Mosquitto, Subscriber, broker, subscriber, wait_for
 
@@ -24,18 +23,12 @@ ANSWERS = "backend/answers/here"
 _numbers = itertools.count()
 
 
-@cache
-def _validator(command: str) -> Draft202012Validator:
-    """Of its answers; of a command that there is not, as those to ping, where it has no result."""
-    commands = command_schemas()["commands"]
-    return Draft202012Validator(commands.get(command, commands["ping"])["answer"])
-
-
 class Asker:
     """Gives commands through a subscriber to everything, and finds the answers by their correlation data."""
 
     def __init__(self, sub: Subscriber) -> None:
         self.sub = sub
+        self._asked: dict[bytes, tuple[str, bytes]] = {}
 
     def send(
         self,
@@ -52,6 +45,7 @@ class Asker:
         if to is not None:
             properties.ResponseTopic = to
         body = payload if isinstance(payload, bytes) else b"" if payload is None else json.dumps(payload).encode()
+        self._asked[correlation] = name, body
         self.sub.publish(ROOT + f"commands/{name}", body, retain=retain, properties=properties)
         return correlation
 
@@ -64,8 +58,16 @@ class Asker:
             and not re.fullmatch(r".*/commands/[^/]*", message.topic)  # the command itself
         ]
         for _, answer in found:
-            _validator(answer["command"]).validate(answer)
+            contract.check_answer(json.dumps(answer).encode())
+            self._check_asked(answer, *self._asked.get(correlation, ("", b"")))
         return found
+
+    def _check_asked(self, answer: dict[str, Any], name: str, body: bytes) -> None:
+        """The schema of what is asked says what the agent takes."""
+        if name in COMMANDS and answer["ok"]:
+            assert not contract.request_fault(name, json.loads(body or b"{}"))
+        elif answer["ok"] is False and answer["error"]["code"] == "invalid_args":
+            assert contract.request_fault(name, json.loads(body)), "refused, though the contract allows it"
 
     def ask(self, name: str, payload: dict[str, Any] | bytes | None = None, **options: Any) -> dict[str, Any]:
         """Publish a command and wait for its answer."""

@@ -1,8 +1,8 @@
 """Holds what the suite publishes to the contract: a message that breaks it fails the test that made it.
 
 ``watch`` looks at every event and metric that is made, every message that an outbox commits, every heartbeat, and every message on
-its way to a broker or seen by a ``Subscriber``; ``check_outboxes`` at what agents in processes of their own left undelivered. The
-schemas are taken strictly: a field that they do not name is a fault.
+its way to a broker or seen by a ``Subscriber``, every command that is understood and its answer; ``check_outboxes`` at what agents in
+processes of their own left undelivered. The schemas are taken strictly: a field that they do not name is a fault.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from paho.mqtt.client import MQTTMessage
 
-from edge_agent.contract.published import CHANNELS, Channel, Message
-from edge_agent.contract.schemas import messages
+from edge_agent.commands import envelope
+from edge_agent.contract.message import Channel, Message
+from edge_agent.contract.published import CHANNELS
+from edge_agent.contract.schemas import command_schemas, messages
 from edge_agent.errors import OutboxError
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.outbox.messages import draft
@@ -72,14 +74,18 @@ def fault(topic: str, payload: bytes) -> str:
 
 def _described(topic: str, doc: Any) -> tuple[Channel, Message, str] | None:
     """Where a message belongs, what it is, and the name of its schema."""
-    kind = doc.get("type") if isinstance(doc, dict) else None
+    kind = {key: doc.get(key) if isinstance(doc, dict) else None for key in ("type", "command")}
     for channel in CHANNELS:
         for message in channel.messages:
-            if re.fullmatch(_topics(channel, message.last), topic) and message.fixed.get("type", kind) == kind:
+            if re.fullmatch(_topics(channel, message.last), topic) and kind == {**kind, **_kind(message)}:
                 return channel, message, message.name
             if "{camera}" in channel.address and re.fullmatch(_topics(channel, SYNTHETIC), topic):
                 return channel, message, message.payload.__name__
     return None
+
+
+def _kind(message: Message) -> dict[str, str]:
+    return {key: value for key, value in message.fixed.items() if key in {"type", "command"}}
 
 
 def _topics(channel: Channel, last: str) -> str:
@@ -107,6 +113,28 @@ def _check_sent(topic: str, payload: bytes, content_type: str, *, retain: bool) 
         channel, message, _ = found
         if (retain, content_type) != (channel.retained, message.content_type):
             FAULTS.append(f"{below}: sent as {content_type}, retained: {retain}")
+
+
+def request_fault(command: str, doc: dict[str, Any]) -> str:
+    """What is wrong with what is asked. Empty where all is well."""
+    error = best_match(_asked(command).iter_errors(doc))
+    return "" if error is None else f"commands/{command}: {error.json_path}: {error.message}"
+
+
+@cache
+def _asked(command: str) -> Draft202012Validator:
+    return Draft202012Validator(command_schemas()["commands"][command]["request"])
+
+
+def check_understood(command: str, doc: dict[str, Any]) -> None:
+    """Note what is wrong with what the agent takes."""
+    if found := request_fault(command, doc):
+        FAULTS.append(f"understood, against the contract: {found}")
+
+
+def check_answer(payload: bytes) -> None:
+    """Note what is wrong with an answer, wherever it goes."""
+    check("commands/any/reply", payload)
 
 
 def _check_received(_: None, subscriber: Subscriber, message: MQTTMessage) -> None:
@@ -138,7 +166,7 @@ def _check_rows(stored: Iterable[Committed]) -> None:
 def watch(patch: pytest.MonkeyPatch) -> None:
     """Look at everything that is published in this process."""
 
-    def after(owner: type, name: str, look: Callable[..., object]) -> None:
+    def after(owner: Any, name: str, look: Callable[..., object]) -> None:
         original = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -154,6 +182,8 @@ def watch(patch: pytest.MonkeyPatch) -> None:
     after(Store, "commit", lambda stored, *_, **__: _check_rows(stored))
     after(HeartbeatBuilder, "build", lambda beat, *_, **__: check("heartbeat", beat))
     after(Subscriber, "receive", _check_received)
+    after(envelope, "understand", lambda _, *asked: check_understood(*asked))
+    after(Connection, "answer", lambda _, __, ___, payload, *____: check_answer(payload))
     after(Connection, "publish", lambda _, __, *message, **how: _check_sent(*message, **how))
 
 

@@ -179,7 +179,7 @@ class Mirror:
         return max(self.metadata.glob(f"*.{role}.json"), key=lambda path: int(path.name.partition(".")[0]))
 
     def bundle(self, version: str) -> Path:
-        (found,) = self.folder.glob(f"targets/{TEAM}/models/{MODEL}/*.{version}.tar")
+        (found,) = self.folder.glob(f"targets/{TEAM}/bundles/{MODEL}/*.{version}.tar")
         return found
 
     def target(self, path: Path) -> str:

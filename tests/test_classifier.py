@@ -14,6 +14,7 @@ import yaml
 from edge_agent.cli import main
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
+from edge_agent.detect.backends.cpu import multiplies_bytes
 from edge_agent.detect.classifier import ModelClassifier
 from edge_agent.detect.crop import CropSpec
 from edge_agent.detect.detector import ModelDetector
@@ -64,7 +65,8 @@ def test_every_file_says_the_same_of_a_head(model: Model) -> None:
     float_onnx, int_onnx, float_tflite, int_tflite = said.values()
     assert all(((s >= 0) & (s <= 1)).all() and s.shape == (2,) for s in said.values())
     np.testing.assert_allclose(float_onnx, float_tflite, atol=1e-3)
-    np.testing.assert_allclose(int_onnx, int_tflite, atol=0.03)
+    # Without an instruction for it, ONNX Runtime's kernels add products of bytes in 16 bits and lose what does not fit (ADR 007).
+    np.testing.assert_allclose(int_onnx, int_tflite, atol=0.03 if multiplies_bytes() else 0.15)
     np.testing.assert_allclose(float_onnx, int_onnx, atol=0.15)
 
 

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from edge_agent.commands import envelope, ledger
-from edge_agent.commands.catalogue import COMMANDS, command_schemas
+from edge_agent.commands.catalogue import COMMANDS
 from edge_agent.commands.desk import LATER, MAX_WAITING, Asked, Desk, Handler, Later, Outcome, Record
 from edge_agent.commands.ledger import Address, Ledger
 from edge_agent.commands.over_mqtt import BURST, Allowance, address
+from edge_agent.contract.schemas import command_schemas
 from edge_agent.errors import CommandError
 from edge_agent.sinks.mqtt_inbound import Inbound
 from edge_agent.types import rfc3339

@@ -17,10 +17,14 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema.exceptions import best_match
+from pydantic import TypeAdapter
 
 from edge_agent.cli import main
+from edge_agent.commands.catalogue import COMMANDS
 from edge_agent.contract import asyncapi, schemas
+from edge_agent.contract.commands import REQUESTS
 from edge_agent.health.heartbeat import HeartbeatBuilder
+from edge_agent.health.status import AgentStatus
 from edge_agent.outbox.messages import draft
 from edge_agent.types import Event
 from tests import contract
@@ -35,7 +39,7 @@ OFFICIAL = json.loads((ROOT / "tests" / "asyncapi" / "3.0.0.json").read_text(enc
 KEYWORDS = {
     *("$ref", "allOf", "anyOf", "const", "enum", "type", "title", "description"),
     *("properties", "required", "additionalProperties", "items", "minItems", "maxItems"),
-    *("minimum", "maximum", "minLength", "maxLength", "pattern"),
+    *("minimum", "maximum", "minLength", "maxLength", "pattern", "default"),
 }
 
 
@@ -73,6 +77,30 @@ def test_every_reference_in_the_document_leads_somewhere() -> None:
             place = place[step]
 
 
+def test_every_command_is_received_and_answered_where_the_asker_says() -> None:
+    document = asyncapi.document()
+    received = {name: each for name, each in document["operations"].items() if each["action"] == "receive"}
+    assert list(received) == [f"receive.commands.{name}" for name in COMMANDS]
+    for name, operation in received.items():
+        command = name.removeprefix("receive.commands.")
+        channel = document["channels"][f"commands.{command}"]
+        assert channel["address"] == f"edge/v1/{{site}}/{{device}}/commands/{command}"
+        assert [one["$ref"].rpartition("/")[2] for one in operation["messages"]] == list(channel["messages"])
+        # AsyncAPI 3.0, Operation Reply Object: with an address, the channel has none; its messages are among the channel's.
+        assert document["channels"]["replies"]["address"] is None
+        assert operation["reply"]["messages"] == [{"$ref": f"#/channels/replies/messages/{command}.answer"}]
+        payload = document["components"]["messages"][f"{command}.request"]["payload"]["$ref"].rpartition("/")[2]
+        assert document["components"]["schemas"][payload]["additionalProperties"] is False
+
+
+def test_what_status_answers_has_a_type() -> None:
+    adapter = TypeAdapter(AgentStatus)
+    answer = {"command": "status", "ok": True, "result": json.loads(adapter.dump_json(agent_status()))}
+    assert contract.fault("commands/status/reply", json.dumps(answer).encode()) == ""
+    answer["result"]["cameras"][0]["fps"] = "fast"
+    assert "fps" in contract.fault("commands/status/reply", json.dumps(answer).encode())
+
+
 @pytest.mark.parametrize("schema", [schemas.events(), schemas.messages()], ids=["events", "messages"])
 def test_schemas_say_the_same_in_draft_7_which_asyncapi_builds_on(schema: dict[str, Any]) -> None:
     Draft202012Validator.check_schema(schema)
@@ -82,8 +110,9 @@ def test_schemas_say_the_same_in_draft_7_which_asyncapi_builds_on(schema: dict[s
 
 
 def test_every_field_is_described_and_names_are_those_of_one_type() -> None:
-    _, definitions = schemas.describe(schemas.PUBLISHED, "")
-    assert [name for name in definitions if not re.fullmatch("[A-Z][A-Za-z]+", name)] == []
+    _, everything = schemas.describe([*schemas.PUBLISHED, *REQUESTS.values()], "")
+    assert [name for name in everything if not re.fullmatch("[A-Z][A-Za-z]+", name)] == []
+    _, definitions = schemas.describe([each for each in schemas.PUBLISHED if each.data_field == "data"], "")
     bare = [
         f"{name}.{key}"
         for name, each in definitions.items()
@@ -200,6 +229,14 @@ def bad_heartbeat(tmp_path: Path) -> None:
     HeartbeatBuilder().build(agent_status(uptime_s=-5.0), UTC)
 
 
+def bad_request_understood(tmp_path: Path) -> None:
+    contract.check_understood("log.level", {"id": "a", "args": {"level": "loud"}})
+
+
+def bad_answer(tmp_path: Path) -> None:
+    contract.check_answer(b'{"command":"ping","ok":true,"result":{"time":1}}')
+
+
 def left_by_another_process(tmp_path: Path) -> None:
     path = tmp_path / "o.db"
     with running(path) as outbox:
@@ -218,6 +255,8 @@ def left_by_another_process(tmp_path: Path) -> None:
         (unknown_use_case, "not described.*teleport"),
         (bad_envelope_committed, r"\$\.id"),
         (bad_heartbeat, r"\$\.uptime_s"),
+        (bad_request_understood, "log.level.*loud"),
+        (bad_answer, "clock_ok"),
         (left_by_another_process, "spec"),
     ],
 )

@@ -139,13 +139,22 @@ def test_closing_waits_for_the_frame_that_is_inside_and_happens_once(model: Mode
     assert len(closed) == 1
 
 
-def test_a_detector_with_other_labels_does_not_take_over(model: Model) -> None:
+def test_what_a_frame_brings_names_the_detector_that_worked_on_it(model: Model) -> None:
     serving = ServingDetector(detector(model))
-    renamed = replace(model, manifest=model.manifest.model_copy(update={"labels": ("cat",)}))
+    renamed = replace(model, manifest=model.manifest.model_copy(update={"labels": ("cat",), "version": "2"}))
+    before = serving.detect(FRAME)
     other = detector(renamed)
-    with pytest.raises(ModelError, match="other labels"):
-        serving.swap(other)
-    assert serving.current is not other
+    assert serving.swap(other) and serving.current is other
+    after = serving.detect(FRAME)
+    assert (before.labels, after.labels) == (("person",), ("cat",))
+    assert before.model is not None and after.model is not None
+    assert (before.model.version, after.model.version) == (model.manifest.version, "2")
+    assert serving.meter().calls == 1, "each has a meter of its own"
+    # One that was built for a long time finds that another model has taken over: it goes, and nothing changes.
+    late = detector(model)
+    assert not serving.swap(late, instead_of=detector(model)) and serving.current is other
+    with pytest.raises(HardwareError):
+        late.backend.runner()
 
 
 def test_a_thread_for_which_the_device_has_no_room_fails_its_frame_only(model: Model) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edge_agent.commands.envelope import failed
+from edge_agent.errors import CommandError
 from edge_agent.sinks.mqtt_inbound import MAX_PACKET, Inbound, Listener
 from tests.mosquitto import broker, subscriber, wait_for
 from tests.mqtt_fixtures import ROOT, delivering, fill
@@ -28,6 +30,7 @@ def correlation(properties: Any) -> bytes:
 
 def test_a_listener_gets_what_fits_and_every_answer_goes_out(tmp_path: Path) -> None:
     heard: list[Inbound] = []
+    answers = [failed("ping", str(n), CommandError("failed", "asked too often")) for n in range(3)]
     with (
         running(tmp_path / "o.db") as outbox,
         broker(tmp_path) as mosquitto,
@@ -37,7 +40,7 @@ def test_a_listener_gets_what_fits_and_every_answer_goes_out(tmp_path: Path) -> 
         wait_for(lambda: sink.state().connected)
         for n in range(3):
             asked = asking("answers/a", b"\x00\xff%d" % n)
-            sub.publish(ROOT + "commands/ping", b"%d" % n, retain=False, properties=asked)
+            sub.publish(ROOT + "commands/ping", answers[n], retain=False, properties=asked)
         sub.publish(ROOT + "elsewhere/ping", b"no", retain=False)
         wait_for(lambda: len(heard) == 3)
         fill(outbox, 2000)
@@ -48,7 +51,7 @@ def test_a_listener_gets_what_fits_and_every_answer_goes_out(tmp_path: Path) -> 
     assert [message.topic for message in heard] == [ROOT + "commands/ping"] * 3
     assert 0 < (heard[0].expiry_s or 0) <= 60
     got = [(message.payload, correlation(message.properties)) for message in sub.messages]
-    assert got == [(b"%d" % n, b"\x00\xff%d" % n) for n in range(3)]
+    assert got == [(answers[n], b"\x00\xff%d" % n) for n in range(3)]
     assert not sink.answer("answers/a", b"", None)  # there is no connection any more
 
 

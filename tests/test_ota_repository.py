@@ -34,7 +34,7 @@ def box(operator: Operator, tmp_path: Path) -> Client:
 def offered(operator: Operator, channel: str) -> dict[str, str]:
     files = operator.files()
     found = operations.channels(files, files.targets(TEAM), TEAM).get(channel)
-    return dict(found.models) if found is not None else {}
+    return dict(found.bundles) if found is not None else {}
 
 
 def served(operator: Operator) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from edge_agent.capture.slots import FrameQueue, LatestSlot
 from edge_agent.errors import InferenceError
 from edge_agent.pipeline import CameraChain, CameraLane, DetectionPool, FrameResult
-from edge_agent.types import Detections, Event, Frame, Ground, Observation, Output, Pairs, SensorValue, Tracks
+from edge_agent.types import Detections, Event, Frame, Ground, ModelTag, Observation, Output, Pairs, SensorValue, Tracks
 from tests.contract import SYNTHETIC
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ("person",))
@@ -48,6 +49,17 @@ class EveryFrame:
 
     def close(self, reason: str) -> list[Output]:
         return [Event("last", "a", self.name, "seen", "ended", "e", 0.0, {"reason": reason})]
+
+
+def test_an_event_names_the_model_whose_frames_it_rests_on() -> None:
+    outputs: list[Output] = []
+    chain = CameraChain("a", tracker=NoTracks(), ground=NoGround(), use_cases=[EveryFrame()], emit=outputs.extend)
+    old, new = ModelTag("m", "1", "a" * 64), ModelTag("m", "2", "b" * 64)
+    for index, tag in enumerate((old, new, None)):
+        chain.process(frame("a", index), replace(NOTHING, model=tag))
+    chain.process(frame("a", 3), replace(NOTHING, model=new))
+    chain.close("shutdown")
+    assert [event.model for event in outputs if isinstance(event, Event)] == [old, new, None, new, new]
 
 
 class NoBeat:

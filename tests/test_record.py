@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from edge_agent.errors import UsageError
 from edge_agent.pipeline import FrameResult
 from edge_agent.record import RecordWriter, read_record
 from edge_agent.replay import Replay
-from edge_agent.types import Detections, Frame, Ground, Pairs, SensorValue, Tracks
+from edge_agent.types import Detections, Frame, Ground, ModelTag, Pairs, SensorValue, Tracks
 
 
 def result(index: int, **sensors: SensorValue) -> FrameResult:
@@ -183,3 +184,16 @@ def test_a_missing_folder_is_a_usage_error(tmp_path: Path) -> None:
         RecordWriter(tmp_path / "no" / "x.jsonl", fps=1, config_hash="", model="")
     with pytest.raises(UsageError, match="No such file"):
         read_record(tmp_path / "none.jsonl")
+
+
+def test_a_model_that_takes_over_is_named_where_it_begins_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    writer = RecordWriter(path, fps=7.0, config_hash="abc", model="m@1")
+    old, new = ModelTag("m", "1", "a" * 64), ModelTag("m", "2", "b" * 64)
+    for i, tag in enumerate((old, old, new, new)):
+        frame = result(i)
+        writer.write(replace(frame, detections=replace(frame.detections, model=tag)))
+    writer.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    assert [line.get("model", {}).get("version") for line in lines] == ["1", None, "2", None]
+    assert [frame.detections.model for frame in read_record(path)[1]] == [old, old, new, new]

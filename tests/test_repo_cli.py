@@ -40,16 +40,18 @@ def test_a_repository_from_its_beginning(run: Run, tmp_path: Path) -> None:
     assert code == 0 and "eyes@1.0 is offered in stable; SHA-256 " in said
     code, said = run("status", "r", "--json")
     found = json.loads(said)
-    assert found["channels"] == [{"team": "models", "channel": "stable", "models": {NAME: "1.0"}}]
-    assert found["published"] == {"models": ["models/models/eyes/1.0.tar"]}
+    assert found["channels"] == [{"team": "models", "channel": "stable", "bundles": {NAME: "1.0"}}]
+    assert found["published"] == {"models": ["models/bundles/eyes/1.0.tar"]}
     assert [role["threshold"] for role in found["roles"] if role["role"] == "root"] == [2]
     signed = json.loads((tmp_path / "r/public/metadata/2.models.json").read_text())["signed"]["targets"]
-    assert signed["models/models/eyes/1.0.tar"]["custom"] == {
+    assert signed["models/bundles/eyes/1.0.tar"]["custom"] == {
         "name": NAME,
         "version": "1.0",
+        "kind": "model",
         "min_agent": "0.1",
         "backends": ["onnxruntime"],
         "hardware": [],
+        "installed_bytes": 0,
     }
 
 

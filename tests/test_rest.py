@@ -42,7 +42,9 @@ class Agent:
 
     def serve(self, config: HttpConfig, *, images: bool = True) -> RestServer:
         snapshot = self.pictures.get if images else None
-        return RestServer(config, lambda: self.status, self.events, lambda: [{"name": "person-n"}], snapshot)
+        return RestServer(
+            config, lambda: self.status, self.events, lambda: {"models": [{"name": "person-n"}]}, snapshot
+        )
 
 
 Starter = Callable[..., tuple[Agent, RestServer, httpx.Client]]
@@ -91,7 +93,7 @@ def test_state_cameras_models_metrics(start: Starter) -> None:
         {"event": 2, "metric": 1},
     )
     assert client.get("/api/v1/cameras").json() == status["cameras"]
-    assert client.get("/api/v1/models").json() == [{"name": "person-n"}]
+    assert client.get("/api/v1/models").json() == {"models": [{"name": "person-n"}]}
     metrics = client.get("/metrics")
     assert metrics.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert 'edge_agent_camera_fps{camera="gate"} 6.98\n' in metrics.text

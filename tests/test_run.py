@@ -208,7 +208,8 @@ def test_rest_tells_the_truth_while_it_runs(root: Path, vtest_video: Path, tmp_p
         assert health["parts"]["mqtt"]["status"] == "degraded", "the broker is away and it says so"
         camera = web.get("/api/v1/cameras").json()[0]
         assert camera["state"] == "delivering" and camera["size"] == [768, 576] and camera["people"] > 0
-        assert web.get("/api/v1/models").json()[0]["active"] is True
+        models = web.get("/api/v1/models").json()
+        assert models["models"][0]["active"] is True and models["state"] == "confirmed" and models["previous"] is None
         assert any(event["type"].endswith("violation.started") for event in web.get("/api/v1/events").json())
         assert "edge_agent" in web.get("/metrics").text
         picture = web.get("/api/v1/cameras/pets/snapshot.jpg")

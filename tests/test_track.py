@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +105,19 @@ def test_classes_do_not_exchange_boxes() -> None:
     turned = [tracker.update(seen(box, classes=[1]), 1 + i / 10) for i in range(3)]
     person_id = next(i for i, c in kinds.items() if c == 0)
     assert all(frame.predicted[list(frame.ids).index(person_id)] for frame in turned)
+
+
+def test_another_model_that_numbers_its_labels_otherwise_goes_on_with_the_same_tracks() -> None:
+    tracker = MultiObjectTracker(CONFIG)
+    boxes = [person(100), person(400)]
+    for i in range(5):
+        before = tracker.update(seen(*boxes, classes=[0, 1]), i / 10)
+    both = replace(seen(*boxes, classes=[2, 1]), labels=("bag", "car", "person"))
+    after = tracker.update(both, 0.5)
+    assert after.ids.tolist() == before.ids.tolist()
+    assert [after.labels[c] for c in after.classes] == ["person", "car"]
+    alone = tracker.update(replace(seen(boxes[0]), labels=("person",)), 0.6)
+    assert alone.ids.tolist() == before.ids[:1].tolist(), "what it does not know is gone"
 
 
 def test_a_double_box_does_not_become_a_second_person() -> None:

@@ -22,6 +22,7 @@ from edge_agent.capture.source import FrameSource, LiveClock, is_live, open_sour
 from edge_agent.capture.view import ViewHealth
 from edge_agent.config import CameraConfig, redact
 from edge_agent.errors import SourceError, WorkerDied
+from edge_agent.journal import told
 from edge_agent.types import NO_CLOCK, Beat, CameraChange, CameraState, Frame, FrameSlot, StageClock
 
 STALL_S = 3.0
@@ -295,7 +296,8 @@ class CaptureWorker:
         change = self._view.update(frame)
         if change is not None:
             self.stats.view = change.value
-            _log.warning("camera %s: view %s (%s)", change.camera, change.value, change.reason)
+            extra = told("edge_agent.device.camera_view", camera=change.camera, state=change.value)
+            _log.warning("camera %s: view %s (%s)", change.camera, change.value, change.reason, extra=extra)
             self._on_change(change)
         return True
 
@@ -311,7 +313,8 @@ class CaptureWorker:
             self.stats.last_error = reason
         level = logging.INFO if state in ("delivering", "ended") else logging.WARNING
         reason = reason.replace(self.camera.source, redact(self.camera.source))
-        _log.log(level, "camera %s: %s -> %s (%s)", self.camera.id, previous, state, reason)
+        extra = told("edge_agent.device.camera_state", camera=self.camera.id, state=state)
+        _log.log(level, "camera %s: %s -> %s (%s)", self.camera.id, previous, state, reason, extra=extra)
         self._on_change(CameraChange(self.camera.id, "camera_state", state, reason, time.time(), previous))
 
 

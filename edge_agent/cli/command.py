@@ -43,7 +43,7 @@ def _command(args: argparse.Namespace) -> int:
         raise UsageError(f"--args: not JSON: {error}") from error
     ident = args.id or f"cli-{secrets.token_hex(8)}"
     folder = args.state_dir if args.state_dir is not None else config_file.load(args.config).state_dir
-    answer = _ask(folder, {"command": args.name, "id": ident, "args": arguments}, args.wait)
+    answer = ask_agent(folder, {"command": args.name, "id": ident, "args": arguments}, args.wait)
     if args.json:
         out(json.dumps(answer))
     elif answer["ok"]:
@@ -53,7 +53,7 @@ def _command(args: argparse.Namespace) -> int:
     return 0 if answer["ok"] else 1
 
 
-def _ask(folder: Path, request: dict[str, Any], wait_s: float) -> dict[str, Any]:
+def ask_agent(folder: Path, request: dict[str, Any], wait_s: float) -> dict[str, Any]:
     """The answer. An agent that ends before it gives one, as it starts again, is asked anew with the same id."""
     from edge_agent.commands.control_socket import ask
 

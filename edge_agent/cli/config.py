@@ -8,7 +8,6 @@ from typing import Any
 
 from edge_agent import config_trial
 from edge_agent.cli.common import add_verb, out
-from edge_agent.commands.catalogue import command_schemas
 from edge_agent.config import json_schema as config_schema
 from edge_agent.config_overlay import keys
 from edge_agent.config_trial import Overlay
@@ -62,7 +61,7 @@ def _schema(args: argparse.Namespace) -> int:
         "events": schemas.events,
         "messages": schemas.messages,
         "asyncapi": asyncapi.document,
-        "commands": command_schemas,
+        "commands": schemas.command_schemas,
     }
     out(json.dumps(described[args.of](), indent=None if args.json else 2))
     return 0

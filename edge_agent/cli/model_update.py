@@ -1,4 +1,4 @@
-"""``model install``, ``activate``, ``rollback`` and ``status``: signed updates, by hand."""
+"""``model install``, ``activate``, ``rollback`` and ``status``: signed updates, by hand. A running agent does the work itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from edge_agent import config_file
 from edge_agent.cli.common import add_verb, out
 from edge_agent.cli.model_common import MODEL
-from edge_agent.errors import ActivationFailed
+from edge_agent.cli.model_running import RunningAgent, is_running
+from edge_agent.errors import ActivationFailed, UsageError
 
 if TYPE_CHECKING:
     from edge_agent.config import Config
@@ -31,26 +32,27 @@ def add(verbs: Any) -> None:
     parser.add_argument("model", nargs="?", metavar=MODEL, help="default: what the channel has of the model at work")
     parser.add_argument("--again", action="store_true", help="also if it was rolled back on this box before")
     parser.add_argument("--activate", action="store_true", help="and let it take over, if it passed")
-    about = "let the model that was installed take over when the agent starts next"
+    about = "let the model that was installed take over: at once where the agent is running, else when it starts"
     add_verb(verbs, "activate", _activate, about, "model activate")
-    about = "back to the model before, when the agent starts next; or give up the one that is being installed"
+    about = "back to the model before, at once where the agent is running; or give up the one that is being installed"
     add_verb(verbs, "rollback", _rollback, about, "model rollback")
     add_verb(verbs, "status", _status, "which model is active, which was before, and what is under way", "model status")
 
 
 def _install(args: argparse.Namespace) -> int:
-    from edge_agent.health.host import clock_synchronised
-    from edge_agent.model_tools.workshop import this_box
-    from edge_agent.ota.client import RepositoryClient
-    from edge_agent.ota.trusted_time import TrustedTime
+    from edge_agent.model_activation import open_repository
 
     config = config_file.load(args.config)
     store = _store(config)
-    with store.lock(), _cancelled_by_signals() as cancel, _bar(quiet=args.json) as progress:
+    if is_running(config, store):
+        with bar(quiet=args.json) as progress:
+            words = RunningAgent(config).install(
+                args.model, activate=args.activate, again=args.again, progress=progress
+            )
+        return _tell(args, store.read(), words)
+    with store.lock(), cancelled_by_signals() as cancel, bar(quiet=args.json) as progress:
         activation = _activation(config, store, progress)
-        battery = config.ota.clock == "battery"
-        time = TrustedTime(config.state_dir / "ota" / "time", lambda: battery or clock_synchronised() is not False)
-        client = RepositoryClient(config.ota, config.state_dir / "ota", this_box(config), time)
+        client = open_repository(config)
         progress("asking the repository", None)
         name, _, version = (args.model or _default_name(config, activation.stored)).partition("@")
         offer = client.look(name, version or None)
@@ -65,6 +67,13 @@ def _install(args: argparse.Namespace) -> int:
 def _activate(args: argparse.Namespace) -> int:
     config = config_file.load(args.config)
     store = _store(config)
+    if is_running(config, store):
+        job = store.read().working
+        if job is None or job.state != "warming":
+            raise UsageError("no model is ready to take over: edge-agent model status")
+        with bar(quiet=args.json) as progress:
+            words = RunningAgent(config).install(job.bundle.label, activate=True, again=False, progress=progress)
+        return _tell(args, store.read(), words)
     with store.lock():
         activation = _activation(config, store, _no_progress)
         job = activation.activate(None)
@@ -74,6 +83,8 @@ def _activate(args: argparse.Namespace) -> int:
 def _rollback(args: argparse.Namespace) -> int:
     config = config_file.load(args.config)
     store = _store(config)
+    if is_running(config, store):
+        return _tell(args, store.read(), RunningAgent(config).rollback())
     with store.lock():
         activation = _activation(config, store, _no_progress)
         activation.go_back()
@@ -143,7 +154,8 @@ def _no_progress(_doing: str, _done: float | None) -> None:
 
 
 @contextlib.contextmanager
-def _bar(*, quiet: bool) -> Iterator[Progress]:
+def bar(*, quiet: bool) -> Iterator[Progress]:
+    """On a terminal."""
     from rich.console import Console
     from rich.progress import Progress as Bar
 
@@ -158,7 +170,7 @@ def _bar(*, quiet: bool) -> Iterator[Progress]:
 
 
 @contextlib.contextmanager
-def _cancelled_by_signals() -> Iterator[threading.Event]:
+def cancelled_by_signals() -> Iterator[threading.Event]:
     """Ctrl-C and ``kill`` end it in order: what is fetched stays for the next time."""
     cancel = threading.Event()
     before = {number: signal.signal(number, lambda *_: cancel.set()) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +15,21 @@ from edge_agent.cli.common import Verb, add_verb, out, positive
 from edge_agent.errors import UsageError
 
 if TYPE_CHECKING:
+    from edge_agent.ota.offer import Facts
     from edge_agent.ota.repository.metadata import RepositoryFiles
 
 VARIABLE = "EDGE_AGENT_REPO_PASSPHRASE"
 MODEL = "NAME@VERSION"
+TEAM, RELEASE_TEAM = "models", "agent"
 
 
 def add(verbs: Any) -> None:
     """Add ``repo`` and its own verbs."""
-    parser = verbs.add_parser("repo", help="sign and publish models for boxes to fetch")
+    parser = verbs.add_parser("repo", help="sign and publish models and releases for boxes to fetch")
     own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_keys(own)
     _add_models(own)
+    _add_pack(own)
     _verb(own, "refresh", _refresh, "vouch for the present state again, before it expires (from cron)", "refresh repo/")
     about = "every role: version, expiry, keys; every channel: what it offers; what waits for signatures"
     _verb(own, "status", _status, about, "status repo/", days=False)
@@ -59,10 +63,10 @@ def _add_keys(verbs: Any) -> None:
 
 
 def _add_models(verbs: Any) -> None:
-    parser = _verb(
-        verbs, "publish", _publish, "publish a model version", "publish repo/ person-n@1.1.0 --channel canary"
-    )
-    parser.add_argument("model", metavar=MODEL, help="in the folder of models")
+    about = "publish a model version, or a release of the agent"
+    parser = _verb(verbs, "publish", _publish, about, "publish repo/ person-n@1.1.0 --channel canary")
+    what = "in the folder of models; or FILE.tar, which `repo pack` made"
+    parser.add_argument("model", metavar=MODEL, help=what)
     parser.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--min-agent", default="0", metavar="VERSION", help="of edge-agent that it needs")
     parser.add_argument(
@@ -81,6 +85,21 @@ def _add_models(verbs: Any) -> None:
     parser = _verb(verbs, "revoke", _revoke, "offer a version no more, anywhere", "revoke repo/ person-n@1.1.0")
     parser.add_argument("model", metavar=MODEL)
     _team(parser, channel=False)
+
+
+def _add_pack(verbs: Any) -> None:
+    about = "make a release's archive of a folder of wheels, for `repo publish` and for `edge-agent update --from`"
+    parser = add_verb(verbs, "pack", _pack, about, "repo pack wheelhouse/ --model person-n@1.0.0", config=False)
+    parser.add_argument(
+        "wheels", type=Path, metavar="DIR", help="all wheels, the agent's own among them; or an unpacked bundle"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: its name and version, .tar, here")
+    parser.add_argument(
+        "--model", action="append", default=[], metavar=MODEL, help="goes along; the release's folder `models` has it"
+    )
+    parser.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--root", type=Path, metavar="FILE", help="a repository's 1.root.json, for first installations")
+    parser.add_argument("--name", help="for a set of wheels of one's own; default: edge-agent-MACHINE-pyX.Y")
 
 
 def _verb(verbs: Any, name: str, verb: Verb, about: str, example: str, *, days: bool = True) -> argparse.ArgumentParser:
@@ -110,7 +129,8 @@ def _role(parser: argparse.ArgumentParser) -> None:
 
 
 def _team(parser: argparse.ArgumentParser, *, channel: bool = True) -> None:
-    parser.add_argument("--team", default="models", help="the role that publishes; default: %(default)s")
+    default = "default: models; of a release: agent"
+    parser.add_argument("--team", help=f"the role that publishes; {default}")
     if channel:
         parser.add_argument("--channel", required=True, help="canary, stable, …")
 
@@ -157,10 +177,9 @@ def _sign(args: argparse.Namespace) -> int:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    from pydantic import ValidationError
-
+    if args.model.endswith(".tar"):
+        return _publish_release(args)
     from edge_agent.detect.manifest import load_model
-    from edge_agent.ota.offer import Facts
     from edge_agent.ota.repository.operations import publish
 
     name, version = _name(args.model)
@@ -172,28 +191,75 @@ def _publish(args: argparse.Namespace) -> int:
         "backends": sorted({file.backend for file in model.manifest.files}),
         "hardware": args.hardware,
     }
-    try:
-        facts = Facts.model_validate(described)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise UsageError(f"--{wrong['loc'][0]} {wrong['input']!r}: {wrong['msg']}".replace("_", "-", 1)) from error
-    bundle = publish(_files(args), args.team, model.folder, facts, args.channel)
+    bundle = publish(_files(args), args.team or TEAM, model.folder, _facts(described), args.channel)
     if model.manifest.golden is None:
         sys.stderr.write(f"warning: {bundle.label} has no golden pictures: boxes cannot tell whether it sees\n")
     return _tell(args, f"{bundle.label} is offered in {args.channel}; SHA-256 {bundle.sha256}", sha256=bundle.sha256)
 
 
+def _publish_release(args: argparse.Namespace) -> int:
+    from edge_agent.ota.bundle import unpack
+    from edge_agent.ota.offer import AGENT
+    from edge_agent.ota.release import Release, archive_sha256
+    from edge_agent.ota.repository.operations import publish
+
+    archive = Path(args.model)
+    sha256 = archive_sha256(archive)
+    with tempfile.TemporaryDirectory(dir=args.folder, prefix="publish-") as work:
+        folder = Path(work) / "release"
+        unpack(archive, folder, sha256)
+        release = Release.read(folder)
+        described = {
+            "name": release.name,
+            "version": release.version,
+            "kind": AGENT,
+            "min_agent": args.min_agent,
+            "hardware": args.hardware or [release.machine],
+            "installed_bytes": release.installed_bytes,
+        }
+        bundle = publish(_files(args), args.team or RELEASE_TEAM, folder, _facts(described), args.channel)
+    return _tell(args, f"{bundle.label} is offered in {args.channel}; SHA-256 {bundle.sha256}", sha256=bundle.sha256)
+
+
+def _facts(described: dict[str, Any]) -> Facts:
+    from pydantic import ValidationError
+
+    from edge_agent.ota.offer import Facts
+
+    try:
+        return Facts.model_validate(described)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise UsageError(f"--{wrong['loc'][0]} {wrong['input']!r}: {wrong['msg']}".replace("_", "-", 1)) from error
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from edge_agent.detect.manifest import load_model
+    from edge_agent.ota.repository.pack import pack, pack_bundle
+
+    models = [load_model(args.models_dir.joinpath(*_name(model))) for model in args.model]
+    described = [(model.manifest.name, model.manifest.version, model.folder) for model in models]
+    given = {"models": described, "root": args.root, "name": args.name}
+    if (args.wheels / "wheels").is_dir():
+        packed = pack_bundle(args.wheels, args.out, **{key: value for key, value in given.items() if value})
+    else:
+        packed = pack(args.wheels, args.out, **given)
+    release = packed.release
+    words = f"{packed.path}: {packed.wheels} wheels, {packed.bytes >> 20} MiB, for {release.machine}, Python {release.python}"
+    return _tell(args, words, path=str(packed.path), sha256=packed.sha256, name=release.name, version=release.version)
+
+
 def _promote(args: argparse.Namespace) -> int:
     from edge_agent.ota.repository.operations import promote
 
-    promote(_files(args), args.team, *_name(args.model), args.channel)
+    promote(_files(args), _team_of(args), *_name(args.model), args.channel)
     return _tell(args, f"{args.model} is offered in {args.channel}")
 
 
 def _revoke(args: argparse.Namespace) -> int:
     from edge_agent.ota.repository.operations import revoke
 
-    had = revoke(_files(args), args.team, *_name(args.model))
+    had = revoke(_files(args), _team_of(args), *_name(args.model))
     words = f"; nothing of that name is offered now in {', '.join(had)}" if had else ""
     return _tell(args, f"{args.model} is offered no more{words}", channels=had)
 
@@ -257,6 +323,11 @@ def _name(model: str) -> tuple[str, str]:
     if not name or not version:
         raise UsageError(f"{model}: give {MODEL}")
     return name, version
+
+
+def _team_of(args: argparse.Namespace) -> str:
+    team: str = args.team or (RELEASE_TEAM if args.model.startswith("edge-agent-") else TEAM)
+    return team
 
 
 def _tell(args: argparse.Namespace, words: str, **facts: object) -> int:

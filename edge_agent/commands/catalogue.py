@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, create_model
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, create_model
 from typing_extensions import NotRequired, TypedDict
 
 from edge_agent.config_base import Slug, Strict
@@ -56,7 +56,11 @@ class ConfigApplyArgs(Strict):
 class ModelUpdateArgs(Strict):
     """Which model."""
 
-    model: ModelName | None = Field(None, description="NAME or NAME@VERSION; default: what the repository offers")
+    model: ModelName | None = Field(
+        None, description="NAME or NAME@VERSION; default: what the channel offers of the model at work"
+    )
+    activate: bool = Field(True, description="let it take over once it has passed its self-test")
+    again: bool = Field(False, description="also if it was rolled back on this box before")
 
 
 class Result(BaseModel):
@@ -73,6 +77,7 @@ class Pong(Result):
     boot_id: str = Field(description="changes with every start of the agent")
     version: str
     uptime_s: float
+    readiness: Literal["ok", "degraded", "failing"] = Field(description="as `GET /readyz`")
 
 
 class Snapshot(Result):
@@ -113,26 +118,30 @@ class LogLevel(Result):
     level: str
 
 
-class ModelState(Result):
-    """As in the retained topic ``model``."""
+class DoctorFinding(Result):
+    """One check of the doctor."""
 
-    model: dict[str, Any]
+    area: str
+    name: str
+    state: Literal["ok", "warn", "fail", "skip"]
+    found: str
+    fix: str = Field(description="how to mend it; empty where there is nothing to mend")
 
 
 class Diagnostics(Result):
     """What ``edge-agent doctor --json`` prints."""
 
-    ok: bool
-    checks: list[dict[str, Any]]
+    ok: bool = Field(description="nothing failed")
+    checks: list[DoctorFinding]
     took_s: float
-
-
-Json: TypeAlias = Annotated[dict[str, Any], Field(description="as `GET /api/v1/status`")]
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``effect``: it changes something, so it needs an id, is written down before it is done, and is done once."""
+    """``effect``: it changes something, so it needs an id, is written down before it is done, and is done once.
+
+    ``result`` is the type of what it answers; None where that belongs to a layer above: ``contract.commands`` names it.
+    """
 
     name: CommandName
     about: str
@@ -144,15 +153,22 @@ class Command:
 
 _ALL = (
     Command("ping", "whether the agent is there", NoArgs, Pong),
-    Command("status", "everything the agent knows about itself", NoArgs, Json),
+    Command("status", "everything the agent knows about itself", NoArgs, None),
     Command("config.get", "the configuration at work, without credentials", NoArgs, ConfigShown),
     Command("diagnostics", "look the box over, as `edge-agent doctor` does", NoArgs, Diagnostics, deadline_s=60.0),
     Command("snapshot", "the last picture of a camera, where privacy allows it", SnapshotArgs, Snapshot),
     Command("log.level", "log more or less for a while", LogLevelArgs, LogLevel, effect=True),
     Command("config.apply", "change the configuration", ConfigApplyArgs, ConfigApplied, effect=True, deadline_s=30.0),
     Command("restart", "stop in order and start again", NoArgs, Restarted, effect=True),
-    Command("model.update", "fetch and activate a model", ModelUpdateArgs, ModelState, effect=True, deadline_s=30.0),
-    Command("model.rollback", "back to the model before", NoArgs, ModelState, effect=True, deadline_s=30.0),
+    Command(
+        "model.update",
+        "begin to fetch and activate a model; the topic model tells how it goes",
+        ModelUpdateArgs,
+        None,
+        effect=True,
+        deadline_s=30.0,
+    ),
+    Command("model.rollback", "back to the model before", NoArgs, None, effect=True, deadline_s=30.0),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 
@@ -172,7 +188,8 @@ def ask_model(command: Command) -> type[Ask]:
     needed = any(field.is_required() for field in command.args.model_fields.values())
     about = Field(... if command.effect else None, description="unique for ever; an effect happens once for it")
     return create_model(
-        f"{command.name}, request",
+        "".join(part.capitalize() for part in command.name.split(".")) + "Request",
+        __doc__=command.about,
         __base__=Ask,
         id=(Ident if command.effect else Ident | None, about),
         args=(command.args, ... if needed else command.args()),
@@ -195,25 +212,3 @@ class CommandAnswer(TypedDict):
     result: NotRequired[Annotated[dict[str, Any], Field(description="edge-agent schema commands says what of which")]]
     error: NotRequired[Annotated[CommandFault, Field(description="why there is none")]]
     note: NotRequired[Annotated[str, Field(description="why the answer came to this topic")]]
-
-
-def command_schemas() -> dict[str, Any]:
-    """JSON Schemas (2020-12) of every command: what it takes and what it answers."""
-    commands = {
-        command.name: {
-            "description": command.about,
-            "request": ask_model(command).model_json_schema(),
-            "answer": _answer_schema(command),
-        }
-        for command in COMMANDS.values()
-    }
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "commands": commands}
-
-
-def _answer_schema(command: Command) -> dict[str, Any]:
-    kinds = {"answer": CommandAnswer, "result": command.result}
-    found, types = TypeAdapter.json_schemas([(name, "validation", TypeAdapter(kind)) for name, kind in kinds.items()])
-    answer, result = (found[name, "validation"] for name in kinds)
-    done = {"properties": {"ok": {"const": True}, "result": result}, "required": ["result"]}
-    failed = {"properties": {"ok": {"const": False}}, "required": ["error"]}
-    return {"title": f"{command.name}, answer", "allOf": [answer, {"anyOf": [done, failed]}], "$defs": types["$defs"]}

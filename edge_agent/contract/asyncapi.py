@@ -1,4 +1,4 @@
-"""The AsyncAPI 3.0 document of what the agent publishes, from the same table and types as the JSON Schemas."""
+"""The AsyncAPI 3.0 document of what the agent publishes and what may be asked of it, from the tables and types of the JSON Schemas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 import yaml
 
-from edge_agent.contract.published import CHANNELS, Channel, Message
+from edge_agent.commands.catalogue import COMMANDS, Command
+from edge_agent.contract.commands import ANSWERS, REFUSAL, REQUESTS
+from edge_agent.contract.message import Channel, Message
+from edge_agent.contract.published import CHANNELS
 from edge_agent.contract.schemas import PUBLISHED, describe
 
 _BINDING = {"bindingVersion": "0.2.0"}
@@ -22,12 +25,21 @@ _PARAMETERS = {
     "sensor": "`id` of a sensor",
     "command": "name of the command",
 }
+_REPLY_TO = "$message.header#/responseTopic"
+_CORRELATION = "$message.header#/correlationData"
+_MQTT5 = {
+    "responseTopic": {"type": "string", "description": "where the answer is wanted, of what the agent may answer to"},
+    "correlationData": {"type": "string", "description": "comes back with the answer"},
+}
 _ABOUT = """\
-What a device publishes over MQTT. Version 1 is the `v1` in the topics.
+What a device publishes over MQTT, and the commands that it takes. Version 1 is the `v1` in the topics.
 
 Delivery of events and metrics is at least once, in order for each camera: de-duplicate events on `id`. A gap in `sequence`
 is explained by an event `outbox_drops`, `dead_letter` or `outbox_recreated`. Status, heartbeat and model state are sent as of
 now and never replayed.
+
+A command is answered at the response topic of MQTT 5, or where there is none at `commands/{command}/reply`. The device does only what
+its configuration allows (`commands.allow`), once for each `id`.
 
 Ignore fields that you do not know, and take an unknown value of an enumeration for "something else": both may come with any
 version of the agent. Where a field goes, or changes its type, unit or meaning, the number at the end of an event's
@@ -37,7 +49,8 @@ version of the agent. Where a field goes, or changes its type, unit or meaning, 
 
 def document() -> dict[str, Any]:
     """The whole, as what YAML and JSON have in common."""
-    payloads, types = describe(PUBLISHED, _SCHEMAS)
+    every = [*PUBLISHED, *REQUESTS.values()]
+    payloads, types = describe(every, _SCHEMAS)
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -48,10 +61,21 @@ def document() -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "servers": {"broker": _server()},
-        "channels": {channel.name: _channel(channel) for channel in CHANNELS},
-        "operations": {f"publish.{channel.name}": _operation(channel) for channel in CHANNELS},
+        "channels": {
+            **{channel.name: _channel(channel) for channel in CHANNELS},
+            **{f"commands.{name}": _channel(_asked(command)) for name, command in COMMANDS.items()},
+            "replies": {
+                "address": None,
+                "description": "answers to commands at the response topic that they name",
+                "messages": _references("components", (*ANSWERS.values(), REFUSAL)),
+            },
+        },
+        "operations": {
+            **{f"publish.{channel.name}": _operation(channel) for channel in CHANNELS},
+            **{f"receive.commands.{name}": _receive(command) for name, command in COMMANDS.items()},
+        },
         "components": {
-            "messages": {message.name: _message(message, payloads[message.name]) for message in PUBLISHED},
+            "messages": {message.name: _message(message, payloads[message.name]) for message in every},
             "schemas": types,
         },
     }
@@ -97,8 +121,16 @@ def _channel(channel: Channel) -> dict[str, Any]:
         "address": address,
         "description": channel.what,
         "parameters": parameters,
-        "messages": {message.name: {"$ref": f"#/components/messages/{message.name}"} for message in channel.messages},
+        "messages": _references("components", channel.messages),
     }
+
+
+def _references(where: str, messages: tuple[Message, ...]) -> dict[str, dict[str, str]]:
+    return {message.name: {"$ref": f"#/{where}/messages/{message.name}"} for message in messages}
+
+
+def _asked(command: Command) -> Channel:
+    return Channel("", f"commands/{command.name}", command.about, (REQUESTS[command.name],))
 
 
 def _operation(channel: Channel) -> dict[str, Any]:
@@ -109,11 +141,34 @@ def _operation(channel: Channel) -> dict[str, Any]:
     }
 
 
-def _message(message: Message, payload: dict[str, Any]) -> dict[str, Any]:
+def _receive(command: Command) -> dict[str, Any]:
+    channel = f"channels/commands.{command.name}"
     return {
+        "action": "receive",
+        "channel": {"$ref": f"#/{channel}"},
+        "summary": command.about,
+        "messages": list(_references(channel, (REQUESTS[command.name],)).values()),
+        "bindings": {"mqtt": {"qos": 1, **_BINDING}},
+        "reply": {
+            "address": {"location": _REPLY_TO},
+            "channel": {"$ref": "#/channels/replies"},
+            "messages": list(_references("channels/replies", (ANSWERS[command.name],)).values()),
+        },
+    }
+
+
+def _message(message: Message, payload: dict[str, Any]) -> dict[str, Any]:
+    made = {
         "name": message.name,
         "summary": (message.data or message.payload).__doc__,
         "contentType": message.content_type,
         "payload": payload,
-        "bindings": {"mqtt": _BINDING},
+        "bindings": {"mqtt": dict(_BINDING)},
     }
+    if message in REQUESTS.values():
+        made |= {
+            "headers": {"type": "object", "properties": _MQTT5},
+            "correlationId": {"location": _CORRELATION},
+            "bindings": {"mqtt": {**_MQTT5, **_BINDING}},
+        }
+    return made

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from edge_agent.command_handlers import CommandFacts, ConfigFacts
-from edge_agent.commands.catalogue import CommandAnswer
-from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelState
+from edge_agent.contract.commands import ANSWERS, REFUSAL
+from edge_agent.contract.message import Channel, Message
+from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelFacts, ModelState
 from edge_agent.health.heartbeat_fields import Heartbeat
 from edge_agent.outbox.ledger import SinkLosses
-from edge_agent.outbox.messages import EVENT_TYPE, JSON_TYPE, CloudEvent, MetricMessage, TelemetryMessage
+from edge_agent.outbox.messages import EVENT_TYPE, CloudEvent, MetricMessage, TelemetryMessage
 from edge_agent.outbox.telling import OutboxRecreated
 from edge_agent.sensors.sensor import SensorStateFacts
 from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
@@ -30,30 +30,6 @@ from edge_agent.usecases.ppe import PpeMinute, UnprotectedEnded, UnprotectedStar
 from edge_agent.usecases.sop_events import RunEnded, RunFacts, StepFacts
 from edge_agent.usecases.sop_run import What
 from edge_agent.usecases.violation import ViolationEnded, ViolationStarted, ViolationUpdated
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """``payload`` is a TypedDict, as is ``data``, the type of its field ``data``; ``fixed`` are its fields that have one value."""
-
-    name: str
-    payload: Any
-    data: Any = None
-    fixed: dict[str, str] = field(default_factory=dict)
-    content_type: str = JSON_TYPE
-    last: str = ""
-    """What stands for the last parameter of its channel's address."""
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """Topics below the device's root, with ``{parameters}``, and what is published there at QoS 1."""
-
-    name: str
-    address: str
-    what: str
-    messages: tuple[Message, ...]
-    retained: bool = False
 
 
 def _event(use_case: str, what: str, data: Any, phase: Phase | None = None) -> Message:
@@ -120,6 +96,7 @@ CHANNELS = (
             _event("device", "mqtt_session_taken_over", SessionTakenOver),
             _event("device", "command", CommandFacts),
             _event("device", "config", ConfigFacts),
+            _event("device", "model", ModelFacts),
         ),
     ),
     Channel(
@@ -145,7 +122,7 @@ CHANNELS = (
         "answers",
         "commands/{command}/reply",
         "answers to commands that name no other topic for it",
-        (Message("answer", CommandAnswer),),
+        (*ANSWERS.values(), REFUSAL),
     ),
     Channel("doctor", "doctor", "asks whether the box may publish", (Message("doctor", Probe),)),
 )

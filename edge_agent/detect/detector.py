@@ -12,7 +12,7 @@ from edge_agent.detect.manifest import refuse_classifier
 from edge_agent.detect.nms import best, nms
 from edge_agent.detect.preprocess import Preprocessor
 from edge_agent.errors import HardwareError, InferenceError
-from edge_agent.types import NO_CLOCK, Detections, Frame, StageClock
+from edge_agent.types import NO_CLOCK, Detections, Frame, ModelTag, StageClock
 
 
 class _Workspace(threading.local):
@@ -32,6 +32,8 @@ class ModelDetector:
         refuse_classifier(request.network.manifest)
         self.network = request.network
         self.labels = request.network.labels
+        manifest = request.network.manifest
+        self.tag = ModelTag(manifest.name, manifest.version, request.network.file.sha256)
         self.backend_name = backend
         self.backend: Backend = BACKENDS[backend](request)
         self._family = FAMILIES[request.network.family]
@@ -61,7 +63,7 @@ class ModelDetector:
         placed = letterbox.to_source(boxes[keep])
         # What lay wholly in the letterbox's border has no area left.
         seen = np.flatnonzero((placed[:, 2:] > placed[:, :2]).all(axis=1))
-        found = Detections(placed, scores[keep], classes[keep], self.labels).select(seen)
+        found = Detections(placed, scores[keep], classes[keep], self.labels, self.tag).select(seen)
         clock.lap("postprocess")
         return found
 

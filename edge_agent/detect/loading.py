@@ -81,6 +81,16 @@ class DetectorLoader:
         self.loaded = self._told(taken, choice)
         return serving
 
+    def beside(self) -> ModelDetector:
+        """A detector beside the one that serves: what fits this box best and nothing less, ready to run.
+
+        Raises HardwareError, ModelError.
+        """
+        choice = choose(self._model, self._config)
+        detector = self._open(choice)
+        self.loaded = self._told(choice, choice)
+        return detector
+
     def _lacks_engine(self, choice: Choice) -> bool:
         """Whether an engine has yet to be built. False where that cannot be found out: loading it says why."""
         if choice.backend != "tensorrt":
@@ -100,15 +110,17 @@ class DetectorLoader:
         choice, serving = self._pending, self._serving
         if choice is None or serving is None:
             return
-        before = self.loaded
+        before, stand_in = self.loaded, serving.current
         try:
             if not self._build(choice, tell) or self._stop.is_set():
                 return
-            serving.swap(self._open(choice))
+            taken = serving.swap(self._open(choice), instead_of=stand_in)
         except HardwareError as error:
             self.loaded = Loaded(before.name, before.not_taken, f"{choice.name} cannot take over: {error}")
             raise
         self._pending = None
+        if not taken:
+            return  # another model has taken over meanwhile
         self.loaded = Loaded(choice.name, choice.reasons)
         log.info("%s took over from %s", choice.name, before.name)
 

@@ -95,9 +95,9 @@ def _data_routes(app: FastAPI, sources: Sources) -> None:
             raise HTTPException(422, "since lies outside the years 1 to 9999 of UTC") from error
         return sources.recent_events(start, limit)[:limit]
 
-    @app.get("/api/v1/models", tags=["models"], summary="The models on this box")
-    async def models() -> list[dict[str, Any]]:
-        """Manifests, with which one is active."""
+    @app.get("/api/v1/models", tags=["models"], summary="Which model is at work, its last update, and what there is")
+    async def models() -> dict[str, Any]:
+        """As the MQTT topic `model` has it, and in `models` every model on this box."""
         return sources.models()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.config import HttpConfig, read_secret
+from edge_agent.config import HttpConfig, given_secret, read_secret
 from edge_agent.errors import ConfigError, ListenError
 from edge_agent.health.guard import Guard
 from edge_agent.health.status import AgentStatus
@@ -40,7 +40,7 @@ class Sources:
 
     status: Callable[[], AgentStatus]
     recent_events: Callable[[str | None, int], list[dict[str, Any]]]
-    models: Callable[[], list[dict[str, Any]]]
+    models: Callable[[], dict[str, Any]]
     snapshot: Callable[[str], bytes | None] | None
 
 
@@ -56,7 +56,7 @@ class RestServer:
         config: HttpConfig,
         status: Callable[[], AgentStatus],
         recent_events: Callable[[str | None, int], list[dict[str, Any]]],
-        models: Callable[[], list[dict[str, Any]]],
+        models: Callable[[], dict[str, Any]],
         snapshot: Callable[[str], bytes | None] | None = None,
     ) -> None:
         self._config = config
@@ -186,7 +186,7 @@ def _make_server(sources: Sources, token: str | None, loopback: bool) -> uvicorn
 
 def read_token(config: HttpConfig) -> str | None:
     """The bearer token from the environment, else from the file; None where neither is set. Raises ConfigError."""
-    where = TOKEN_VARIABLE if os.environ.get(TOKEN_VARIABLE) else "http.token_file"
+    where = TOKEN_VARIABLE if given_secret(TOKEN_VARIABLE) else "http.token_file"
     try:
         token = read_secret(config.token_file, TOKEN_VARIABLE)
     except ConfigError as error:

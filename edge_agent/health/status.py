@@ -105,8 +105,21 @@ class SinkStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateStatus:
+    """The last update of the model, or attempt at one. ``progress``: the done fraction of what ``state`` names."""
+
+    model: str
+    state: str
+    bundle: str = ""
+    progress: float | None = None
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """The model at work; ``active`` False while none is loaded.
+    """The model at work; ``active`` False while none is loaded. ``bundle`` is the SHA-256 of what was signed, "" for one
+    that came with the agent; ``previous`` (name@version, "" where there is none) and its bundle are what a rollback brings.
 
     ``precision`` is that of the file at work; ``why`` says why it is this model, "" where it was named. ``error`` says why
     none is, or why something lesser than was meant runs it. ``not_taken`` says, for each other way to run
@@ -122,6 +135,10 @@ class ModelStatus:
     why: str = ""
     error: str = ""
     not_taken: Mapping[str, str] = field(default_factory=dict)
+    bundle: str = ""
+    previous: str = ""
+    previous_bundle: str = ""
+    update: UpdateStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from edge_agent.errors import EdgeAgentError, Interrupted, UpdateError
 from edge_agent.ota import job as jobs
 from edge_agent.ota.client import Offer
 from edge_agent.ota.job import Job, Stored
+from edge_agent.ota.probation import Measures, Probation
 from edge_agent.ota.store import ModelStore
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,11 @@ class Workshop(Protocol):
 class Serving(Protocol):
     """Where the detector works."""
 
-    def warm(self, folder: Path) -> None:
-        """Load the model beside the one that serves, and run it once. Raises EdgeAgentError."""
+    def warm(self, folder: Path) -> Measures | None:
+        """Load the model beside the one that serves, and run it once. Raises EdgeAgentError.
+
+        What the one that serves has done lately; None where no frame came.
+        """
 
     def swap(self) -> None:
         """Let the next frame go to what was warmed; the old one is let go of behind it. Raises EdgeAgentError."""
@@ -80,7 +84,14 @@ class Activation:
     # ---- from the offer to a model that is ready
 
     def install(
-        self, repository: Repository, offer: Offer, cancel: threading.Event, *, again: bool = False
+        self,
+        repository: Repository,
+        offer: Offer,
+        cancel: threading.Event,
+        *,
+        again: bool = False,
+        activate: bool = False,
+        in_window: bool = False,
     ) -> Job | None:
         """Fetch, check, compile and test; the job, ``warming`` where it may serve now. None: it is active already.
 
@@ -88,7 +99,8 @@ class Activation:
         """
         if offer.bundle == self.stored.active:
             return None
-        self._keep(jobs.begin(self.stored, offer.bundle, again=again))
+        begun = jobs.begin(self.stored, offer.bundle, again=again, activate=activate, in_window=in_window)
+        self._keep(begun)
         return self.run(repository, offer, cancel)
 
     def run(self, repository: Repository, offer: Offer, cancel: threading.Event) -> Job:
@@ -138,13 +150,26 @@ class Activation:
         if (job := self._job()).state in jobs.TERMINAL:
             return job
         try:
-            serving.warm(self._folder(job))
+            before = serving.warm(self._folder(job))
             # Before the frames go there: should it take the box down, the next start knows what it was.
-            self._keep(jobs.switch(self.stored, self._boot or ""))
+            self._keep(jobs.switch(self.stored, self._boot or "", before))
             serving.swap()
         except EdgeAgentError as error:
             self._end(error)
         return self._job()
+
+    def wait(self, seconds: float) -> None:
+        """Time went by in which nothing could be done for the job; past its deadline it is over."""
+        if self.stored.working is not None:
+            self._keep(jobs.spend(self.stored, seconds))
+
+    def watched(self, probation: Probation) -> None:
+        """So much was seen of the model on probation; remembered over restarts."""
+        self._keep(jobs.watched(self.stored, probation))
+
+    def announced(self) -> None:
+        """The present state of the job was told to whom it concerns."""
+        self._keep(jobs.told(self.stored))
 
     def confirm(self, reason: str = "", detail: str = "") -> None:
         """The probation is passed."""
@@ -164,6 +189,14 @@ class Activation:
     def ended(self) -> None:
         """The agent ends in order."""
         self._keep(jobs.ended(self.stored))
+
+    def retry(self) -> None:
+        """The probation is being judged once more, after a crash of who judged it. Too often: rolled back."""
+        self._keep(jobs.attempt(self.stored))
+
+    def unretry(self) -> None:
+        """That was stopped by us."""
+        self._keep(jobs.unattempt(self.stored))
 
     # ---- what they share
 

@@ -1,4 +1,4 @@
-"""A model version as one file: the same folder makes the same bytes anywhere, and nothing but such bytes becomes a folder.
+"""A model version (or a release) as one file: the same folder makes the same bytes anywhere, and only such bytes become a folder.
 
 POSIX ustar, not compressed (networks hardly get smaller, and nothing can blow up), names sorted, no times, owners or folders.
 A folder's digest is the SHA-256 of the bundle it makes. So one number stands for the bundle on its way and, at any later
@@ -19,7 +19,8 @@ from edge_agent.errors import Tampered, UsageError
 
 MAX_FILES = 200
 MAX_BYTES = 2 << 30
-MANIFEST = "manifest.yaml"
+MANIFEST, RELEASE = "manifest.yaml", "release.json"
+"""One of them is in every bundle, and says what it is."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a model's manifest may name, and ustar has room for."""
 
@@ -58,6 +59,20 @@ def unpack(archive: Path, folder: Path, sha256: str) -> None:
         raise Tampered(f"{archive.name} is signed but no bundle: what is in it does not make it again")
 
 
+def member(archive: Path, name: str, limit: int = 1 << 16) -> bytes:
+    """One file of a bundle, without unpacking it. Raises Tampered where it has none that is so small, OSError."""
+    try:
+        with archive.open("rb") as file:
+            while (header := file.read(tarfile.BLOCKSIZE)) and header.strip(b"\0"):
+                found = tarfile.TarInfo.frombuf(header, "ascii", "strict")
+                if found.name == name and found.type == tarfile.REGTYPE and 0 <= found.size <= limit:
+                    return file.read(found.size)
+                file.seek(max(0, found.size) + -found.size % tarfile.BLOCKSIZE, os.SEEK_CUR)
+    except (tarfile.TarError, ValueError) as error:
+        raise Tampered(f"{archive.name} is no bundle: {error}") from error
+    raise Tampered(f"{archive.name} is no bundle with a {name} in it")
+
+
 def _unpack(file: BinaryIO, folder: Path, room: int) -> None:
     """Header by header, as ``tarfile`` would follow what no bundle has: links, long names, sparse files, headers of a gigabyte."""
     count = 0
@@ -85,7 +100,7 @@ def _copy(file: BinaryIO, out: BinaryIO, size: int) -> None:
 
 def _files(folder: Path) -> list[Path]:
     paths = sorted(folder.iterdir(), key=lambda path: path.name)
-    if not any(path.name == MANIFEST for path in paths):
+    if not any(path.name in {MANIFEST, RELEASE} for path in paths):
         raise UsageError(f"{folder}: no {MANIFEST} there, this is no model")
     for path in paths:
         if path.is_symlink() or not path.is_file():

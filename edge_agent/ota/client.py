@@ -17,7 +17,7 @@ from tuf.ngclient import Updater, UpdaterConfig
 from edge_agent.config_ota import OtaConfig
 from edge_agent.durable import write_file
 from edge_agent.errors import ConfigError, NotOffered, UpdateError, UpdateRefused, UsageError
-from edge_agent.ota.offer import Box, Bundle, Channel, Facts, bundle_path, channel_path, check_name
+from edge_agent.ota.offer import MODEL, Box, Bundle, Channel, Facts, bundle_path, channel_path, check_name
 from edge_agent.ota.refusals import Fetcher, in_our_words
 from edge_agent.ota.source import make_source
 from edge_agent.ota.transfer import Progress, Wanted, transfer
@@ -43,17 +43,23 @@ class Offer:
     length: int
     path: str
     """Of the file, below the repository's targets."""
+    installed_bytes: int = 0
+    """What it takes beside the file and the same again unpacked."""
 
 
 class RepositoryClient:
-    """``folder`` keeps the metadata that was trusted last, the floor of time and what is half fetched. One at a time."""
+    """``folder`` keeps the metadata that was trusted last, the floor of time and what is half fetched. One at a time.
 
-    def __init__(self, config: OtaConfig, folder: Path, box: Box, time: TrustedTime) -> None:
+    ``kind``: of the bundles that it looks for.
+    """
+
+    def __init__(self, config: OtaConfig, folder: Path, box: Box, time: TrustedTime, kind: str = MODEL) -> None:
         if config.repository is None or config.root_file is None:
             raise UsageError(
                 "no repository is configured: set ota.repository and ota.root_file (docs/update-models.md)"
             )
         self._config, self._folder, self._box, self._time = config, folder, box, time
+        self._kind = kind
         self._base = config.repository.rstrip("/")
         self._source = make_source(config)
 
@@ -92,6 +98,7 @@ class RepositoryClient:
             length=offer.length,
             sha256=offer.bundle.sha256,
             folder=folder,
+            installed=offer.installed_bytes,
             keep_free=self._config.keep_free_mb << 20,
             max_bytes_s=None if limit is None else limit * 1000,
         )
@@ -111,10 +118,10 @@ class RepositoryClient:
             raise UpdateRefused(
                 f"channel {config.channel} is signed but cannot be read: {error.errors()[0]['msg']}"
             ) from error
-        if name not in channel.models:
-            there = ", ".join(channel.models) or "nothing"
+        if name not in channel.bundles:
+            there = ", ".join(channel.bundles) or "nothing"
             raise NotOffered(f"{config.team}'s channel {config.channel} does not offer {name}; it offers {there}")
-        return channel.models[name]
+        return channel.bundles[name]
 
     def _offer(self, target: TargetFile, name: str, version: str) -> Offer:
         try:
@@ -122,9 +129,9 @@ class RepositoryClient:
             bundle = Bundle(name=name, version=version, sha256=target.hashes.get("sha256", ""))
         except ValidationError as error:
             raise UpdateRefused(f"{target.path} is signed but not described as a bundle is") from error
-        check_name(facts, name, version)
+        check_name(facts, name, version, self._kind)
         self._box.check(facts)
-        return Offer(bundle, target.length, target.get_prefixed_paths()[0])
+        return Offer(bundle, target.length, target.get_prefixed_paths()[0], facts.installed_bytes)
 
     def _root(self) -> bytes:
         path = self._config.root_file

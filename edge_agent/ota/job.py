@@ -15,8 +15,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from edge_agent.errors import Busy, Rejected, UsageError
+from edge_agent.errors import Busy, NoRoom, Rejected, UsageError
 from edge_agent.ota.offer import Bundle
+from edge_agent.ota.probation import Measures, Probation
 
 State: TypeAlias = Literal[
     "downloading", "verified", "compiling", "self_testing", "warming", "probation", "confirmed", "rolled_back"
@@ -35,7 +36,8 @@ DEADLINE_S = 6 * 3600.0
 """From the first step to probation; time without power does not count."""
 REJECTED = 16
 DAMAGED = "damaged"
-"""As a reason: the disk is at fault and not the model."""
+BLAMELESS = frozenset({DAMAGED, NoRoom.code})
+"""Reasons for which the disk is at fault and not the bundle: it may be tried again."""
 Text = Annotated[str, StringConstraints(max_length=500)]
 
 
@@ -54,8 +56,17 @@ class Job(_Strict):
     reason: Annotated[str, StringConstraints(max_length=40)] = ""
     """One word, where it was rolled back, and where it was confirmed without having been observed."""
     detail: Text = ""
+    displaced: Bundle | None = None
+    """What was ``previous`` before the switch, and is again where this one is rolled back."""
     crashes: int = 0
     boot: Annotated[str, StringConstraints(max_length=64)] = ""
+    activate: bool = False
+    """It is to take over by itself once it is ready."""
+    in_window: bool = False
+    """… and once the box's maintenance window is open: it was not told to, it looked for it by itself."""
+    probation: Probation | None = None
+    told: State | Literal[""] = ""
+    """The state that was announced last: who announces is not cut off by a crash in between."""
 
 
 class Rejection(_Strict):
@@ -83,15 +94,24 @@ class Stored(_Strict):
     @property
     def kept(self) -> frozenset[str]:
         """Digests of what must stay on the disk."""
-        return frozenset(bundle.sha256 for bundle in (self.active, self.previous, self.candidate) if bundle is not None)
+        return frozenset(bundle.sha256 for bundle in self.needed)
+
+    @property
+    def needed(self) -> tuple[Bundle, ...]:
+        """What must stay on the disk."""
+        displaced = self.working.displaced if self.working is not None else None
+        slots = (self.active, self.previous, self.candidate, displaced)
+        return tuple(bundle for bundle in slots if bundle is not None)
 
 
-def begin(stored: Stored, bundle: Bundle, *, again: bool = False) -> Stored:
+def begin(
+    stored: Stored, bundle: Bundle, *, again: bool = False, activate: bool = False, in_window: bool = False
+) -> Stored:
     """Start, in place of one that is still being fetched. Raises Busy; Rejected where this bundle was rolled back before
-    and is not wanted ``again``.
+    and is not wanted ``again``. With ``activate`` it is to take over by itself, with ``in_window`` in the maintenance window only.
     """
     if (job := stored.working) is not None and job.bundle == bundle:
-        return stored
+        return _with(stored, activate=job.activate or activate, in_window=job.in_window and in_window)
     if job is not None and job.state != "downloading":
         raise Busy(f"{job.bundle.label} is under way ({job.state}); wait for its end, or roll it back")
     if bundle == stored.active:
@@ -100,7 +120,9 @@ def begin(stored: Stored, bundle: Bundle, *, again: bool = False) -> Stored:
         if rejection.sha256 == bundle.sha256:
             raise Rejected(f"{bundle.label} was rolled back here before: {rejection.reason}; a new version is needed")
     rejected = tuple(r for r in stored.rejected if r.sha256 != bundle.sha256)
-    return stored.model_copy(update={"candidate": None, "job": Job(bundle=bundle), "rejected": rejected})
+    return stored.model_copy(
+        update={"candidate": None, "job": Job(bundle=bundle, activate=activate), "rejected": rejected}
+    )
 
 
 def attempt(stored: Stored) -> Stored:
@@ -132,13 +154,25 @@ def advance(stored: Stored) -> Stored:
     return _with(stored.model_copy(update={"candidate": job.bundle}), state=following, attempts=0)
 
 
-def switch(stored: Stored, boot: str) -> Stored:
-    """The candidate takes over; ``boot`` is this boot's id, "" where no agent runs it now."""
+def switch(stored: Stored, boot: str, before: Measures | None = None) -> Stored:
+    """The candidate takes over; ``boot`` is this boot's id, "" where no agent runs it now. ``before``: the model it replaces."""
     job = _working(stored)
     if job.state != "warming":
         raise UsageError(f"{job.bundle.label} is not ready: {job.state}")
     slots = {"previous": stored.active, "active": stored.candidate, "candidate": None}
-    return _with(stored.model_copy(update=slots), state="probation", attempts=0, boot=boot)
+    switched = stored.model_copy(update=slots)
+    probation = Probation(before=before)
+    return _with(switched, state="probation", attempts=0, boot=boot, probation=probation, displaced=stored.previous)
+
+
+def watched(stored: Stored, probation: Probation) -> Stored:
+    """So much was seen of it."""
+    return stored if stored.working is None else _with(stored, probation=probation)
+
+
+def told(stored: Stored) -> Stored:
+    """The state of the job was announced."""
+    return stored if stored.job is None else _with(stored, told=stored.job.state)
 
 
 def starting(stored: Stored, boot: str) -> Stored:
@@ -173,8 +207,8 @@ def roll_back(stored: Stored, reason: str, detail: str) -> Stored:
     """The old model serves, or goes on serving; this bundle is not tried again by itself, unless it is not at fault."""
     job = _working(stored)
     if job.state == "probation":
-        stored = stored.model_copy(update={"active": stored.previous, "previous": None})
-    if job.state != "downloading" and reason != DAMAGED:
+        stored = stored.model_copy(update={"active": stored.previous, "previous": job.displaced})
+    if job.state != "downloading" and reason not in BLAMELESS:
         stored = _reject(stored, job.bundle, f"{reason}: {detail}")
     stored = stored.model_copy(update={"candidate": None})
     return _with(stored, state="rolled_back", reason=reason, detail=detail[:500])

@@ -1,6 +1,6 @@
 """What a repository says about its bundles: where they are, what is in them, for whom; the two sides agree on it here.
 
-Target paths: ``<team>/models/<name>/<version>.tar`` and ``<team>/channels/<channel>.json``, each team a delegated role.
+Target paths: ``<team>/bundles/<name>/<version>.tar`` and ``<team>/channels/<channel>.json``, each team a delegated role.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from edge_agent.config_base import Slug
 from edge_agent.errors import AgentTooOld, UpdateRefused, WrongHardware
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+MODEL, AGENT = "model", "agent"
+"""Kinds of bundles."""
 AgentVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}$")]
 
 
@@ -25,7 +27,7 @@ class _Strict(BaseModel):
 
 
 class Bundle(_Strict):
-    """One model version, by its content."""
+    """One version of a model, or of whatever is published, by its content."""
 
     name: Slug
     version: Slug
@@ -43,17 +45,20 @@ class Facts(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     name: Slug
     version: Slug
+    kind: Slug = MODEL
     min_agent: AgentVersion = "0"
     backends: tuple[Slug, ...] = Field((), max_length=16)
     """Any of them can run it; none named: not known."""
     hardware: tuple[Slug, ...] = Field((), max_length=16)
     """Any of them will do; none named: any hardware."""
+    installed_bytes: int = Field(0, ge=0)
+    """What it takes on the disk beside the bundle and the same again unpacked."""
 
 
 class Channel(_Strict):
-    """What a channel offers: the version of each model."""
+    """What a channel offers: the version of each name."""
 
-    models: dict[Slug, Slug] = Field(max_length=1000)
+    bundles: dict[Slug, Slug] = Field(max_length=1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class Box:
 
 def bundle_path(team: str, name: str, version: str) -> str:
     """The target path of a bundle."""
-    return f"{team}/models/{name}/{version}.tar"
+    return f"{team}/bundles/{name}/{version}.tar"
 
 
 def channel_path(team: str, channel: str) -> str:
@@ -97,8 +102,10 @@ def team_paths(team: str) -> list[str]:
     return [bundle_path(team, "*", "*"), channel_path(team, "*")]
 
 
-def check_name(facts: Facts, name: str, version: str) -> None:
+def check_name(facts: Facts, name: str, version: str, kind: str = MODEL) -> None:
     """Raises UpdateRefused where what is signed under a path is something else."""
+    if facts.kind != kind:
+        raise UpdateRefused(f"{name}@{version} is of the kind {facts.kind!r}, not {kind!r}")
     if (facts.name, facts.version) != (name, version):
         raise UpdateRefused(f"the repository has {facts.name}@{facts.version} in the place of {name}@{version}")
 

@@ -31,8 +31,10 @@ class Wanted:
     length: int
     sha256: str
     folder: Path
+    installed: int = 0
+    """Bytes that it takes beside the file and the same again unpacked."""
     keep_free: int = 0
-    """Bytes that must be left on the disk when it has been fetched and unpacked."""
+    """Bytes that must be left on the disk after that."""
     max_bytes_s: int | None = None
 
     @property
@@ -123,12 +125,17 @@ class _Pace:
 
 
 def _check_room(wanted: Wanted, here: int) -> None:
-    needed = wanted.length - here + wanted.length + wanted.keep_free  # unpacked it is as large again
-    free = shutil.disk_usage(wanted.folder).free
-    if free < needed:
+    needed = wanted.length - here + wanted.length + wanted.installed  # unpacked it is as large again
+    check_room(wanted.folder, needed, wanted.keep_free)
+
+
+def check_room(folder: Path, needed: int, keep_free: int) -> None:
+    """Raises NoRoom where so many bytes more would leave less than ``keep_free``."""
+    free = shutil.disk_usage(folder).free
+    if free < needed + keep_free:
         raise NoRoom(
-            f"{wanted.folder}: {free >> 20} MiB are free, {needed >> 20} MiB are needed: to fetch it, to unpack it, and to leave "
-            f"{wanted.keep_free >> 20} MiB (ota.keep_free_mb)"
+            f"{folder}: {free >> 20} MiB are free, {needed + keep_free >> 20} MiB are needed: to fetch it, to unpack it, and to leave "
+            f"{keep_free >> 20} MiB (ota.keep_free_mb)"
         )
 
 

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from edge_agent.errors import OutboxError
 from edge_agent.payload import EventId, Seconds, SequenceNumber, Time
@@ -18,6 +18,7 @@ from edge_agent.types import Event, Metric, Quality, Stored, Telemetry, data_sch
 
 EVENT_TYPE = "application/cloudevents+json"
 JSON_TYPE = "application/json"
+SHA_DIGITS = 12
 ROW_BITS = 56
 """A row id is ``priority << ROW_BITS | number``: the primary key alone gives every priority its own order, without an index."""
 
@@ -39,6 +40,10 @@ class EventHead(TypedDict):
     dataschema: Annotated[str, Field(description="names the schema of data, with its version")]
     data: Annotated[Mapping[str, Any], Field(description="the facts")]
     bootid: Annotated[str, Field(min_length=1, description="changes with every start of the agent")]
+    model: NotRequired[Annotated[str, Field(description="name@version of the model that saw it")]]
+    modelsha: NotRequired[
+        Annotated[str, Field(description="first digits of the SHA-256 of that model's file; the heartbeat has all")]
+    ]
 
 
 class CloudEvent(EventHead):
@@ -148,7 +153,7 @@ def draft(item: Stored, *, site: str, device: str, boot_id: str) -> Draft:
 
 
 def _event(event: Event, site: str, device: str, boot_id: str) -> EventHead:
-    return {
+    head: EventHead = {
         "specversion": "1.0",
         "id": event.id,
         "source": f"/{site}/{device}/{event.camera}",
@@ -160,6 +165,9 @@ def _event(event: Event, site: str, device: str, boot_id: str) -> EventHead:
         "data": plain(event.data),
         "bootid": boot_id,
     }
+    if event.model is not None:
+        head["model"], head["modelsha"] = event.model.label, event.model.sha256[:SHA_DIGITS]
+    return head
 
 
 def _metric(metric: Metric) -> MetricMessage:

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from edge_agent.config_sensors import SensorConfig
 from edge_agent.errors import SensorError
+from edge_agent.journal import told
 from edge_agent.types import DEVICE, Event, NewId, Quality, SensorValue, Stored, Telemetry
 
 log = logging.getLogger(__name__)
@@ -111,10 +112,11 @@ class Sensor:
 
     def _turn(self, state: SensorValue, before: Quality | None, new_id: NewId) -> Event:
         """An event about the box: its telemetry goes first where there is no room."""
+        extra = told("edge_agent.device.sensor_state", sensor=self.config.id, state=state.quality)
         if state.quality == "good":
-            log.info("sensor %s: good again", self.config.id)
+            log.info("sensor %s: good again", self.config.id, extra=extra)
         else:
-            log.warning("sensor %s: %s: %s", self.config.id, state.quality, state.reason)
+            log.warning("sensor %s: %s: %s", self.config.id, state.quality, state.reason, extra=extra)
         utc = time.time()
         ident = new_id(utc)
         data = SensorStateFacts(

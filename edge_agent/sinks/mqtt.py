@@ -77,7 +77,7 @@ class MqttSink:
             config, self._client_id, self._root + "status", lambda since: self._identity.status("offline", since)
         )
         self._pump, self._suspects = Pump(store), Suspects()
-        self._flying: dict[int, Row | None] = {}
+        self._flying: dict[int, Row | Direct] = {}
         self._last_progress = self._last_sent = 0.0
         self._answered = False
         self._ahead = Ahead()
@@ -120,6 +120,14 @@ class MqttSink:
         if not isinstance(payload, bytes):
             payload = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
         return self._put(Direct(self._root + topic, payload, retain))
+
+    def retain(self, topic: str, payload: bytes, done: Callable[[str], None]) -> bool:
+        """Send to ``topic``, a whole one, retained, ahead of any backlog; empty: what the broker keeps there goes. JSON.
+
+        False, and nothing is kept, while not connected. ``done`` is called by the sink's thread with the reason of a
+        refusal, "" once the broker took it; not at all where the connection ended before.
+        """
+        return self._put(Direct(topic, payload, retain=True, done=done))
 
     def answer(self, topic: str, payload: bytes, correlation: bytes | None) -> bool:
         """Send to ``topic``, a whole one, ahead of any backlog; JSON. False, and nothing is kept, while not connected."""
@@ -233,9 +241,9 @@ class MqttSink:
                     mid = connection.answer(message.topic, message.payload, JSON_TYPE, message.correlation)
                 else:
                     mid = connection.publish(message.topic, message.payload, JSON_TYPE, retain=message.retain)
-                self._sent(mid, None)
+                self._sent(mid, message)
             except SinkRejected as error:
-                self._last_error = f"{message.topic}: {error}"
+                self._told_directly(message, str(error))
 
     def _send_rows(self, connection: Connection, room: int) -> bool:
         """Fill the window; whether there may be more to send."""
@@ -256,7 +264,7 @@ class MqttSink:
             log.debug("mqtt: the outbox cannot be read now: %s", error)
         return True
 
-    def _sent(self, mid: int, row: Row | None) -> None:
+    def _sent(self, mid: int, row: Row | Direct) -> None:
         self._last_sent = time.monotonic()
         if not self._flying:
             self._last_progress = self._last_sent
@@ -270,8 +278,9 @@ class MqttSink:
             self._last_progress, self._answered = time.monotonic(), True
             row, became = self._flying.pop(mid, None), outcome(code)
             if row is None:
-                if became is not Outcome.ACCEPTED:
-                    self._last_error = f"heartbeat, status or answer refused: {reason}"
+                continue
+            if isinstance(row, Direct):
+                self._told_directly(row, "" if became is Outcome.ACCEPTED else reason)
             elif became is Outcome.ACCEPTED:
                 done.append(row.row)
                 self._suspects.settled(row.row)
@@ -285,6 +294,12 @@ class MqttSink:
         if trouble:  # a new connection sends it again, in order and after a pause
             raise SinkUnavailable(f"the broker cannot take messages now: {trouble}")
 
+    def _told_directly(self, message: Direct, refused: str) -> None:
+        if refused:
+            self._last_error = f"{message.topic} refused: {refused}"
+        if message.done is not None:
+            message.done(refused)
+
     def _refuse(self, row: Row, code: int, reason: str) -> None:
         self._refused += 1
         self._last_error = f"{row.topic} refused: {reason}"
@@ -297,7 +312,7 @@ class MqttSink:
             return
         if self._rival or self._identity.rival or time.monotonic() - self._last_sent > _PROMPT_S:
             return
-        rows = [row for row in self._flying.values() if row is not None]
+        rows = [row for row in self._flying.values() if not isinstance(row, Direct)]
         proven = self._answered and len(self._flying) == 1
         given_up = self._suspects.lost([row.row for row in rows], proven=proven)
         for row in rows:
@@ -314,7 +329,8 @@ class MqttSink:
         return True
 
     def _say(self, connection: Connection, status: bytes) -> None:
-        self._sent(connection.publish(self._root + "status", status, JSON_TYPE, retain=True), None)
+        message = Direct(self._root + "status", status, retain=True)
+        self._sent(connection.publish(message.topic, status, JSON_TYPE, retain=True), message)
 
     def _wait_for_room(self, connection: Connection, below: int, until: float) -> bool:
         while len(self._flying) >= below and time.monotonic() < until:

@@ -34,10 +34,12 @@ _REASON_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker publishes, retained, when the connection breaks."""
+    """What the broker publishes at QoS 1 when the connection breaks."""
 
     topic: str
     payload: bytes
+    retain: bool = True
+    content_type: str = JSON_TYPE
 
 
 class Refused(SinkUnavailable):
@@ -46,6 +48,10 @@ class Refused(SinkUnavailable):
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         self.code = code
+
+
+class Unreached(SinkUnavailable):
+    """There was nothing to send CONNECT over."""
 
 
 class HungUp(SinkUnavailable):
@@ -107,8 +113,8 @@ class Connection:
         client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(65535)  # the window is ours; paho must never hold a message back
         if will is not None:
-            properties = of_will(self._config, JSON_TYPE) if self._five else None
-            client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
+            properties = of_will(self._config, will.content_type) if self._five else None
+            client.will_set(will.topic, will.payload, qos=1, retain=will.retain, properties=properties)
         secret = password(self._config)
         if self._config.username is not None or secret is not None:
             client.username_pw_set(self._config.username or "", secret)
@@ -124,7 +130,7 @@ class Connection:
         return client
 
     def open(self, stopping: Callable[[], bool]) -> None:
-        """Connect and wait for CONNACK. Raises SinkUnavailable, Refused. May block as long as the resolver does."""
+        """Connect and wait for CONNACK. Raises SinkUnavailable, Unreached, Refused. May block as long as the resolver does."""
         options: dict[str, Any] = {}
         if self._five:
             options["clean_start"] = not self._lasting
@@ -134,7 +140,7 @@ class Connection:
         except (OSError, ValueError) as error:
             if self._tls is not None and self._tls.opened is not None:
                 self._tls.opened.close()  # paho leaves it open where a handshake failed
-            raise SinkUnavailable(f"cannot connect: {self._dated(self._text(error))}") from error
+            raise Unreached(f"cannot connect: {self._dated(self._text(error))}") from error
         self._client.loop_start()
         until = time.monotonic() + CONNECT_S
         while not self._answered.wait(0.2):
@@ -173,6 +179,13 @@ class Connection:
         """Send an answer, with the ``correlation`` of what was asked; otherwise like ``publish``."""
         properties, size = self._contents.of_answer(content_type, correlation)
         return self._publish(topic, payload, properties, size, retain=False)
+
+    def send(self, topic: str, payload: bytes) -> None:
+        """Send at QoS 0: nothing tells whether it arrives. Raises SinkUnavailable."""
+        info = self._client.publish(topic, payload, qos=0)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self.check()
+            raise SinkUnavailable(paho.error_string(info.rc))
 
     def _publish(self, on_wire: str, payload: bytes, properties: Properties | None, size: int, *, retain: bool) -> int:
         if not self._five:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 _ANSWERS = 100
 
 
 class Direct(NamedTuple):
-    """One message; ``topic`` is a whole one. ``correlation`` is that of the question, in an answer."""
+    """One message; ``topic`` is a whole one. ``correlation`` is that of the question, in an answer.
+
+    ``done`` is called with the reason of a refusal, "" where the broker took it; not at all where the connection ended before.
+    """
 
     topic: str
     payload: bytes
     retain: bool = False
     answer: bool = False
     correlation: bytes | None = None
+    done: Callable[[str], None] | None = None
 
 
 class Ahead:

@@ -62,6 +62,7 @@ class MultiObjectTracker:
         self._rows: NDArray[Any] = np.zeros(0, _ROW)
         self._next_id = 1
         self._t = -np.inf
+        self._labels: tuple[str, ...] = ()
 
     def update(self, detections: Detections, t: float) -> Tracks:
         """Advance to ``t`` (seconds) with that frame's detections and report the confirmed tracks, ordered by id."""
@@ -69,6 +70,8 @@ class MultiObjectTracker:
         if self._t > -np.inf:
             self._filters.predict(t - self._t)
         self._t = t
+        if detections.labels != self._labels:
+            self._relabel(detections.labels)
         self._forget()
         usable = np.flatnonzero(detections.scores >= self._config.low_score)
         labels, scores, boxes = detections.classes[usable], detections.scores[usable], detections.boxes[usable]
@@ -83,6 +86,16 @@ class MultiObjectTracker:
         high[columns] = False
         self._begin(measured[high], labels[high], scores[high], boxes[high])
         return self._report(detections.labels)
+
+    def _relabel(self, labels: tuple[str, ...]) -> None:
+        """Another model, which numbers its classes otherwise, goes on: so do the tracks of what it knows too."""
+        number = {label: n for n, label in enumerate(labels)}
+        table = np.array([number.get(label, -1) for label in self._labels] or [-1], np.int32)
+        self._labels = labels
+        self._rows["label"] = table[self._rows["label"]]
+        if not (keep := self._rows["label"] >= 0).all():
+            self._rows = self._rows[keep]
+            self._filters.keep(keep)
 
     def _forget(self) -> None:
         """End what has gone unseen, or was seen only faintly, for too long."""

@@ -216,6 +216,7 @@ class SocialDistancing:
             "pair_count": len(episode.pairs),
             "pairs": self._listed_pairs(episode, seen.t),
             "positions": self._listed_positions(members, seen, positions),
+            "open_episodes": self.open_episodes,
             "zone": self._zone(episode),
             "calibrated": seen.ground.calibrated,
         }

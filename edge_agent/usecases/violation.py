@@ -46,6 +46,9 @@ class Violation(EpisodeFacts):
     pair_count: Annotated[Count, Field(description="pairs that are too near now")]
     pairs: Annotated[list[NearPair], Field(max_length=MAX_LISTED, description="the nearest of those pairs")]
     positions: Annotated[list[Standing], Field(max_length=MAX_LISTED, description="empty without calibration")]
+    open_episodes: Annotated[
+        Count, Field(description="episodes of this camera that are open now, this one too unless it ended")
+    ]
     zone: Annotated[str | None, Field(description="the zone most of them stand in")]
     calibrated: Annotated[bool, Field(description="distances are measured on a ground plane, not estimated")]
     split_from: NotRequired[

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import BACKENDS, Backend, InputTensor, LoadRequest
+from edge_agent.detect.backends.cpu import multiplies_bytes
 from edge_agent.detect.manifest import BackendName, FilePart, InputSpec, Manifest, ModelFile, Network
 from edge_agent.types import F32
 from tests.tflite_fixtures import stand_in
@@ -140,15 +141,18 @@ def _build_engine(request: LoadRequest) -> None:
         build(request)
 
 
+_SATURATED = 0.03 if multiplies_bytes() else 0.2
+"""Of int8 files in OpenVINO: on x86 without VNNI its kernels add products of bytes in 16 bits and lose what does not fit (ADR 007)."""
+
 ROWS = (
     Row("onnxruntime", "onnxruntime", ONNX_CASES, ("onnxruntime",), "pip install onnxruntime"),
     Row(
         "openvino",
         "openvino",
         (
-            *ONNX_CASES,
+            *(replace(case, tolerance=_SATURATED) if case.name == "quantised" else case for case in ONNX_CASES),
             Case("ir", as_ir("float"), backend="openvino"),
-            Case("ir-int8", as_ir("quantised"), precision="int8", tolerance=0.03, backend="openvino"),
+            Case("ir-int8", as_ir("quantised"), precision="int8", tolerance=_SATURATED, backend="openvino"),
         ),
         ("openvino",),
         "pip install openvino",

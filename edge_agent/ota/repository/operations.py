@@ -151,7 +151,7 @@ def revoke(files: RepositoryFiles, team: str, name: str, version: str) -> list[s
         if target is None:
             raise UsageError(f"{team} has not published {name}@{version}: see `edge-agent repo status`")
         for channel, offered in channels(files, targets, team).items():
-            if offered.models.get(name) == version:
+            if offered.bundles.get(name) == version:
                 had.append(channel)
                 _offer(files, targets, team, channel, name, None)
     settle(files)
@@ -230,11 +230,11 @@ def _offer(  # noqa: PLR0917
     """Write the channel anew with ``version``, or without ``name``."""
     path = channel_path(team, channel)
     before = targets.targets.get(path)
-    models = dict(channels(files, targets, team)[channel].models) if before is not None else {}
-    models.pop(name, None)
+    bundles = dict(channels(files, targets, team)[channel].bundles) if before is not None else {}
+    bundles.pop(name, None)
     if version is not None:
-        models[name] = version
-    text = json.dumps({"models": dict(sorted(models.items()))}).encode()
+        bundles[name] = version
+    text = json.dumps({"bundles": dict(sorted(bundles.items()))}).encode()
     target = TargetFile.from_data(path, text, ["sha256"])
     write_file(_place(files, target), text)
     targets.targets[path] = target

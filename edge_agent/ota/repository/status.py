@@ -27,7 +27,7 @@ def status(files: RepositoryFiles) -> dict[str, Any]:
             }
         )
     offered = [
-        {"team": team, "channel": channel, "models": dict(found.models)}
+        {"team": team, "channel": channel, "bundles": dict(found.bundles)}
         for team in files.teams()
         for channel, found in sorted(channels(files, files.targets(team), team).items())
     ]
@@ -50,8 +50,8 @@ def tables(found: dict[str, Any]) -> Iterator[Any]:
     yield roles
     offered = Table("team", "channel", "offers", title="channels")
     for channel in found["channels"]:
-        models = ", ".join(f"{name}@{version}" for name, version in channel["models"].items())
-        offered.add_row(channel["team"], channel["channel"], models or "nothing")
+        bundles = ", ".join(f"{name}@{version}" for name, version in channel["bundles"].items())
+        offered.add_row(channel["team"], channel["channel"], bundles or "nothing")
     yield offered
     if found["waiting"]:
         waiting = Table("role", "lacks", title="waiting for signatures")
