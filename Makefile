@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv test test-deps check lint bench lock schema screenshots wheelhouse train clean
+.PHONY: help run venv test test-deps test-fleet check lint bench lock schema screenshots bundle train clean
 
 PYTHON ?= $(shell scripts/find_python.sh)
 SOURCE ?=
@@ -38,10 +38,20 @@ test-deps: ## install the system packages the tests need, where missing (apt, su
 test: test-deps ## everything: lint, types, import contracts, all tests
 	@$(MAKE) --no-print-directory lint
 	@[ "$$(uname -m)" != x86_64 ] || $(MAKE) --no-print-directory .venv/.extra-rtx
-	@$(BIN)/python -m pytest -q -n 2
+	@$(BIN)/python -m pytest -q -n 2 -m "not fleet"
+
+.venv-ansible/.done: deploy/ansible/requirements.txt
+	@$(PYTHON) -m venv .venv-ansible
+	@.venv-ansible/bin/pip install -q -r deploy/ansible/requirements.txt
+	@touch $@
+
+test-fleet: test-deps .venv/.dev .venv-ansible/.done ## ansible-lint, and the story of a fleet on machines in systemd-nspawn (root; some 15 minutes)
+	@scripts/test_deps.sh fleet
+	@cd deploy/ansible && PATH="$(CURDIR)/.venv-ansible/bin:$$PATH" ansible-lint --nocolor
+	@$(BIN)/python -m pytest -q -x -m fleet -p no:xdist
 
 check: lint ## lint, types, import contracts and the fast tests, in under a minute
-	@$(BIN)/python -m pytest -q -m "not slow" -n 2
+	@$(BIN)/python -m pytest -q -m "not slow and not fleet" -n 2
 
 lint: .venv/.dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check --quiet .
@@ -70,11 +80,8 @@ screenshots: .venv/.run ## draw docs/img/*.svg anew, from real runs
 	@scripts/fetch_pedestrian_video.sh
 	@$(BIN)/python scripts/make_screenshots.py
 
-wheelhouse: .venv/.run ## download what .venv needs for a box without network
-	@rm -rf wheelhouse
-	@for lock in run $(addprefix extra-,$(EXTRAS)); do \
-		$(BIN)/python -m pip download -qq --no-deps --require-hashes -r "requirements/$$lock.txt" -d wheelhouse; done
-	@du -sh wheelhouse
+bundle: .venv/.dev ## one archive for boxes without internet (PLATFORM=cp311-aarch64, EXTRAS=, MODELS=, ROOT=root.json): docs/install.md
+	@nice $(BIN)/python scripts/make_bundle.py --platform '$(PLATFORM)' --extras $(EXTRAS) --models $(MODELS) $(if $(ROOT),--root '$(ROOT)')
 
 .venv-training/.done: training/requirements.txt
 	@$(PYTHON) -m venv .venv-training
@@ -86,5 +93,5 @@ train: .venv-training/.done ## train a detector, or go on training it (SETTINGS=
 		--data '$(or $(DATA),$(error DATA= the folder with the labelled pictures))' --out '$(or $(RUN),runs/person-s)'
 
 clean: ## remove what was built and cached, but neither .state nor the video
-	@rm -rf .venv build dist wheelhouse *.egg-info .hypothesis .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	@rm -rf .venv .venv-ansible build dist *.egg-info .hypothesis .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	@find edge_agent tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,7 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edge_agent import __version__
+from edge_agent.actuators.desk import DEADLINE_S as DESK_DEADLINE_S
+from edge_agent.actuators.desk import ActuatorDesk
 from edge_agent.camera_unit import CameraUnit
+from edge_agent.codes.build import build_codes, no_tokens
+from edge_agent.codes.stage import DEADLINE_S
 from edge_agent.command_handlers import AgentCommands
 from edge_agent.config import Config
 from edge_agent.device_facts import camera_event, device_event, model_state
@@ -79,6 +83,8 @@ class Agent:
             retention_days=config.privacy.retention_days,
         )
         self.sensors = Sensors(config.sensors, self.new_id)
+        self.codes = build_codes(config, lambda: clock_synchronised() is True)
+        self.desk = self._make_desk()
         ready = threading.Condition()
         self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
         for unit in self.cameras:
@@ -156,11 +162,27 @@ class Agent:
             return self.supervisor.failure.exit_code
         return int(any(unit.recorder is not None and unit.recorder.failure for unit in self.cameras))
 
+    def _make_desk(self) -> ActuatorDesk | None:
+        devices = self.config.actuators.devices if self.config.actuators is not None else []
+        if not devices and self.codes is None:
+            return None
+        return ActuatorDesk(
+            devices,
+            self.config.state_dir / "actuators.db",
+            send=lambda *command: self.mqtt is not None and self.mqtt.command(*command),
+            spend=self.codes.spend if self.codes is not None else no_tokens,
+            tell=lambda facts: self.tell("actuator", facts),
+        )
+
     def _listeners(self) -> list[Listener]:
         listeners = [
             Listener(topic, lambda message, take=take: take(message.payload), qos=0)  # type: ignore[misc]
             for topic, take in self.sensors.subscriptions.items()
         ]
+        if (desk := self.desk) is not None:
+            listeners += [
+                Listener(topic, lambda message: desk.take(message.topic, message.payload)) for topic in desk.topics
+            ]
         if self.config.commands.enabled:
             listeners.append(Listener(self.commands.topic, self.commands.on_message))
         return listeners + self.home_assistant.listeners
@@ -207,6 +229,16 @@ class Agent:
             deadline_s=hardware.DEADLINE_S,
             restart=True,
         )
+        if self.codes is not None and self.codes.stage.threaded:
+            self.supervisor.spawn(
+                "codes",
+                lambda beat, stage=self.codes.stage: stage.work(beat, self.stop),  # type: ignore[misc]
+                essential=False,
+                deadline_s=DEADLINE_S,
+                restart=True,
+            )
+        if self.desk is not None:
+            self.supervisor.spawn("actuators", self.desk.run, essential=False, deadline_s=DESK_DEADLINE_S, restart=True)
         for reader in self.sensors.readers:
             self.supervisor.spawn(
                 f"sensor:{reader.name}",
@@ -272,8 +304,10 @@ class Agent:
             StopStep("capture", lambda: self.supervisor.join("capture:", 1.7), 1.8),
             StopStep("detection", self._close_detection, 1.8),
             StopStep("use cases", self._close_chains, 1.0),
-            StopStep("outbox", lambda: self.outbox.flush(1.3), 1.5),
         ]
+        if self.desk is not None:  # they left their devices as they were, which are made safe now
+            steps.append(StopStep("actuators", lambda desk=self.desk: desk.stop(1.0), 1.2))  # type: ignore[misc]
+        steps.append(StopStep("outbox", lambda: self.outbox.flush(1.3), 1.5))
         if self.mqtt is not None or self.pumps:
             steps.append(StopStep("sinks", self._close_sinks, 2.0))
         steps.append(StopStep("outbox close", lambda: self.outbox.stop(0.5), 0.7))
@@ -287,6 +321,7 @@ class Agent:
     def _close_detection(self) -> None:
         # A device at which a worker hangs is left to the end of the process.
         if self.supervisor.join("detect:", 1.7):
+            self.serving.forget()
             self.detector.close()
 
     def _close_sinks(self) -> None:

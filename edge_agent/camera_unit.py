@@ -6,12 +6,14 @@ import threading
 import time
 from typing import Protocol
 
+from edge_agent.actuators.desk import ActuatorDesk
 from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.chains import build_chain
+from edge_agent.codes.build import Codes
 from edge_agent.config import CameraConfig, Config
 from edge_agent.detect.second_stage import SecondStage
 from edge_agent.outbox import Outbox
-from edge_agent.pipeline import CameraLane, FrameResult
+from edge_agent.pipeline import CameraLane, FrameResult, no_codes
 from edge_agent.record import RecordWriter
 from edge_agent.run_options import RunOptions
 from edge_agent.sensors.sensors import Sensors
@@ -31,6 +33,8 @@ class Surroundings(Protocol):
     new_id: NewId
     outbox: Outbox
     sensors: Sensors
+    codes: Codes | None
+    desk: ActuatorDesk | None
 
     def camera_changed(self, change: CameraChange) -> None:
         """A camera's state or view changed; from any thread."""
@@ -57,6 +61,9 @@ class CameraUnit:
         keep = agent.options.record is not None or agent.config.privacy.images
         on_result = self._result if keep else None
         self._keep_image = agent.config.privacy.images
+        read = None
+        if agent.codes is not None:
+            read = agent.codes.of(config, inline=not (self.capture.live or agent.options.realtime))
         self.chain = build_chain(
             agent.config,
             config,
@@ -65,6 +72,9 @@ class CameraUnit:
             on_result=on_result,
             sensors=agent.sensors.latest,
             looks=SecondStage(agent.config, config, agent.config.state_dir / "cache"),
+            codes=read or no_codes,
+            # A film opens no door.
+            actuators=agent.desk if self.capture.live or agent.options.realtime else None,
             clock=agent.clock,
         )
         self.lane = CameraLane(self.slot, self.chain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from edge_agent.acting import Actuators, Rehearsal
 from edge_agent.config import CameraConfig, Config, DetectConfig
 from edge_agent.config_classifiers import ClassifierConfig
 from edge_agent.detect.backends.choice import usable_files
@@ -12,11 +13,25 @@ from edge_agent.detect.default_model import take_model
 from edge_agent.detect.manifest import Manifest, Model
 from edge_agent.detect.second_stage import classifier_model
 from edge_agent.errors import ConfigError, ModelError
-from edge_agent.pipeline import CameraChain, FrameResult, UseCase, no_looks
+from edge_agent.pipeline import CameraChain, FrameResult, UseCase, no_codes, no_looks
 from edge_agent.sinks.build import batch_sinks
 from edge_agent.track import MultiObjectTracker
-from edge_agent.types import NO_CLOCK, Frame, Look, NewId, Output, SensorValue, StageClock, Tracks, uuid7_factory
+from edge_agent.types import (
+    NO_CLOCK,
+    Code,
+    Frame,
+    Look,
+    NewId,
+    Output,
+    SensorValue,
+    StageClock,
+    Tracks,
+    uuid7_factory,
+)
+from edge_agent.usecases.codes_seen import CodesSeen
+from edge_agent.usecases.dispenser import Dispenser
 from edge_agent.usecases.ground import CameraGround
+from edge_agent.usecases.guest import Guest
 from edge_agent.usecases.intrusion import Intrusion
 from edge_agent.usecases.line_count import LineCount
 from edge_agent.usecases.loitering import Loitering
@@ -25,6 +40,7 @@ from edge_agent.usecases.ppe import Ppe
 from edge_agent.usecases.scene import Places
 from edge_agent.usecases.social_distancing import SocialDistancing
 from edge_agent.usecases.sop import Sop
+from edge_agent.usecases.touchless import Touchless
 
 USE_CASES: Mapping[str, Callable[[Any, CameraConfig, NewId, Places], UseCase]] = {
     "social_distancing": lambda section, camera, new_id, _: SocialDistancing(section, camera, new_id),
@@ -36,6 +52,12 @@ USE_CASES: Mapping[str, Callable[[Any, CameraConfig, NewId, Places], UseCase]] =
     "ppe": Ppe,
 }
 """What makes each, from its section of ``use_cases``, for one camera. Those that look at scenes share its places."""
+ACTING: Mapping[str, Callable[[Any, CameraConfig, NewId, Places, Actuators], UseCase]] = {
+    "touchless": Touchless,
+    "dispenser": Dispenser,
+    "guest": Guest,
+}
+"""Those that order something of others."""
 
 
 def build_chain(
@@ -47,17 +69,23 @@ def build_chain(
     on_result: Callable[[FrameResult], None] | None = None,
     sensors: Callable[[], Mapping[str, SensorValue]] = dict,
     looks: Callable[[Frame, Tracks], Sequence[Look]] = no_looks,
+    codes: Callable[[Frame], Sequence[Code]] = no_codes,
     clock: StageClock = NO_CLOCK,
+    actuators: Actuators | None = None,
 ) -> CameraChain:
     """Tracker, ground plane and use cases of one camera. Raises ConfigError (no such ground plane) and ModelError (no such classifier)."""
     distancing = config.use_cases.social_distancing
     label = distancing.label if distancing is not None else "person"
-    places = Places(camera, judges(config, camera))
+    places, acts = Places(camera, judges(config, camera)), actuators or Rehearsal()
     use_cases = [
-        USE_CASES[name](section, camera, new_id, places)
+        ACTING[name](section, camera, new_id, places, acts)
+        if name in ACTING
+        else USE_CASES[name](section, camera, new_id, places)
         for name, section in config.use_cases.at_work()
         if section.runs_on(camera.id)
     ]
+    if config.codes is not None and config.codes.enabled and config.codes.events:
+        use_cases.append(CodesSeen(config.codes, camera, new_id))
     return CameraChain(
         camera.id,
         tracker=MultiObjectTracker(config.track),
@@ -67,6 +95,7 @@ def build_chain(
         on_result=on_result,
         sensors=sensors,
         looks=looks,
+        codes=codes,
         label=label,
         clock=clock,
     )

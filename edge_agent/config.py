@@ -24,8 +24,11 @@ from pydantic import (
     model_validator,
 )
 
+from edge_agent.config_acting import DispenserConfig, GuestConfig, TouchlessConfig
+from edge_agent.config_actuators import ActuatorsConfig
 from edge_agent.config_base import Slug, Strict
 from edge_agent.config_classifiers import ClassifierConfig, PpeConfig
+from edge_agent.config_codes import CodesConfig
 from edge_agent.config_commands import CommandsConfig
 from edge_agent.config_mqtt import MqttConfig
 from edge_agent.config_ota import OtaConfig
@@ -264,6 +267,9 @@ class UseCasesConfig(Strict):
     loitering: LoiteringConfig | None = Field(None, description="does somebody stay for too long?")
 
     ppe: PpeConfig | None = Field(None, description="is protective equipment worn where it has to be?")
+    touchless: TouchlessConfig | None = Field(None, description="doors, lamps and lifts without a touch")
+    dispenser: DispenserConfig | None = Field(None, description="things handed out against tokens")
+    guest: GuestConfig | None = Field(None, description="guests who show a token to be known")
 
     def at_work(self) -> Iterator[tuple[str, UseCaseSection]]:
         """Name and section of each that is named and enabled."""
@@ -368,6 +374,8 @@ class Config(Strict):
     sensors: list[SensorConfig] = Field(
         default_factory=list, max_length=64, description="other sensors to read, publish and offer to use cases"
     )
+    actuators: ActuatorsConfig | None = Field(None, description="devices that use cases may command; default: none")
+    codes: CodesConfig | None = Field(None, description="QR codes and markers to read; default: none")
     mqtt: MqttConfig = MqttConfig()
     commands: CommandsConfig = CommandsConfig()
     influxdb: InfluxDbConfig = InfluxDbConfig()

@@ -54,6 +54,15 @@ class ProbationConfig(Strict):
     max_slowdown: float = Field(
         2.0, ge=1, le=100, description="how many times as long a frame may take, or as few of them be processed"
     )
+    compare: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of the frames that the model before looks at too, for comparison; 0 lets go of it at once",
+    )
+    min_agreement: float = Field(
+        0.3, ge=0, le=1, description="F1 of the boxes of both, on the same frames, below which it is taken back"
+    )
     max_growth_mb: int = Field(200, ge=16, le=1_000_000, description="memory it may need beyond that at the switch")
 
 

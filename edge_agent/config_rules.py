@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edge_agent.config import TrackConfig
+from edge_agent.config_acting_rules import acting_findings
 from edge_agent.config_sensors import SOURCES
 from edge_agent.config_tree import (
     Corner,
@@ -41,9 +42,10 @@ def findings(data: Any, has_http_token: bool) -> Iterator[Finding]:
     yield from _scores(("track",), get(data, "track"))
     yield from use_case_findings(get(data, "use_cases"), cameras)
     yield from classifier_findings(get(data, "classifiers"), cameras)
+    own = f"edge/v1/{get(data, 'site') or 'site'}/{get(data, 'device')}/"
+    yield from acting_findings(data, cameras, own)
     sensors = mappings(get(data, "sensors"))
     yield from unique_ids("sensors", sensors)
-    own = f"edge/v1/{get(data, 'site') or 'site'}/{get(data, 'device')}/"
     for index, sensor in sensors:
         yield from _sensor(("sensors", index), sensor, own)
     yield from _token(mapping(get(data, "http")), has_http_token)

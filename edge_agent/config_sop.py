@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, StringConstraints
 
 from edge_agent.config_base import Slug, Strict
+from edge_agent.config_codes import CodeAsked
 from edge_agent.config_use_case import Label, UseCaseSection
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
@@ -40,6 +41,9 @@ class Condition(Strict):
     )
     faster_than_mps: float | None = Field(None, ge=0, le=100, description="moves faster, metres per second")
     slower_than_mps: float | None = Field(None, gt=0, le=100, description="moves slower, metres per second")
+    code: CodeAsked | None = Field(
+        None, description="shows this code: any, token, token:PURPOSE, a group of codes.names, or a code's own name"
+    )
     count: Label | None = Field(None, description="not about the person: how many of this label satisfy the rest")
     at_least: int | None = Field(None, ge=1, le=1000, description="of `count`; default: 1, without at_most")
     at_most: int | None = Field(None, ge=0, le=1000, description="of `count`; default: any number")

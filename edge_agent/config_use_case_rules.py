@@ -19,7 +19,7 @@ def classifier_findings(classifiers: Any, cameras: list[tuple[int, dict[str, Any
     """The same of the section ``classifiers``."""
     for index, one in enumerate(as_list(classifiers)):
         path: KeyPath = ("classifiers", index)
-        yield from _cameras(path, one, cameras)
+        yield from named_cameras(path, one, cameras)
         given = pair(one, ClassifierConfig, ("no_below", "yes_above"))
         if given and given[1] >= given[2]:
             yield (*path, given[0]), f"no_below is {given[1]:g}, which must be below yes_above, {given[2]:g}"
@@ -30,8 +30,8 @@ def use_case_findings(use_cases: Any, cameras: list[tuple[int, dict[str, Any]]])
     path: KeyPath = ("use_cases", "social_distancing")
     use_case = get(use_cases, "social_distancing")
     yield from _leave(path, use_case)
-    yield from _cameras(path, use_case, cameras)
-    yield from _zone(path, use_case, cameras)
+    yield from named_cameras(path, use_case, cameras)
+    yield from named_zone(path, use_case, cameras)
     yield from _procedures(get(use_cases, "sop"), cameras)
     for name, section in mapping(use_cases).items():
         yield from _rules(("use_cases", name, "rules"), as_list(get(section, "rules")), cameras)
@@ -43,7 +43,8 @@ def _leave(path: KeyPath, section: Any) -> Iterator[Finding]:
         yield (*path, given[0]), f"leave_distance_m is {given[1]:g}, which must not be below distance_m, {given[2]:g}"
 
 
-def _cameras(path: KeyPath, use_case: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
+def named_cameras(path: KeyPath, use_case: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
+    """Refuse cameras that are not there."""
     known = list(dict.fromkeys(camera["id"] for _, camera in cameras if isinstance(camera.get("id"), str)))
     for index, name in enumerate(as_list(get(use_case, "cameras"))):
         if isinstance(name, str) and name not in known:
@@ -53,20 +54,20 @@ def _cameras(path: KeyPath, use_case: Any, cameras: list[tuple[int, dict[str, An
             )
 
 
-def _zone(
+def named_zone(
     path: KeyPath, use_case: Any, cameras: list[tuple[int, dict[str, Any]]], *, floor: bool = False
 ) -> Iterator[Finding]:
-    """``floor``: zones in metres serve as well."""
-    chosen = _chosen(use_case, cameras)
-    have = [(camera, [*mapping(camera.get("zones")), *_on_floor(camera, "zones", floor=floor)]) for camera in chosen]
+    """Refuse a zone that one of its cameras does not have; ``floor``: zones in metres serve as well."""
+    here = chosen(use_case, cameras)
+    have = [(camera, [*mapping(camera.get("zones")), *_on_floor(camera, "zones", floor=floor)]) for camera in here]
     yield from _place((*path, "zone"), "zone", get(use_case, "zone"), have)
 
 
 def _line(
     path: KeyPath, key: str, use_case: Any, rule: Any, cameras: list[tuple[int, dict[str, Any]]]
 ) -> Iterator[Finding]:
-    chosen = _chosen(rule, cameras)
-    have = [(camera, [*mapping(camera.get("lines")), *_on_floor(camera, "lines")]) for camera in chosen]
+    here = chosen(rule, cameras)
+    have = [(camera, [*mapping(camera.get("lines")), *_on_floor(camera, "lines")]) for camera in here]
     yield from _place((*path, key), "line", get(use_case, key), have)
 
 
@@ -85,7 +86,7 @@ def _place(path: KeyPath, what: str, given: Any, have: list[tuple[dict[str, Any]
         yield path, f"given {given!r}, which camera {', '.join(without)} does not have; {there_are}"
 
 
-def _chosen(use_case: Any, cameras: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+def chosen(use_case: Any, cameras: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
     """The cameras it runs on."""
     chosen = get(use_case, "cameras")
     return [camera for _, camera in cameras if not isinstance(chosen, list) or camera.get("id") in chosen]
@@ -96,7 +97,7 @@ def _procedures(section: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iter
     names: list[str] = []
     for index, procedure in enumerate(as_list(get(section, "procedures"))):
         path: KeyPath = ("use_cases", "sop", "procedures", index)
-        yield from _cameras(path, procedure, cameras)
+        yield from named_cameras(path, procedure, cameras)
         try:
             typed = Procedure.model_validate_json(json.dumps(procedure), strict=True)
         except ValidationError:
@@ -105,11 +106,11 @@ def _procedures(section: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iter
             text = f"given {typed.name!r}, which is already the name of procedures[{names.index(typed.name)}]"
             yield (*path, "name"), f"{text}; names must differ"
         names.append(typed.name)
-        for place, text in faults(typed, [_places(camera) for camera in _chosen(procedure, cameras)]):
+        for place, text in faults(typed, [places(camera) for camera in chosen(procedure, cameras)]):
             yield (*path, *place), text
 
 
-def _places(camera: dict[str, Any]) -> Names:
+def places(camera: dict[str, Any]) -> Names:
     """The zones and lines of a camera, as far as they are right."""
     ground = mapping(camera.get("ground"))
     zones, floor = (
@@ -132,8 +133,8 @@ def _rules(path: KeyPath, rules: list[Any], cameras: list[tuple[int, dict[str, A
                 f"given {name!r}, which is already the name of rules[{names.index(name)}]; names must differ",
             )
         names.append(str(name))
-        yield from _cameras(here, rule, cameras)
-        yield from _zone(here, rule, cameras, floor=True)
+        yield from named_cameras(here, rule, cameras)
+        yield from named_zone(here, rule, cameras, floor=True)
         yield from _line(here, "line", rule, rule, cameras)
         doors = as_list(get(rule, "doors"))
         for number, door in enumerate(doors):

@@ -74,6 +74,11 @@ class ModelUpdate(TypedDict):
         str, Field(description="one word for why it was refused or rolled back, or not observed; or empty")
     ]
     detail: Annotated[str, Field(description="the same for people")]
+    agreement: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="F1 of its boxes and another model's on the same frames; null: not compared"),
+    ]
+    compared: Annotated[int, Field(ge=0, description="frames that both have seen")]
 
 
 class ModelState(TypedDict):
@@ -130,6 +135,8 @@ def model_state(model: ModelStatus) -> ModelState:
             "progress": None if last.progress is None else round(last.progress, 2),
             "reason": last.reason,
             "detail": last.detail,
+            "agreement": None if last.agreement is None else round(last.agreement, 2),
+            "compared": last.compared,
         }
     state = cast("UpdateState", "confirmed" if last is None else last.state)
     return {"active": active, "previous": previous if model.previous else None, "state": state, "update": update}

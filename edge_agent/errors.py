@@ -37,6 +37,7 @@
     │   ├── SinkUnavailable      retriable: the broker is away; the outbox keeps
     │   └── SinkRejected         fatal for this message only: it will never be taken
     ├── ListenError              fatal: the REST API cannot have its address and port
+    ├── TokenRefused             fatal for this token: it is not, or no longer, to be believed; ``code`` says why
     ├── CommandError             a command is refused or failed; ``code`` says which, for a machine
     └── WorkerDied               fatal: a worker could not be revived; the process exits non-zero for systemd
 
@@ -291,6 +292,14 @@ CommandCode: TypeAlias = Literal[
     "failed",
 ]
 """Why a command has no result."""
+
+
+class TokenRefused(EdgeAgentError):
+    """A token is not, or no longer, to be believed. ``code`` is one word, the same for ever."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"token refused: {code}")
+        self.code = code
 
 
 class CommandError(EdgeAgentError):

@@ -36,6 +36,7 @@ class Swap:
     candidate: Candidate
     usual: Measures | None
     memory_mb: Callable[[], float | None]
+    compare: float
 
     def warm(self, folder: Path) -> Measures | None:
         """See ``Serving``."""
@@ -45,7 +46,7 @@ class Swap:
 
     def swap(self) -> None:
         """See ``Serving``."""
-        self.serving.swap()
+        self.serving.swap(self.compare)
 
 
 @dataclass(frozen=True, slots=True)

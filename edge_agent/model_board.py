@@ -8,6 +8,7 @@ from dataclasses import replace
 from edge_agent.config_ota import ProbationConfig
 from edge_agent.health.status import ModelStatus, UpdateStatus
 from edge_agent.ota.job import Job, Stored
+from edge_agent.ota.probation import Agreement
 
 PROGRESS_S = 5.0
 """Progress is told no more often."""
@@ -55,13 +56,15 @@ class ModelBoard:
         """The job goes on later."""
         self.show(replace(self._of(job), reason=code, detail=detail))
 
-    def status(self, model: ModelStatus, configured: str) -> ModelStatus:
+    def status(self, model: ModelStatus, configured: str, agreement: Agreement | None) -> ModelStatus:
         """``model`` with what is before it and what is under way; ``configured``: the label of the model of the configuration."""
         stored, before = self.stored, None
         if stored.active is not None:
             before = stored.previous
             model = replace(model, previous=configured if before is None else before.label)
         update = self._shown or (None if stored.job is None else self._of(stored.job))
+        if update is not None and agreement is not None:
+            update = replace(update, agreement=agreement.share, compared=agreement.frames)
         return replace(model, previous_bundle="" if before is None else before.sha256, update=update)
 
     def _of(self, job: Job) -> UpdateStatus:

@@ -132,7 +132,7 @@ class ModelUpdates:
 
     def status(self, model: ModelStatus) -> ModelStatus:
         """``model`` with what is before it and what is under way."""
-        return model if self._pinned else self._board.status(model, self._serves.configured)
+        return model if self._pinned else self._board.status(model, self._serves.configured, self._serves.agreement)
 
     def update(self, model: str | None, *, activate: bool, again: bool) -> dict[str, Any]:
         """See ``ModelHook``. Raises CommandError."""
@@ -180,6 +180,7 @@ class ModelUpdates:
         """Do what is asked for, go on with what was left, watch what is on probation; until ``close``."""
         del beat  # building an engine takes as long as it takes
         self._done.clear()
+        self._compare_again()
         try:
             while not self._ended.is_set():
                 if not self._pinned and (self._activation is not None or self._join()):
@@ -269,7 +270,8 @@ class ModelUpdates:
         job = activation.stored.working
         assert job is not None
         usual = self._usual or self._what_is_usual()
-        job = activation.activate(Swap(self._serves, self._candidate(job.bundle), usual, self._watches.memory_mb))
+        candidate, compare = self._candidate(job.bundle), self._config.ota.probation.compare
+        job = activation.activate(Swap(self._serves, candidate, usual, self._watches.memory_mb, compare))
         if job.state == "probation":
             self._begin_watching()
             self._board.changed()  # what serves is another one now
@@ -308,6 +310,17 @@ class ModelUpdates:
                 raise Interrupted("stopped before it took over")
         return self._watches.usual()
 
+    def _compare_again(self) -> None:
+        """With the model before, after a restart on probation."""
+        job, share = self._stored.working, self._config.ota.probation.compare
+        if self._pinned or job is None or job.state != "probation" or not share or self._serves.agreement is not None:
+            return
+        before = self._stored.previous
+        try:
+            self._serves.compare_with(Candidate() if before is None else self._candidate(before), share)
+        except EdgeAgentError as error:
+            log.warning("the model before is not compared with: %s", error)
+
     def _begin_watching(self) -> None:
         job = self._stored.working
         on_trial = job is not None and job.state == "probation" and job.bundle == self._serves.now.bundle
@@ -320,23 +333,28 @@ class ModelUpdates:
         job = activation.stored.working
         if job is None or job.state != "probation" or job.bundle != self._serves.now.bundle:
             return
-        seen, now = self._watches.probation, time.monotonic()
+        seen, now, agreement = self._watches.probation, time.monotonic(), self._serves.agreement
+        fault = fault or (None if agreement is None else agreement.fault(config))
         if fault is not None:
             activation.watched(seen)
             self._take_back(*fault)
         elif seen.passed(config):
             activation.watched(seen)
             activation.confirm()
+            self._serves.forget()
         elif seen.over(config):
             activation.watched(seen)
             activation.confirm("unobserved", f"its self-test alone decided: {seen.words(config)} until its deadline")
+            self._serves.forget()
         elif now - self._kept_at >= KEEP_S:
             self._kept_at = now
             activation.watched(seen)
         self._board.progressed(seen.share(config))
 
     def _take_back(self, reason: str, detail: str) -> None:
-        before = self._stored.previous
+        job, before = self._stored.working, self._stored.previous
+        assert job is not None
+        self._board.trouble(job, reason, detail)  # until the one before serves, this one is not gone
         self._write_off(reason, detail)
         if reason == "hung":
             log.error("the model on probation hangs: the agent starts again with the one before")

@@ -15,6 +15,7 @@ from edge_agent.payload import EndReason
 from edge_agent.types import (
     NO_CLOCK,
     Beat,
+    Code,
     Detections,
     Event,
     Frame,
@@ -88,6 +89,7 @@ class FrameResult:
     ground: Ground
     pairs: Pairs
     sensors: Mapping[str, SensorValue] = field(default_factory=dict)
+    codes: Sequence[Code] = ()
     attributes: Sequence[Look] = ()
 
 
@@ -129,11 +131,16 @@ class ChainStats:
         return 0.0 if self.last_done is None or now - self.last_done > 5.0 else self.fps
 
 
+def no_codes(_: Frame) -> Sequence[Code]:
+    """Of a camera that reads none."""
+    return ()
+
+
 class CameraChain:
     """One camera after detection: tracker, ground, use cases. Not thread-safe; fed in frame order.
 
-    ``label`` names the people that ``stats`` counts. ``sensors`` gives their latest values, and is called for each frame.
-    ``looks`` judges crops of the tracks by classifiers, before the use cases.
+    ``label`` names the people that ``stats`` counts. ``sensors`` gives their latest values, ``codes`` what was read since
+    its last call; both are called for each frame. ``looks`` judges crops of the tracks by classifiers, before the use cases.
     """
 
     def __init__(
@@ -147,13 +154,14 @@ class CameraChain:
         on_result: Callable[[FrameResult], None] | None = None,
         sensors: Callable[[], Mapping[str, SensorValue]] = dict,
         looks: Callable[[Frame, Tracks], Sequence[Look]] = no_looks,
+        codes: Callable[[Frame], Sequence[Code]] = no_codes,
         label: str = "person",
         clock: StageClock = NO_CLOCK,
     ) -> None:
         self.camera = camera
         self.stats = ChainStats()
         self._tracker, self._ground, self._use_cases = tracker, ground, use_cases
-        self._emit, self._on_result, self._sensors = emit, on_result, sensors
+        self._emit, self._on_result, self._sensors, self._codes = emit, on_result, sensors, codes
         self._looks = looks
         self._label = label
         self._clock = clock
@@ -174,9 +182,9 @@ class CameraChain:
         ground, pairs = self._ground.update(tracks, frame.t, frame.size)
         clock.lap("ground")
         looks = self._looks(frame, tracks)
-        sensors = self._sensors()
+        sensors, codes = self._sensors(), self._codes(frame)
         about = (frame.camera, frame.index, frame.t, frame.utc, frame.size)
-        seen = Observation(*about, tracks, ground, pairs, sensors, attributes=looks)
+        seen = Observation(*about, tracks, ground, pairs, sensors, codes, looks)
         outputs = [output for use_case in self._use_cases for output in use_case.update(seen)]
         clock.lap("use_cases")
         self._tell(outputs)
@@ -184,7 +192,7 @@ class CameraChain:
         people = sum(tracks.labels[label] == self._label for label in tracks.classes.tolist())
         self.stats.done(time.monotonic(), frame.captured, people)
         if self._on_result is not None:
-            self._on_result(FrameResult(frame, detections, tracks, ground, pairs, sensors, attributes=looks))
+            self._on_result(FrameResult(frame, detections, tracks, ground, pairs, sensors, codes, looks))
         clock.done(frame, outputs)
 
     def close(self, reason: EndReason) -> None:

@@ -27,7 +27,9 @@ from edge_agent.detect.manifest import Model, list_models, load_model, refuse_cl
 from edge_agent.detect.serving import ServingDetector
 from edge_agent.errors import HardwareError
 from edge_agent.health.status import ModelStatus
+from edge_agent.model_beside import Beside
 from edge_agent.ota.offer import Bundle
+from edge_agent.ota.probation import Agreement
 from edge_agent.types import NO_CLOCK, Frame, StageClock
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class ServingModel:
     ) -> None:
         self._config, self._stop, self._clock = config, stop, clock
         self._next: tuple[Served, ModelDetector] | None = None
+        self._beside: tuple[Served, Beside] | None = None
         self.trouble = ""
         """Why another model serves than should; "" where all is as it should be."""
         self.now, self.detector = self._first_that_loads(candidates, failed)
@@ -162,21 +165,56 @@ class ServingModel:
         detector = _standing_back(lambda: _warmed(served))
         self._next = served, detector
 
-    def swap(self) -> None:
-        """Let the next frame go to what was warmed."""
+    def swap(self, compare: float = 0.0) -> None:
+        """Let the next frame go to what was warmed. The one before stays, and looks at that share of the frames too."""
         assert self._next is not None
         (served, detector), self._next = self._next, None
+        self.forget()
+        former = self.now
         # First the frames: who reads `now` in between names a model whose detector is a moment old.
-        self.detector.swap(detector)
+        if compare > 0:
+            self._compare(former, self.detector.exchange(detector), compare)
+        else:
+            self.detector.swap(detector)
         self.now, self.trouble = served, ""
         log.info("model %s", self.words)
 
     def take(self, candidate: Candidate) -> None:
         """Both at once, and quickly: the one that serves is no good. Raises as ``warm``."""
         self._give_up_next()
-        served = self._prepare(candidate)
-        self._next = served, _warmed(served)
+        if self._beside is not None and self._beside[0].bundle == candidate.bundle:
+            (served, beside), self._beside = self._beside, None
+            self.detector.observer = None
+            self._next = served, beside.end()
+        else:
+            served = self._prepare(candidate)
+            self._next = served, _warmed(served)
         self.swap()
+
+    # ---- two that look at the same frames
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """Of the model at work and the one that looks at a share of its frames; None where there is none. Any thread."""
+        beside = self._beside
+        return None if beside is None else beside[1].agreement
+
+    def compare_with(self, candidate: Candidate, share: float) -> None:
+        """Load ``candidate`` beside the model at work, and let it look at that share of the frames. Raises as ``warm``."""
+        self.forget()
+        served = self._prepare(candidate)
+        self._compare(served, _standing_back(lambda: _warmed(served)), share)
+
+    def forget(self) -> None:
+        """Let go of the second model. Safe to call when there is none."""
+        if self._beside is not None:
+            (_, beside), self._beside = self._beside, None
+            self.detector.observer = None
+            beside.close()
+
+    def _compare(self, served: Served, detector: ModelDetector, share: float) -> None:
+        beside = Beside(detector, share, self._config.track)
+        self._beside, self.detector.observer = (served, beside), beside.offer
 
     def _prepare(self, candidate: Candidate) -> Served:
         config = self._config

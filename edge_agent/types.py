@@ -28,6 +28,8 @@ Bools: TypeAlias = NDArray[np.bool_]
 CameraState: TypeAlias = Literal["starting", "delivering", "stalled", "reconnecting", "failed", "ended"]
 Phase: TypeAlias = Literal["started", "updated", "ended"]
 Quality: TypeAlias = Literal["good", "stale", "failed"]
+CodeKind: TypeAlias = Literal["qr", "marker"]
+TokenState: TypeAlias = Literal["valid", "expired", "early", "spent", "no_clock", "bad"]
 Stage: TypeAlias = Literal["decode", "preprocess", "inference", "postprocess", "track", "ground", "use_cases", "outbox"]
 """A frame's way; ``postprocess`` is the network's outputs to boxes and their suppression."""
 DEVICE = "_device"
@@ -174,11 +176,47 @@ class Look:
     scores: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A signed token, as it was when it was read. ``issued`` and ``expires`` are POSIX seconds.
+
+    ``bad``: no key of ours signed it, and nothing else is known of it; ``early``: issued later than now; ``no_clock``: this
+    box does not know the time. Only ``valid`` is to be relied on, and where it is ``once``, only after it was spent.
+    """
+
+    state: TokenState
+    ident: str = ""
+    purpose: str = ""
+    holder: str = ""
+    once: bool = False
+    issued: int = 0
+    expires: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A code that a camera read. What it says is not here: ``name`` stands for it, the same for the same text.
+
+    ``box`` is xyxy, pixels of the source frame; ``angle_deg`` where its upper edge points to in the picture, 0 up and 90
+    right; ``t`` the frame in which it was read.
+    """
+
+    kind: CodeKind
+    name: str
+    box: tuple[float, float, float, float]
+    angle_deg: float
+    t: float
+    token: Token | None = None
+    groups: tuple[str, ...] = ()
+    """Those of ``codes.names`` that it belongs to."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
     """All that a use case may look at for one frame. ``size`` is (width, height) of the source frame in pixels.
 
-    ``sensors`` holds, by their id, those that ever had something to say; ``attributes`` what classifiers say in this frame.
+    ``sensors`` holds, by their id, those that ever had something to say; ``codes`` what was read since the frame before;
+    ``attributes`` what classifiers say in this frame.
     """
 
     camera: str
@@ -190,6 +228,7 @@ class Observation:
     ground: Ground
     pairs: Pairs
     sensors: Mapping[str, SensorValue] = field(default_factory=dict)
+    codes: Sequence[Code] = ()
     attributes: Sequence[Look] = ()
 
 

@@ -21,3 +21,9 @@ mapfile -t run < <(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package=\1/p' require
 for extra in coral influxdb openvino rtx systemd tensorrt; do
     compile "requirements/extra-$extra.txt" --extra "$extra" --constraint requirements/dev.txt --constraint requirements/constraints.in "${run[@]}"
 done
+# For bundles: pip itself, as a box need not have it, and what fits JetPack's own packages.
+for name in bundle jetpack; do
+    env -u UV_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS "$uv" pip compile --quiet --upgrade --config-file requirements/uv.toml \
+        --universal --generate-hashes --python-version 3.10 --default-index https://pypi.org/simple --custom-compile-command "make lock" \
+        --output-file "requirements/$name.txt" "requirements/$name.in"
+done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # make_venv.sh PYTHON run|dev|extra-NAME: creates .venv and installs exactly what requirements/<that>.txt locks, hashes
-# checked, then the package itself (editable). Offline: PIP_NO_INDEX=1 PIP_FIND_LINKS=wheelhouse.
+# checked, then the package itself (editable). Offline: PIP_NO_INDEX=1 PIP_FIND_LINKS= a folder of wheels.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$1

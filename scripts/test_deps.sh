@@ -10,6 +10,8 @@ packages=(
     gir1.2-gst-rtsp-server-1.0 python3-gi
     gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly gstreamer1.0-plugins-bad gstreamer1.0-libav
 )
+# `test_deps.sh fleet`: what tests/fleet needs beside.
+[ "${1:-}" != fleet ] || packages+=(systemd-container debootstrap openssh-client openssl)
 missing=()
 for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)" = installed ] || missing+=("$package")

@@ -1,7 +1,8 @@
 """An RTSP server for tests, run by the system's Python, which alone has GStreamer's bindings. Serves ``/cam``.
 
-Usage: /usr/bin/python3 rtsp_server.py PORT [WIDTH HEIGHT FPS [PATTERN]]. Prints ``ready`` once it listens. With
-``switch`` as PATTERN the picture shrinks to half its size two seconds into the stream.
+Usage: /usr/bin/python3 rtsp_server.py PORT [WIDTH HEIGHT FPS [PATTERN [ADDRESS]]]. Prints ``ready`` once it listens. With
+``switch`` as PATTERN the picture shrinks to half its size two seconds into the stream; with a path like
+``/pictures/%05d.jpg`` those are shown, again and again.
 """
 
 import ctypes
@@ -30,12 +31,15 @@ def main() -> None:
     pattern = sys.argv[5] if len(sys.argv) > 5 else "ball"
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
-    server.set_address("127.0.0.1")
+    server.set_address(sys.argv[6] if len(sys.argv) > 6 else "127.0.0.1")
     server.set_service(port)
     factory = GstRtspServer.RTSPMediaFactory()
     caps = CAPS.format(width, height, fps)
-    test = "ball" if pattern == "switch" else pattern
-    factory.set_launch(f"( videotestsrc is-live=true pattern={test} ! capsfilter name=size caps={caps} ! {ENCODE} )")
+    if "/" in pattern:
+        show = f"multifilesrc location={pattern} loop=true caps=image/jpeg,framerate={fps}/1 ! jpegdec ! videoconvert ! videoscale"
+    else:
+        show = f"videotestsrc is-live=true pattern={'ball' if pattern == 'switch' else pattern}"
+    factory.set_launch(f"( {show} ! capsfilter name=size caps={caps} ! {ENCODE} )")
     factory.set_shared(True)
     if pattern == "switch":
         half = CAPS.format(width // 2, height // 2, fps)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_agent.config import CameraConfig
-from edge_agent.types import Ground, Observation, Tracks, uuid7_factory
+from edge_agent.types import Code, Ground, Observation, Tracks, uuid7_factory
 from edge_agent.usecases.ground import near_pairs
 from edge_agent.usecases.scene import SensorValue
 from edge_agent.usecases.sop import Sop
@@ -38,6 +38,7 @@ def observe(
     *,
     predicted: Sequence[int] = (),
     sensors: Mapping[str, SensorValue] | None = None,
+    codes: Sequence[Code] = (),
 ) -> Observation:
     """One frame. On the floor a person's height is 1.7 m in both directions."""
     labels = ["person", *dict.fromkeys(label for _, label, _ in things)]
@@ -58,7 +59,7 @@ def observe(
     )
     xy = np.column_stack([(boxes[:, 0] + boxes[:, 2]) / 2, boxes[:, 3]]).astype(np.float64) * 1.7 / HEIGHT
     ground = Ground(xy, np.tile(0.01 * np.eye(2), (n, 1, 1)), np.zeros(n, bool), True)
-    seen = _Seen("cam", 0, t, START + t, SIZE, tracks, ground, near_pairs(tracks, ground))
+    seen = _Seen("cam", 0, t, START + t, SIZE, tracks, ground, near_pairs(tracks, ground), codes=codes)
     object.__setattr__(seen, "sensors", sensors or {})
     return seen
 

@@ -21,7 +21,7 @@ from tests.agent_releases import SERVICE, pip_wheel, restart_command, write_rele
 from tests.file_server import serve
 from tests.mosquitto import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parent.parent
 
 
@@ -127,16 +127,18 @@ def test_a_bad_release_is_not_kept(box: Box, change: dict[str, Any], text: str) 
     assert [path.name for path in box.home.releases.iterdir()] == ["1.0"]
 
 
-POINTS = (("fsync", 4), ("rename", 3), ("rename", 6), ("rename", 8), ("rename", 9))
+POINTS = (11, 19, 20)
+"""Renames of the updater: a release is built and not yet marked as whole; the state is switched and the link is not; both are,
+the new agent runs, and it is not yet written down that it is good. The first run has one more, by which it adopts what is there."""
 
 
 def test_kill_9_leaves_a_release_that_runs_and_the_update_goes_on(box: Box) -> None:
     seen = set()
-    for number, (call, which) in enumerate(POINTS):
+    for number, which in enumerate(POINTS):
         before, version = box.running(), f"{number + 2}.0"
         archive = write_release(box.folder, version, pip=pip_wheel()).path
         command = [*COMMAND, *box.words("--from", str(archive))]
-        assert power_cut.killed_at(call, which, command, 300), f"it had ended before {call} {which}"
+        assert power_cut.killed_at("rename", which, command, 300), f"it had ended before {which}"
         current = box.home.linked(CURRENT)
         assert current in {before, version} and box.home.linked(UPDATER) == before
         seen.add((current == version, box.running() == version))
@@ -146,4 +148,4 @@ def test_kill_9_leaves_a_release_that_runs_and_the_update_goes_on(box: Box) -> N
         assert code == 0, told
         box.is_whole(version)
         assert {path.name for path in box.home.releases.iterdir()} == {before, version}
-    assert seen == {(False, False), (True, False), (True, True)}
+    assert seen == {(False, False), (True, True)}

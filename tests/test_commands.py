@@ -227,7 +227,7 @@ def test_the_ledger_is_bounded_and_what_comes_again_and_again_stays(
         office.answer("restart", {"id": str(n)})
         office.answer("restart", {"id": "retained"})
     assert office.done == ["restart"] * 26
-    with closing(sqlite3.connect(office.ledger._path)) as database:
+    with closing(sqlite3.connect(office.ledger._file.path)) as database:
         kept = {row[0] for row in database.execute("SELECT id FROM command")}
     assert kept == {"retained", *map(str, range(16, 25))}
 

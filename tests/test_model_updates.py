@@ -166,6 +166,29 @@ def test_what_fails_on_live_frames_is_taken_back(root: Path, tmp_path: Path, act
             assert agent.end() == 0
 
 
+def test_a_model_that_sees_other_things_than_the_one_before_is_taken_back(root: Path, tmp_path: Path) -> None:
+    """It came without golden pictures, so its self-test could not tell."""
+    probation = {"frames": 100_000, "minutes": 30, "deadline_minutes": 100, "compare": 1}
+    with updating_box(root, tmp_path, probation=probation) as box:
+        box.publish("2.0", BAD["it detects everywhere"](), golden=False)
+        with box.agent() as agent:
+            agent.wait_for_log("delivering")
+            box.update("u1")
+            state = box.wait_until("rolled_back", "eyes@2.0")
+            assert state["update"]["reason"] == "agreement" and active(state) == "eyes@0.9"
+            assert "agree with eyes@0.9" in state["update"]["detail"]
+            box.publish("3.0")  # and one that sees the same is seen to do so, also by an agent that starts again
+            box.update("u2")
+            box.wait_until("probation", "eyes@3.0")
+            box.wait_for(lambda: box.model["update"]["compared"] > 2, what="frames that both have seen")
+            assert box.model["update"]["agreement"] == 1
+            assert agent.end() == 0
+        with box.agent() as agent:
+            box.wait_for(lambda: box.model["update"]["compared"] > 2, what="frames that both have seen")
+            assert box.model["state"] == "probation" and box.model["update"]["agreement"] == 1
+            assert agent.end() == 0
+
+
 def test_a_model_that_takes_the_agent_down_is_gone_before_it_is_loaded_again(root: Path, tmp_path: Path) -> None:
     probation = {"frames": 100_000, "minutes": 30, "deadline_minutes": 100}
     with updating_box(root, tmp_path, probation=probation) as box:

@@ -94,7 +94,7 @@ BROKEN = {
         GOOD.replace("{zone: counter}", "{within_m: 2, any: [{}, {count: person, at_least: 3, at_most: 2}, {sensor: door}]}"),
         [
             "15:43: steps[1].when.within_m: given without near, which it belongs to",
-            "15:52: steps[1].when.any[0]: says nothing: a condition needs at least one of zone, has, count, sensor, all, any, ...",
+            "15:52: steps[1].when.any[0]: says nothing: a condition needs at least one of zone, has, code, count, sensor, all, any, ...",
             "15:94: steps[1].when.any[1].at_most: is 2, but at_least is 3: can never be true",
             "15:107: steps[1].when.any[2].sensor: given without equals, above or below: what should its value be?",
         ],
@@ -113,7 +113,7 @@ BROKEN = {
             "14:57: steps[0].min: unknown key; did you mean min_s? Allowed here: step, when, confidence, after, optional, repeatable, "
             "min_s, max_s, wait_s, within_s",
             "15:33: steps[1].when.zones: unknown key; did you mean zone? Allowed here: zone, anchor, has, lacks, near, within_m, "
-            "crosses, direction, faster_than_mps, slower_than_mps, count, at_least, at_most, sensor, equals, above, below, time, "
+            "crosses, direction, faster_than_mps, slower_than_mps, code, count, at_least, at_most, sensor, equals, above, below, time, "
             "days, all, any, none, for_s",
         ],
     ),

@@ -72,7 +72,21 @@ def _fail(args: argparse.Namespace, error: EdgeAgentError, problems: list[str]) 
 
 def _parser() -> argparse.ArgumentParser:
     from edge_agent import __version__
-    from edge_agent.cli import bench, calibrate, command, config, doctor, model, outbox, replay, repo, run, sop, update
+    from edge_agent.cli import (
+        bench,
+        calibrate,
+        codes,
+        command,
+        config,
+        doctor,
+        model,
+        outbox,
+        replay,
+        repo,
+        run,
+        sop,
+        update,
+    )
 
     parser = argparse.ArgumentParser(
         prog="edge-agent",
@@ -81,6 +95,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (run, config, command, replay, sop, calibrate, model, update, outbox, bench, doctor, repo):
+    for group in (run, config, command, replay, sop, codes, calibrate, model, update, outbox, bench, doctor, repo):
         group.add(verbs)
     return parser

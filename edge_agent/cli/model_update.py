@@ -137,16 +137,21 @@ def _tell(args: argparse.Namespace, stored: Stored, words: str) -> int:
     if args.json:
         out(json.dumps({"ok": True, **stored.model_dump(mode="json")}))
         return 0
-    for slot in ("active", "previous", "candidate"):
-        bundle = getattr(stored, slot)
-        usual = "-" if slot == "candidate" else "the one that the configuration names"
-        out(f"{slot:10} {usual if bundle is None else f'{bundle.label} ({bundle.sha256[:12]})'}")
-    if stored.job is not None:
-        why = f" ({stored.job.reason}: {stored.job.detail})" if stored.job.reason else ""
-        out(f"{'last':10} {stored.job.bundle.label} {stored.job.state.replace('_', ' ')}{why}")
+    show_slots(stored, "the one that the configuration names")
     if words:
         out(words)
     return 0
+
+
+def show_slots(stored: Stored, usual: str) -> None:
+    """What is in the slots (``usual``: where nothing is), and what became of the last job."""
+    for slot in ("active", "previous", "candidate"):
+        bundle = getattr(stored, slot)
+        nothing = "-" if slot == "candidate" else usual
+        out(f"{slot:10} {nothing if bundle is None else f'{bundle.label} ({bundle.sha256[:12]})'}")
+    if stored.job is not None:
+        why = f" ({stored.job.reason}: {stored.job.detail})" if stored.job.reason else ""
+        out(f"{'last':10} {stored.job.bundle.label} {stored.job.state.replace('_', ' ')}{why}")
 
 
 def _no_progress(_doing: str, _done: float | None) -> None:

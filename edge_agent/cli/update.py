@@ -158,20 +158,16 @@ def _probe(state_dir: Path) -> Seen | None:
 
 
 def _tell(args: argparse.Namespace, stored: Stored, home: Home, words: str) -> int:
+    from edge_agent.cli.model_update import show_slots
     from edge_agent.ota.release import CURRENT, UPDATER
 
     links = {link: home.linked(link) for link in (CURRENT, UPDATER)}
     if args.json:
         out(json.dumps({"ok": True, **links, **stored.model_dump(mode="json")}))
         return 0
-    for slot in ("active", "previous", "candidate"):
-        bundle = getattr(stored, slot)
-        out(f"{slot:10} {'-' if bundle is None else f'{bundle.label} ({bundle.sha256[:12]})'}")
     for link, version in links.items():
         out(f"{link:10} {version or 'leads nowhere'}")
-    if stored.job is not None:
-        why = f" ({stored.job.reason}: {stored.job.detail})" if stored.job.reason else ""
-        out(f"{'last':10} {stored.job.bundle.label} {stored.job.state.replace('_', ' ')}{why}")
+    show_slots(stored, "-")
     if words:
         out(words)
     return 0

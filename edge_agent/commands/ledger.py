@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from edge_agent.commands.envelope import Request
 from edge_agent.errors import CommandError
+from edge_agent.sqlite_file import SqliteFile
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +51,8 @@ class Ledger:
     """Thread-safe. ``clock_ok`` says whether the wall clock can be believed: age counts only then."""
 
     def __init__(self, path: Path, boot_id: str, clock_ok: Callable[[], bool]) -> None:
-        self._path, self._boot_id, self._clock_ok = path, boot_id, clock_ok
-        self._lock = threading.Lock()
-        self._cx: sqlite3.Connection | None = None
+        self._boot_id, self._clock_ok = boot_id, clock_ok
+        self._file = SqliteFile(path, _SCHEMA, self._damaged)
 
     def again(self, request: Request, address: Address | None) -> Entry | None:
         """What is known of a command that was begun before, None of a new one.
@@ -124,8 +123,7 @@ class Ledger:
 
     def close(self) -> None:
         """Let the file go."""
-        with self._lock:
-            self._drop()
+        self._file.close()
 
     def _entries(self, cx: sqlite3.Connection, where: str, *values: object) -> list[Entry]:
         rows = cx.execute(
@@ -140,41 +138,18 @@ class Ledger:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction, on disk at the end. A damaged file is moved aside, and the next call begins a new one."""
-        with self._lock:
-            try:
-                cx = self._cx = self._cx or self._open()
-                with cx:
-                    yield cx
-            except (sqlite3.Error, OSError) as error:
-                self._drop()
-                if type(error) is sqlite3.DatabaseError:  # CPython's for a damaged file; a subclass may pass
-                    self._move_aside(error)
-                raise CommandError(
-                    "not_recorded", f"the command cannot be written down, so it is not done: {error}"
-                ) from error
-
-    def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        cx = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
         try:
-            # A rollback journal and not a log: written so seldom, it leaves nothing beside the file.
-            cx.execute("PRAGMA journal_mode=DELETE").fetchone()
-            cx.execute("PRAGMA synchronous=EXTRA")
-            cx.execute(_SCHEMA)
-        except BaseException:
-            cx.close()
-            raise
-        return cx
+            with self._file.writing() as cx:
+                yield cx
+        except (sqlite3.Error, OSError) as error:
+            raise CommandError(
+                "not_recorded", f"the command cannot be written down, so it is not done: {error}"
+            ) from error
 
-    def _drop(self) -> None:
-        if self._cx is not None:
-            self._cx.close()
-            self._cx = None
-
-    def _move_aside(self, error: Exception) -> None:
-        aside = self._path.with_name(self._path.name + ".corrupt")
+    def _damaged(self, error: Exception, aside: Path) -> None:
         log.error(
-            "%s is damaged (%s) and moved to %s: which commands were done is forgotten", self._path, error, aside.name
+            "%s is damaged (%s) and moved to %s: which commands were done is forgotten",
+            self._file.path,
+            error,
+            aside.name,
         )
-        with contextlib.suppress(OSError):
-            self._path.replace(aside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from edge_agent.actuators.desk import ActuatorFacts
 from edge_agent.command_handlers import CommandFacts, ConfigFacts
 from edge_agent.contract.commands import ANSWERS, REFUSAL
 from edge_agent.contract.message import Channel, Message
@@ -16,6 +17,9 @@ from edge_agent.sensors.sensor import SensorStateFacts
 from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
 from edge_agent.sinks.mqtt_visit import Probe
 from edge_agent.types import DEVICE, Phase, data_schema, event_type
+from edge_agent.usecases.acting import ActionEnded, ActionMinute, ActionStarted
+from edge_agent.usecases.codes_seen import CodeSeen
+from edge_agent.usecases.guest import GuestMinute, GuestRecognised
 from edge_agent.usecases.intrusion import IntrusionEnded, IntrusionMinute, IntrusionStarted, IntrusionUpdated
 from edge_agent.usecases.line_count import Crossing, LineCountMinute
 from edge_agent.usecases.loitering import LoiteringEnded, LoiteringMinute, LoiteringStarted, LoiteringUpdated
@@ -75,9 +79,15 @@ CHANNELS = (
             _event("sop", "run", RunFacts, "started"),
             _event("sop", "run", RunEnded, "ended"),
             *(_event("sop", what, StepFacts) for what in get_args(What)),
+            _event("codes", "seen", CodeSeen),
             *_episode("occupancy", "over_capacity", OverCapacityStarted, OverCapacityUpdated, OverCapacityEnded),
             _event("line_count", "crossing", Crossing),
             *_episode("intrusion", "presence", IntrusionStarted, IntrusionUpdated, IntrusionEnded),
+            _event("touchless", "action", ActionStarted, "started"),
+            _event("touchless", "action", ActionEnded, "ended"),
+            _event("dispenser", "dispense", ActionStarted, "started"),
+            _event("dispenser", "dispense", ActionEnded, "ended"),
+            _event("guest", "recognised", GuestRecognised),
             *_episode("loitering", "stay", LoiteringStarted, LoiteringUpdated, LoiteringEnded),
             *_episode("ppe", "missing", UnprotectedStarted, UnprotectedUpdated, UnprotectedEnded),
         ),
@@ -96,6 +106,7 @@ CHANNELS = (
             _event("device", "mqtt_session_taken_over", SessionTakenOver),
             _event("device", "command", CommandFacts),
             _event("device", "config", ConfigFacts),
+            _event("device", "actuator", ActuatorFacts),
             _event("device", "model", ModelFacts),
         ),
     ),
@@ -108,6 +119,9 @@ CHANNELS = (
             _minute("occupancy", OccupancyMinute),
             _minute("line_count", LineCountMinute),
             _minute("intrusion", IntrusionMinute),
+            _minute("touchless", ActionMinute),
+            _minute("dispenser", ActionMinute),
+            _minute("guest", GuestMinute),
             _minute("loitering", LoiteringMinute),
             _minute("ppe", PpeMinute),
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edge_agent.detect.detector import ModelDetector
@@ -40,6 +41,8 @@ class ServingDetector:
 
     def __init__(self, detector: ModelDetector, clock: StageClock = NO_CLOCK) -> None:
         self._clock = clock
+        self.observer: Callable[[Frame, Detections], None] | None = None
+        """Is shown every frame with what was found, by the thread that worked on it; must be quick."""
         self._lock = threading.Lock()
         self._held = _Held(detector, Meter())
 
@@ -72,6 +75,8 @@ class ServingDetector:
         try:
             found = held.detector.detect(frame, self._clock)
             failed = 0
+            if (observer := self.observer) is not None:
+                observer(frame, found)
             return found
         finally:
             self._leave(held, time.monotonic() - began, failed)
@@ -88,6 +93,12 @@ class ServingDetector:
         else:
             detector.close()
         return taken
+
+    def exchange(self, detector: ModelDetector) -> ModelDetector:
+        """Let the next frame go to ``detector``; the one before is the caller's now, who releases it when no frame is inside."""
+        with self._lock:
+            old, self._held = self._held, _Held(detector, Meter())
+        return old.detector
 
     def close(self) -> None:
         """Release the current detector. No frame may come afterwards; those inside come out. A second call does nothing."""

@@ -106,7 +106,10 @@ class SinkStatus:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStatus:
-    """The last update of the model, or attempt at one. ``progress``: the done fraction of what ``state`` names."""
+    """The last update of the model, or attempt at one. ``progress``: the done fraction of what ``state`` names.
+
+    ``agreement`` (0 to 1) is how far two models agree on the boxes of the same frames, of which there were ``compared``.
+    """
 
     model: str
     state: str
@@ -114,6 +117,8 @@ class UpdateStatus:
     progress: float | None = None
     reason: str = ""
     detail: str = ""
+    agreement: float | None = None
+    compared: int = 0
 
 
 @dataclass(frozen=True, slots=True)

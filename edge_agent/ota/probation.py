@@ -22,6 +22,8 @@ AT_ONCE = 5
 """So many calls that all fail need no window: the agent itself ends after a few more."""
 HUNG_S = 15.0
 """One call. The agent's own patience is longer, and ends the process."""
+ENOUGH_BOXES, ENOUGH_FRAMES = 40, 10
+"""Before two models are said to disagree."""
 STARVED = 0.05
 """Share of the captured frames that nobody took: below, the cameras set the pace and not the model."""
 
@@ -66,6 +68,24 @@ class Probation(_Strict):
     def words(self, config: ProbationConfig) -> str:
         """What was seen, for people."""
         return f"{self.frames} of {config.frames} frames, {self.observed_s / 60:.3g} of {config.minutes:g} minutes with frames"
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How a second model sees the same frames: ``share`` is the F1 of the boxes of both, None where neither has any."""
+
+    model: str
+    frames: int
+    boxes: float
+    share: float | None
+
+    def fault(self, config: ProbationConfig) -> tuple[Fault, str] | None:
+        """Whether the two see so different things that the new one is not to be believed."""
+        if self.share is None or self.boxes < ENOUGH_BOXES or self.frames < ENOUGH_FRAMES:
+            return None
+        if self.share >= config.min_agreement:
+            return None
+        return "agreement", f"{self.share:.0%} of the boxes agree with {self.model} on the same {self.frames} frames"
 
 
 @dataclass(frozen=True, slots=True)

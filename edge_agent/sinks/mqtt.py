@@ -19,6 +19,7 @@ from edge_agent.sinks.mqtt_farewell import Farewell
 from edge_agent.sinks.mqtt_identity import Identity
 from edge_agent.sinks.mqtt_inbound import Listener, give
 from edge_agent.sinks.mqtt_outcome import (
+    NO_SUBSCRIBERS,
     PACKET_TOO_LARGE,
     SESSION_TAKEN_OVER,
     Outcome,
@@ -133,6 +134,14 @@ class MqttSink:
         """Send to ``topic``, a whole one, ahead of any backlog; JSON. False, and nothing is kept, while not connected."""
         return self._put(Direct(topic, payload, answer=True, correlation=correlation))
 
+    def command(self, topic: str, payload: bytes, expiry_s: int, done: Callable[[str], None]) -> bool:
+        """Send to ``topic``, a whole one, now or never. False, and nothing is kept, while not connected.
+
+        ``done`` is called by the sink's thread: "" once the broker has it; ``nobody_listens``, ``broker_too_old``, or why it
+        refuses. Where it does not confirm within ``expiry_s``, the connection is broken, so that nothing on its way arrives.
+        """
+        return self._put(Direct(topic, payload, done=done, until=time.monotonic() + expiry_s, expiry_s=expiry_s))
+
     def _put(self, message: Direct) -> bool:
         if not self._ahead.put(message):
             return False
@@ -226,6 +235,13 @@ class MqttSink:
             self._send_ahead(connection, room)
             waiting = self._send_rows(connection, room)
             now = time.monotonic()
+            if any(
+                isinstance(row, Direct) and row.until is not None and now > row.until for row in self._flying.values()
+            ):
+                connection.abandon()
+                raise SinkUnavailable(
+                    "a command was not confirmed in time: the connection is broken, so that it is not late"
+                )
             if self._flying and now - self._last_progress > _ACK_S:
                 raise SinkUnavailable(f"no PUBACK for {_ACK_S:.0f} s")
             if self._stop_at is not None and (now >= self._stop_at or not (waiting or self._flying or self._ahead)):
@@ -237,7 +253,11 @@ class MqttSink:
         while self._ahead and len(self._flying) < room:
             message = self._ahead.pop()
             try:
-                if message.answer:
+                if message.until is not None:
+                    if time.monotonic() >= message.until:
+                        continue
+                    mid = connection.command(message.topic, message.payload, message.expiry_s)
+                elif message.answer:
                     mid = connection.answer(message.topic, message.payload, JSON_TYPE, message.correlation)
                 else:
                     mid = connection.publish(message.topic, message.payload, JSON_TYPE, retain=message.retain)
@@ -280,7 +300,10 @@ class MqttSink:
             if row is None:
                 continue
             if isinstance(row, Direct):
-                self._told_directly(row, "" if became is Outcome.ACCEPTED else reason)
+                listened = row.until is None or code != NO_SUBSCRIBERS
+                self._told_directly(
+                    row, ("" if listened else "nobody_listens") if became is Outcome.ACCEPTED else reason
+                )
             elif became is Outcome.ACCEPTED:
                 done.append(row.row)
                 self._suspects.settled(row.row)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections import deque
@@ -179,6 +180,18 @@ class Connection:
         """Send an answer, with the ``correlation`` of what was asked; otherwise like ``publish``."""
         properties, size = self._contents.of_answer(content_type, correlation)
         return self._publish(topic, payload, properties, size, retain=False)
+
+    def command(self, topic: str, payload: bytes, expiry_s: int) -> int:
+        """Send what must not be late; otherwise like ``publish``. SinkRejected also from a broker that knows no expiry."""
+        if not self._five:
+            raise SinkRejected("broker_too_old")
+        properties, size = self._contents.of_command(expiry_s)
+        return self._publish(topic, payload, properties, size, retain=False)
+
+    def abandon(self) -> None:
+        """What the kernel still holds for the other side is thrown away when the connection closes, and not sent after all."""
+        with contextlib.suppress(OSError), _raw(self._client.socket()) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def send(self, topic: str, payload: bytes) -> None:
         """Send at QoS 0: nothing tells whether it arrives. Raises SinkUnavailable."""

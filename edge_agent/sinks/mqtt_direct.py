@@ -14,6 +14,8 @@ class Direct(NamedTuple):
     """One message; ``topic`` is a whole one. ``correlation`` is that of the question, in an answer.
 
     ``done`` is called with the reason of a refusal, "" where the broker took it; not at all where the connection ended before.
+    With ``until`` (monotonic seconds) it must not be late: it goes out before that or not at all, and the broker drops what it
+    could not pass on within ``expiry_s``.
     """
 
     topic: str
@@ -22,6 +24,8 @@ class Direct(NamedTuple):
     answer: bool = False
     correlation: bytes | None = None
     done: Callable[[str], None] | None = None
+    until: float | None = None
+    expiry_s: int = 0
 
 
 class Ahead:
@@ -53,7 +57,7 @@ class Ahead:
         with self._lock:
             if not self._open:
                 return False
-            if message.answer:
+            if message.answer or message.until is not None:
                 self._answers.append(message)
             else:
                 self._latest[message.topic] = message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+NO_SUBSCRIBERS = 16
 UNSPECIFIED = 128
 UNSUPPORTED_VERSION = 132
 NOT_AUTHORISED = 135

@@ -44,6 +44,12 @@ class Contents:
             made.CorrelationData = correlation
         return made, len(made.pack())
 
+    def of_command(self, expiry_s: int) -> tuple[Properties, int]:
+        """Of what must not be late: the broker drops it after ``expiry_s`` (§3.3.2.3.3)."""
+        made: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        made.MessageExpiryInterval = expiry_s
+        return made, len(made.pack())
+
 
 def packet_size(topic: str, properties: int, payload: bytes) -> int:
     """Bytes of a PUBLISH at QoS 1, or a few more."""

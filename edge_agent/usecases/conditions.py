@@ -49,7 +49,7 @@ class Test:
         self._about_things = any(
             getattr(condition, name) is not None
             for name in ("zone", "has", "lacks", "near", "crosses", "faster_than_mps", "slower_than_mps", "count")
-        )
+        ) or (condition.code is not None and not somebody)
         joined = {name: getattr(condition, name) or [] for name in ("all", "any", "none")}
         self._joined = {
             name: [Test(inner, place, names, somebody=somebody) for inner in inners] for name, inners in joined.items()
@@ -64,6 +64,8 @@ class Test:
         answers: list[Answer] = []
         if self._about_things:
             answers.append(self._of_things(scene))
+        elif self._is.code is not None:  # at a station where nobody need be seen, only what they show
+            answers.append(np.int8(TRUE if self._place.codes.now(self._is.code) else FALSE))
         if self._sensor is not None:
             answers.append(self._of_sensor(scene))
         if self._schedule is not None:
@@ -99,6 +101,8 @@ class Test:
                 things.ids, self._place.crossed(self._line, condition.anchor, condition.direction or "any")
             )
             np.minimum(found, np.where(crossed, TRUE, FALSE).astype(np.int8), out=found)
+        if condition.code is not None:
+            np.minimum(found, self._place.codes.by(condition.code, things.ids), out=found)
         if condition.faster_than_mps is not None or condition.slower_than_mps is not None:
             np.minimum(found, self._moving(scene), out=found)
         if "count" in self._things:

@@ -81,11 +81,15 @@ class RuleUseCase(Generic[R]):
             if rule.runs_on(camera.id):
                 place = self._places.setdefault(rule.label, places.of(rule.label))
                 try:
-                    self._rules.append(self.at_work(rule, place, teller))
+                    self._rules.append(self.make(rule, place, teller))
                 except KeyError as missing:
                     text = f"rule {rule.name}: camera {camera.id} has no zone or line {missing}"
                     raise ConfigError([f"use_cases.{self.name}: {text}"]) from None
         self._last: Observation | None = None
+
+    def make(self, rule: R, place: Place, teller: Teller) -> RuleAtWork[R]:
+        """One rule at work. KeyError for a place that the camera does not have."""
+        return self.at_work(rule, place, teller)
 
     @property
     def open_episodes(self) -> int:

@@ -16,6 +16,7 @@ from edge_agent.config_classifiers import ClassifierConfig
 from edge_agent.config_sop import Anchor, Direction
 from edge_agent.types import F64, Bools, Observation
 from edge_agent.types import SensorValue as Reading
+from edge_agent.usecases.codes_shown import CodesShown
 from edge_agent.usecases.evidence import BLIND_S, FALSE, GRACE_S, TRUE, UNKNOWN
 from edge_agent.usecases.lines import CLEAR, CLEAR_M, Line, goes
 from edge_agent.usecases.things import Memory, Things
@@ -51,6 +52,7 @@ class Place:
         self._frame_lines, self._floor_lines = camera.lines, ground.lines if ground else {}
         self._lines: dict[tuple[str, Anchor], Line] = {}
         self._crossed: dict[tuple[str, Anchor], dict[int, tuple[int, float]]] = {}
+        self.codes = CodesShown()
         self._now: dict[tuple[str, Anchor], list[tuple[int, int]]] = {}
         self._looked: tuple[Observation, Scene] | None = None
 
@@ -67,6 +69,9 @@ class Place:
         scene = Scene(self, self.memory.update(seen), seen, _good(seen.sensors))
         if self.votes.judges:
             self._vote(scene, seen)
+        self.codes.rename(scene.things.renamed)
+        here = scene.persons & ~scene.hidden
+        self.codes.update(seen.codes, scene.things.ids[here], scene.things.boxes[here], seen.t)
         for (name, anchor), line in self._lines.items():
             crossed = self._crossed[name, anchor]
             self._crossed[name, anchor] = crossed = {i: c for i, c in crossed.items() if seen.t - c[1] <= CROSSED_S}

@@ -54,6 +54,15 @@ def faults(procedure: Procedure, cameras: Sequence[Names], sensors: Collection[s
         yield from _evidence(procedure, cameras)
 
 
+def condition_faults(path: Path, condition: Condition, cameras: Sequence[Names]) -> Iterator[Fault]:
+    """What is wrong with a condition that stands by itself, on each of ``cameras``."""
+    for place, inner in _all_of(path, condition):
+        yield from _form(place, inner)
+        for name, kind in (("zone", "zone"), ("crosses", "line")):
+            if (given := getattr(inner, name)) is not None:
+                yield from _known((*place, name), kind, given, cameras, None)
+
+
 def _conditions(procedure: Procedure) -> Iterator[tuple[Path, Condition]]:
     if procedure.start is not None:
         yield ("start",), procedure.start
@@ -128,7 +137,7 @@ def _times(path: Path, step: Step, idle_s: float) -> Iterator[Fault]:
 def _form(path: Path, condition: Condition) -> Iterator[Fault]:
     given = condition.model_fields_set - {"for_s", "anchor"}
     if not given:
-        yield path, "says nothing: a condition needs at least one of zone, has, count, sensor, all, any, ..."
+        yield path, "says nothing: a condition needs at least one of zone, has, code, count, sensor, all, any, ..."
     for name, owner in _OWNERS.items():
         if getattr(condition, name) is not None and getattr(condition, owner) is None:
             yield (*path, name), f"given without {owner}, which it belongs to"
@@ -141,6 +150,8 @@ def _form(path: Path, condition: Condition) -> Iterator[Fault]:
         least, most = getattr(condition, low), getattr(condition, high)
         if least is not None and most is not None and (least > most if low == "at_least" else least >= most):
             yield (*path, high), f"is {most:g}, but {low} is {least:g}: can never be true"
+    if condition.code is not None and "none" in path:
+        yield (*path, "code"), "given within `none`, but a code that was not read may have been shown all the same"
     if condition.has is not None and condition.has == condition.lacks:
         yield (*path, "lacks"), f"given {condition.lacks!r}, which is also in has: can never be true"
 

@@ -120,10 +120,19 @@ def _about_things(condition: Condition) -> Iterator[str]:
     if condition.crosses is not None:
         way = "" if condition.direction in (None, "any") else f" {condition.direction}"
         yield f"crosses {condition.crosses}{way}"
+    if condition.code is not None:
+        yield f"shows {_code(condition.code)}"
     if condition.faster_than_mps is not None:
         yield f"moves faster than {condition.faster_than_mps:g} m/s"
     if condition.slower_than_mps is not None:
         yield f"moves slower than {condition.slower_than_mps:g} m/s"
+
+
+def _code(asked: str) -> str:
+    kind, _, purpose = asked.partition(":")
+    if kind == "token":
+        return f"a token for {purpose}" if purpose else "a token"
+    return "a code" if asked == "any" else f"the code {asked}"
 
 
 def _number(condition: Condition) -> str:

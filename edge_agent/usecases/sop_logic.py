@@ -23,7 +23,7 @@ Zone: TypeAlias = tuple[str, str]
 """Its name in the procedure, and the anchor that stands in it."""
 MAX_ATOMS = 12
 """A condition with more is taken for possible: it would be 2 to that power combinations."""
-_PERSONAL = ("has", "lacks", "near", "within_m", "crosses", "direction", "faster_than_mps", "slower_than_mps")
+_PERSONAL = ("has", "lacks", "near", "within_m", "crosses", "direction", "faster_than_mps", "slower_than_mps", "code")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Devices that are commanded over MQTT: at once or never, and back to their safe state whatever happens."""

@@ -1,0 +1,120 @@
+"""A second model that looks at a small share of the frames beside the one at work, to be compared with it and for nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_agent.config import TrackConfig
+from edge_agent.detect.detector import ModelDetector
+from edge_agent.errors import HardwareError, InferenceError
+from edge_agent.model_tools.matching import match
+from edge_agent.ota.probation import Agreement
+from edge_agent.types import Detections, Frame
+
+log = logging.getLogger(__name__)
+
+NICENESS = 10
+SAME = 0.5
+"""IoU from which two boxes are one thing."""
+MEMORY = 400
+"""Boxes after which what was before counts half: an agreement is of the present."""
+_JOIN_S = 1.0
+
+
+@dataclass(slots=True)
+class _Sums:
+    frames: int = 0
+    boxes: float = 0.0
+    matched: float = 0.0
+
+
+class Beside:
+    """``offer`` is ``ServingDetector.observer``; a thread of low priority does the work, one frame at a time and never a backlog.
+
+    Agreement is the F1 of boxes: a box with a high score (``track.high_score``) of either model agrees where the other has one of the
+    same label there, at least with a low score. Labels that only one of them knows do not count. Owns ``detector``.
+    """
+
+    def __init__(self, detector: ModelDetector, share: float, config: TrackConfig) -> None:
+        self._detector, self._share, self._config = detector, share, config
+        self._lock, self._news = threading.Lock(), threading.Event()
+        self._owed = 0.0
+        self._waiting: tuple[Frame, Detections] | None = None
+        self._sums, self._ended = _Sums(), False
+        self._thread = threading.Thread(target=self._work, name="beside", daemon=True)
+        self._thread.start()
+
+    @property
+    def agreement(self) -> Agreement:
+        """So far; any thread."""
+        sums = self._sums
+        share = sums.matched / sums.boxes if sums.boxes else None
+        return Agreement(self._detector.tag.label, sums.frames, sums.boxes, share)
+
+    def offer(self, frame: Frame, found: Detections) -> None:
+        """Take the frame, if it is time for one and none is being worked on."""
+        with self._lock:
+            self._owed = min(1.0, self._owed + self._share)
+            if self._owed < 1.0 or self._waiting is not None:
+                return
+            self._owed, self._waiting = self._owed - 1.0, (frame, found)
+        self._news.set()
+
+    def end(self) -> ModelDetector:
+        """Look at no more frames; the detector, which is the caller's then. One frame may still be inside."""
+        self._ended = True
+        self._news.set()
+        return self._detector
+
+    def close(self) -> None:
+        """Look at no more frames and release the detector; not one whose frame does not come out."""
+        self.end()
+        self._thread.join(_JOIN_S)
+        if self._thread.is_alive():
+            log.warning("%s: a frame is still inside, it is not released", self._detector.tag.label)
+            return
+        try:
+            self._detector.close()
+        except HardwareError as error:
+            log.warning("%s: it cannot be released: %s", self._detector.backend_name, error)
+
+    def _work(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        while True:
+            self._news.wait()
+            self._news.clear()
+            if self._ended:
+                return
+            if (waiting := self._waiting) is not None:
+                self._look(*waiting)
+                self._waiting = None
+
+    def _look(self, frame: Frame, found: Detections) -> None:
+        try:
+            other = self._detector.detect(frame)
+        except InferenceError as error:
+            log.debug("%s beside the model at work: %s", self._detector.tag.label, error)
+            return
+        boxes, matched = compare(found, other, self._config)
+        before = self._sums
+        keep = 0.5 if before.boxes > MEMORY else 1.0
+        self._sums = _Sums(before.frames + 1, keep * before.boxes + boxes, keep * before.matched + matched)
+
+
+def compare(a: Detections, b: Detections, config: TrackConfig) -> tuple[int, int]:
+    """How many boxes of either are to be found in the other, and how many are; see ``Beside``."""
+    common = set(a.labels) & set(b.labels)
+    a, b = (_known(d, common, config.low_score) for d in (a, b))
+    sure_a, sure_b = a.scores >= config.high_score, b.scores >= config.high_score
+    matched = sum(int(sure_a[i]) + int(sure_b[j]) for i, j, iou in match(a, b) if iou >= SAME)
+    return int(sure_a.sum() + sure_b.sum()), matched
+
+
+def _known(found: Detections, labels: set[str], score: float) -> Detections:
+    known = np.array([label in labels for label in found.labels], bool)
+    return found.select(known[found.classes] & (found.scores >= score))

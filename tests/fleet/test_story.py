@@ -1,0 +1,235 @@
+"""The story of a fleet, on real machines: bare boxes, provisioned, updated, broken and mended. One test follows the other."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleet.machines import Machine, run
+from tests.fleet.releases import release
+from tests.fleet.world import MODEL, SITES, World, small_fleet
+from tests.mosquitto import wait_for
+
+pytestmark = [
+    pytest.mark.fleet,
+    pytest.mark.slow,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("systemd-nspawn"), reason="needs root and systemd-nspawn"),
+]
+BOXES = list(SITES)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, vtest_video: Path) -> Iterator[World]:
+    with small_fleet(tmp_path_factory.mktemp("fleet"), vtest_video) as made:
+        yield made
+        print(*(f"{took:7.1f} s  {what}" for what, took in made.times.items()), sep="\n")
+
+
+@pytest.fixture(scope="module")
+def fleet(world: World) -> Iterator[World]:
+    """Provisioned; somebody listens at the broker."""
+    played = world.play("site")
+    assert played.code == 0, played.output[-4000:]
+    listener = world.listen()
+    yield world
+    listener.terminate()
+    listener.wait(10)
+
+
+def test_bare_boxes_publish_events_and_heartbeats(fleet: World) -> None:
+    fleet.wait_for_beats(BOXES)
+    wait_for(
+        lambda: all(fleet.newest(box, "events/cam/social_distancing") for box in BOXES), 120, "an event of each box"
+    )
+    beat = fleet.newest("box1", "heartbeat")
+    assert beat["version"] == "0.1.0" and fleet.model_of("box1") == f"{MODEL}@1.0.0"
+
+
+def test_a_second_run_changes_nothing(fleet: World) -> None:
+    played = fleet.play("site")
+    assert played.code == 0, played.output[-4000:]
+    assert played.changed == dict.fromkeys(["hub", *BOXES], 0)
+
+
+def test_boxes_let_in_ssh_by_key_only_and_nothing_else(fleet: World) -> None:
+    box = fleet.boxes["box1"]
+    said = box.ssh("sshd -T | grep -i '^passwordauthentication'; nft list table inet hardening | grep -c 'policy drop'")
+    assert said.split() == ["passwordauthentication", "no", "1"]
+    box.ssh("systemd-run --unit=other python3 -m http.server 9000")
+    wait_for(lambda: "9000" in box.ssh("ss -tln"), 20, "a server on the box")
+    reached = subprocess.run(
+        ["curl", "-s", "-m", "3", f"http://{box.address}:9000/"], capture_output=True, check=False
+    ).returncode
+    assert reached == 28  # timed out: dropped
+
+
+def test_a_box_is_reached_by_its_tunnel(fleet: World) -> None:
+    def there() -> bool:
+        return "SSH-2.0" in fleet.hub.try_ssh("timeout 3 head -c 20 < /dev/tcp/127.0.0.1/20002").stdout
+
+    wait_for(there, 60, "box2's sshd behind port 20002 of the hub")
+
+
+def test_one_device_may_not_speak_for_another(fleet: World) -> None:
+    for name in ("ca.pem", "device.pem", "device.key"):
+        (fleet.folder / name).write_text(fleet.boxes["box1"].ssh(f"cat /etc/edge-agent/tls/{name}"))
+    fleet.forget()
+    for box in ("box2", "box1"):
+        run(
+            *(
+                "mosquitto_pub",
+                "-h",
+                fleet.hub.address,
+                "-p",
+                "8883",
+                "-V",
+                "mqttv5",
+                "-q",
+                "1",
+                "-i",
+                "stranger",
+                "-m",
+                '{"my": "word"}',
+            ),
+            *(
+                "--cafile",
+                fleet.folder / "ca.pem",
+                "--cert",
+                fleet.folder / "device.pem",
+                "--key",
+                fleet.folder / "device.key",
+            ),
+            *("-t", f"edge/v1/{SITES[box]}/{box}/mine"),
+            check=False,
+        )
+    wait_for(lambda: fleet.newest("box1", "mine"), 20, "its own word")
+    assert not fleet.newest("box2", "mine")
+
+
+def test_a_good_model_reaches_all_in_waves(fleet: World) -> None:
+    target = fleet.publish_model("1.1.0")
+    played, report = fleet.rollout("-e", f"rollout_model={target}")
+    assert played.code == 0, played.output[-5000:] + report
+    assert report.count("| passed |") == len(BOXES), report
+    fleet.wait_for_beats(BOXES)
+    assert {fleet.model_of(box) for box in BOXES} == {target}
+
+
+def test_a_bad_model_stops_at_the_canary(fleet: World) -> None:
+    target = fleet.publish_model("1.2.0", good=False)
+    played, report = fleet.rollout("-e", f"rollout_model={target}")
+    assert played.code != 0 and "halted" in report, report
+    assert report.count("| not reached |") == len(BOXES) - 1, report
+    fleet.wait_for_beats(BOXES)
+    assert {fleet.model_of(box) for box in BOXES} == {f"{MODEL}@1.1.0"}
+
+
+def test_an_agent_version_reaches_all(fleet: World) -> None:
+    release(next((fleet.folder / "dist").glob("*-0.1.0.tar")), "0.2.0", fleet.folder / "dist")
+    played, report = fleet.rollout("-e", "rollout_agent=0.2.0", "-e", '{"rollout_waves": [1, "100%"]}')
+    assert played.code == 0, played.output[-5000:] + report
+    fleet.wait_for_beats(BOXES)
+    assert {fleet.newest(box, "heartbeat")["version"] for box in BOXES} == {"0.2.0"}
+
+
+def test_a_broken_release_takes_itself_back(fleet: World) -> None:
+    release(next((fleet.folder / "dist").glob("*-0.1.0.tar")), "0.3.0", fleet.folder / "dist", broken=True)
+    played, report = fleet.rollout("-e", "rollout_agent=0.3.0")
+    assert played.code != 0 and "halted" in report, report
+    fleet.wait_for_beats(BOXES)
+    assert {fleet.newest(box, "heartbeat")["version"] for box in BOXES} == {"0.2.0"}
+    assert fleet.boxes["box1"].ssh("/opt/edge-agent/current/bin/edge-agent --version").strip() == "edge-agent 0.2.0"
+
+
+def test_a_box_that_is_cut_off_meanwhile_is_reported_silent(fleet: World) -> None:
+    target = fleet.publish_model("1.3.0")
+    fleet.boxes["box2"].cut_off()
+    try:  # it was heard before: the broker knows it, and its last heartbeat is fresh when the rollout begins
+        played, report = fleet.rollout("-e", f"rollout_model={target}", "-e", '{"rollout_waves": ["100%"]}')
+    finally:
+        fleet.boxes["box2"].reconnect()
+    assert (
+        "| box2 | berlin/box2 | was silent before |" in report or "| box2 | berlin/box2 | newly silent |" in report
+    ), report
+    assert played.code in {0, 2, 4}
+
+
+def test_an_agent_that_crashes_again_and_again_is_reached_in_safe_mode(fleet: World) -> None:
+    box = fleet.boxes["box2"]
+    deadline = time.monotonic() + 240
+    while not fleet.newest("box2", "heartbeat").get("safe_mode"):
+        assert time.monotonic() < deadline, box.ssh("journalctl -u edge-agent -n 60 --no-pager")
+        fleet.wait_for_any_beat("box2")
+        if not fleet.newest("box2", "heartbeat").get("safe_mode"):
+            box.ssh("systemctl kill -s SEGV --kill-whom=main edge-agent")
+    assert "crash" in str(fleet.newest("box2", "heartbeat").get("last_error"))
+    fleet.command("box2", "ping")
+    wait_for(lambda: fleet.newest("box2", "commands/ping/reply").get("ok"), 60, "an answer in safe mode")
+    played = fleet.play("status", "-e", "rollout_heartbeat_s=10")
+    assert "SAFE MODE" in played.output
+    box.ssh("systemctl stop edge-agent && rm -rf /var/lib/edge-agent/crashes* && systemctl start edge-agent")
+
+
+def test_after_a_reboot_everything_comes_back(fleet: World) -> None:
+    boot = fleet.boxes["box3"].ssh(
+        "cat /proc/sys/kernel/random/boot_id; systemctl show -p ActiveEnterTimestampMonotonic edge-agent"
+    )
+    fleet.boxes["box3"].try_ssh("systemctl reboot")
+    fleet.wait_for_beats(["box3"], 180)
+    fleet.boxes["box3"].wait_for_ssh()
+    assert boot != fleet.boxes["box3"].ssh(
+        "cat /proc/sys/kernel/random/boot_id; systemctl show -p ActiveEnterTimestampMonotonic edge-agent"
+    )
+    assert fleet.boxes["box3"].ssh("systemctl is-active edge-agent hardening-firewall").split() == ["active", "active"]
+
+
+def test_after_a_power_cut_everything_comes_back(fleet: World) -> None:
+    fleet.boxes["box4"].power_cut()
+    fleet.boxes["box4"].start()
+    fleet.wait_for_beats(["box4"], 180)
+
+
+def test_the_status_of_the_fleet_is_one_table(fleet: World) -> None:
+    fleet.wait_for_beats(BOXES)
+    played = fleet.play("status", "-e", "rollout_heartbeat_s=10")
+    assert played.code == 0
+    assert all(f"{SITES[box]}/{box}" in played.output for box in BOXES), played.output
+
+
+def _says_clash(machine: Machine) -> bool:
+    ask = (
+        "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/api/v1/events?limit=500').read().decode())"
+    )
+    return "mqtt_session_taken_over" in machine.try_ssh(f'python3 -c "{ask}"').stdout
+
+
+def test_a_copied_card_shows_at_both_boxes(fleet: World) -> None:
+    fleet.boxes["box4"].power_cut()
+    copy = Machine("copy", 30, fleet.network, fleet.folder, fleet.key)
+    copy.clone_disk_of(fleet.boxes["box4"])
+    fleet.forget()
+    try:
+        fleet.boxes["box4"].start()
+        copy.start()
+        wait_for(lambda: fleet.newest("box4", "events/_device/mqtt_session_taken_over"), 180, "the clash is told")
+        for machine in (fleet.boxes["box4"], copy):
+            machine.wait_for_ssh(120)
+            wait_for(functools.partial(_says_clash, machine), 120, "told by its own REST API")
+    finally:
+        copy.power_cut()
+
+
+def test_the_agent_goes_and_comes_back(fleet: World) -> None:
+    played = fleet.play("remove", "-l", "box1")
+    assert played.code == 0, played.output[-3000:]
+    assert fleet.boxes["box1"].try_ssh("ls /opt/edge-agent /etc/systemd/system/edge-agent.service").returncode != 0
+    assert fleet.newest("box1", "status")["state"] == "offline"
+    fleet.boxes["box1"].ssh("test -f /var/lib/edge-agent/outbox.db")  # what it collected is kept
