@@ -17,18 +17,20 @@ from edge_agent import __version__
 from edge_agent.actuators.desk import DEADLINE_S as DESK_DEADLINE_S
 from edge_agent.actuators.desk import ActuatorDesk
 from edge_agent.camera_unit import CameraUnit
+from edge_agent.certificate_watch import CertificateWatch
 from edge_agent.codes.build import build_codes, no_tokens
 from edge_agent.codes.stage import DEADLINE_S
 from edge_agent.command_handlers import AgentCommands
 from edge_agent.config import Config
+from edge_agent.crash_count import CrashCount
 from edge_agent.device_facts import camera_event, device_event, model_state
-from edge_agent.errors import ConfigError, UsageError
+from edge_agent.errors import ConfigError, ListenError, UsageError
 from edge_agent.health import hardware
 from edge_agent.health.heartbeat import HeartbeatBuilder
 from edge_agent.health.host import HostProbe, clock_synchronised
 from edge_agent.health.rest import RestServer
 from edge_agent.health.sd_notify import Notifier
-from edge_agent.health.status import AgentStatus
+from edge_agent.health.status import AgentStatus, ModelStatus
 from edge_agent.journal import told
 from edge_agent.model_updates import ModelUpdates
 from edge_agent.outbox import Outbox
@@ -36,6 +38,7 @@ from edge_agent.pipeline import DetectionPool
 from edge_agent.record import RecordWriter
 from edge_agent.report import state_line
 from edge_agent.run_options import RunOptions
+from edge_agent.safe_mode import SafeUpdates, announce, look, on_probation
 from edge_agent.sensors.sensors import Sensors
 from edge_agent.serving_model import ServingModel
 from edge_agent.sinks.batch import BatchPump
@@ -60,7 +63,14 @@ INFERENCE_S = 12.0
 class Agent:
     """One daemon. The constructor raises for what is wrong before anything runs; ``run`` blocks until the end."""
 
-    def __init__(self, config: Config, options: RunOptions, clock: StageClock = NO_CLOCK) -> None:
+    def __init__(
+        self,
+        config: Config,
+        options: RunOptions,
+        clock: StageClock = NO_CLOCK,
+        *,
+        crashes: CrashCount | None = None,
+    ) -> None:
         self.options = options
         self.config = config = self.effective(config)
         self.clock = clock
@@ -69,6 +79,11 @@ class Agent:
         self.boot_id = uuid.uuid4().hex
         self.new_id = uuid7_factory()
         self.device = config.device or "device"
+        self.crashes = crashes or CrashCount(config.state_dir, "")
+        if self.crashes.safe_mode and on_probation(config):
+            self.crashes.leave_to_others()
+        self.safe_mode = self.crashes.safe_mode
+        """Why cameras and model are left alone, "" where they are not."""
         sinks = batch_sinks(config)
         self.outbox = Outbox(
             config.state_dir / "outbox.db",
@@ -86,21 +101,13 @@ class Agent:
         self.codes = build_codes(config, lambda: clock_synchronised() is True)
         self.desk = self._make_desk()
         ready = threading.Condition()
-        self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
-        for unit in self.cameras:
-            unit.capture.prepare()
-        self.updates = ModelUpdates(config, pinned=options.model is not None)
-        try:
-            failed = self.updates.load_failed
-            self.serving = ServingModel(config, self.updates.candidates(), stop=self.stop, failed=failed, clock=clock)
-        except ConfigError:
-            self.updates.close(in_order=True)  # no fault of the model's
-            raise
-        self.detector = self.serving.detector
-        self.updates.start(self.serving, self.status, self.tell, self.restart)
-        log.info("model %s", self.serving.words)
-        self.workers = config.detect.workers or self.detector.current.backend.concurrency
-        self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
+        self.cameras: list[CameraUnit] = []
+        self.workers = 0
+        self.updates: ModelUpdates | SafeUpdates
+        if self.safe_mode:
+            self.updates = SafeUpdates(config, self.restart)
+        else:
+            self._load(config, ready)
         self.mqtt: MqttSink | None = None
         self.home_assistant = HomeAssistant(config, self.device, __version__, self._retain, self._beat_now)
         self.commands = AgentCommands(self, options.file, self._answer, self.updates)
@@ -127,10 +134,29 @@ class Agent:
         self._host = HostProbe(config.state_dir)
         self._hardware = hardware.HardwareProbe()
         self._heartbeat = HeartbeatBuilder()
+        self._certificates = CertificateWatch(config)
         self._digest = config.digest()
         self._next_beat, self._told_connects, self._told_model = 0.0, 0, -1
         self._last_words = b""
         self._notifier = Notifier()
+
+    def _load(self, config: Config, ready: threading.Condition) -> None:
+        """What safe mode is without."""
+        self.cameras = [CameraUnit(self, camera, ready) for camera in config.cameras]
+        for unit in self.cameras:
+            unit.capture.prepare()
+        updates = self.updates = ModelUpdates(config, pinned=self.options.model is not None)
+        try:
+            candidates, failed = updates.candidates(), updates.load_failed
+            self.serving = ServingModel(config, candidates, stop=self.stop, failed=failed, clock=self.clock)
+        except ConfigError:
+            updates.close(in_order=True)  # no fault of the model's
+            raise
+        self.detector = self.serving.detector
+        updates.start(self.serving, self.status, self.tell, self.restart)
+        log.info("model %s", self.serving.words)
+        self.workers = config.detect.workers or self.detector.current.backend.concurrency
+        self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
 
     # ---- running
 
@@ -153,6 +179,7 @@ class Agent:
                 self.supervisor.wait(lambda: self._tick(tick), interval_s)
                 if self.supervisor.failure is not None:
                     died = str(self.supervisor.failure)
+                    self.crashes.blame(died)
                     self.again |= self.updates.died(died) | self.commands.died(died)
             finally:
                 self.again &= self.supervisor.signal is None
@@ -198,8 +225,7 @@ class Agent:
             self.sparkplug.start()
         for pump in self.pumps:
             pump.start()
-        if self.rest is not None:
-            self.rest.start()
+        self._start_rest()
         for unit in self.cameras:
             self.supervisor.spawn(
                 f"capture:{unit.config.id}",
@@ -213,7 +239,7 @@ class Agent:
             self.supervisor.spawn(
                 f"detect:{number}", self.pool.work, essential=True, deadline_s=INFERENCE_S, restart=True
             )
-        if (loader := self.serving.now.loader).pending:
+        if not self.safe_mode and (loader := self.serving.now.loader).pending:
             # Not essential: while it builds, and if it fails, something else serves.
             self.supervisor.spawn(
                 "engine", lambda _: loader.finish(), essential=False, deadline_s=math.inf, restart=False
@@ -252,6 +278,17 @@ class Agent:
         gc.freeze()
         self._notifier.ready("running")
         log.info("edge-agent %s runs", __version__, extra=told("agent.ready", version=__version__))
+        announce(self.crashes, self.tell)
+
+    def _start_rest(self) -> None:
+        try:
+            if self.rest is not None:
+                self.rest.start()
+        except ListenError as error:
+            if not self.safe_mode:
+                raise
+            log.error("%s", error)
+            self.rest = None
 
     def _tick(self, tick: Callable[[], None]) -> None:
         self._notifier.watchdog(self.supervisor.check())
@@ -260,9 +297,13 @@ class Agent:
         self.commands.look()
         self.home_assistant.look()
         self.outbox.put(self.sensors.look())
+        self._certificates.look(self.tell)
         self._tell()
         tick()
-        if all(worker.state == "done" for worker in self.supervisor.states() if worker.essential):
+        if look(self.crashes, time.monotonic() - self.started, self.tell):
+            self.restart()
+        essential = [worker for worker in self.supervisor.states() if worker.essential]
+        if essential and all(worker.state == "done" for worker in essential):
             self.stop.set()
 
     def _tell(self) -> None:
@@ -288,7 +329,9 @@ class Agent:
             self.home_assistant.connected()
 
     def _tell_model(self) -> None:
-        revision, state = self.updates.revision, model_state(self.updates.status(self.serving.status))
+        if self.safe_mode:
+            return
+        revision, state = self.updates.revision, model_state(self._model_status())
         if self.mqtt is not None and self.mqtt.publish_now("model", state, retain=True):
             self._told_model = revision
 
@@ -320,7 +363,7 @@ class Agent:
 
     def _close_detection(self) -> None:
         # A device at which a worker hangs is left to the end of the process.
-        if self.supervisor.join("detect:", 1.7):
+        if self.supervisor.join("detect:", 1.7) and not self.safe_mode:
             self.serving.forget()
             self.detector.close()
 
@@ -349,7 +392,7 @@ class Agent:
                 unit.recorder.close()
 
     def _open_records(self) -> None:
-        if (path := self.options.record) is None:
+        if (path := self.options.record) is None or self.safe_mode:
             return
         name = self.serving.now.label
         for unit in self.cameras:
@@ -394,14 +437,20 @@ class Agent:
 
     def status(self) -> AgentStatus:
         """The state of the moment; callable from any thread, cheap."""
-        model = self.updates.status(self.serving.status)
-        label = f"{model.name}@{model.version}"
-        cameras = tuple(camera_status(unit.capture, unit.chain, label) for unit in self.cameras)
+        model = self._model_status()
+        cameras = tuple(
+            camera_status(unit.capture, unit.chain, f"{model.name}@{model.version}") for unit in self.cameras
+        )
         outbox, mqtt = outbox_status(self.outbox.stat()), mqtt_status(self.mqtt)
         # What endangers events first; the others stay after the trouble is over, as the last that was.
         sinks = tuple(sink_status(pump) for pump in self.pumps)
-        lesser = (*(camera.last_error for camera in reversed(cameras)), mqtt.last_error, *(s.last_error for s in sinks))
-        errors = (outbox.reason, model.error, *lesser)
+        lesser = (
+            *(camera.last_error for camera in reversed(cameras)),
+            mqtt.last_error,
+            *(s.last_error for s in sinks),
+            self._certificates.trouble,
+        )
+        errors = (self.safe_mode, outbox.reason, model.error, *lesser)
         return AgentStatus(
             site=self.config.site,
             device=self.device,
@@ -419,8 +468,15 @@ class Agent:
             hardware=self._hardware.latest,
             sensors=self.sensors.latest(),
             last_error=next(filter(None, errors), ""),
+            safe_mode=self.safe_mode,
+            certificate=self._certificates.trouble,
             http=self.rest.url if self.rest is not None else "",
         )
+
+    def _model_status(self) -> ModelStatus:
+        if self.safe_mode:
+            return ModelStatus(error=f"safe mode: {self.safe_mode}")
+        return self.updates.status(self.serving.status)
 
     def recent_events(self, since: str | None, limit: int) -> list[dict[str, Any]]:
         """For REST; ``since`` is RFC 3339 UTC."""
@@ -428,8 +484,8 @@ class Agent:
 
     def models(self) -> dict[str, Any]:
         """For REST: what is at work, how its last update goes, and what there is."""
-        state = model_state(self.updates.status(self.serving.status))
-        return {**state, "models": self.serving.known()}
+        state = model_state(self._model_status())
+        return {**state, "models": [] if self.safe_mode else self.serving.known()}
 
     def snapshot(self, camera: str, max_width: int | None = None) -> bytes | None:
         """For REST and commands, only where pictures are allowed."""

@@ -25,7 +25,10 @@ class TlsConfig(Strict):
     """Encryption. Named and left empty it is on, and trusts the CAs of this machine. Certificates are checked, always."""
 
     ca_file: Path | None = Field(None, description="CAs to trust (PEM); default: those of this machine")
-    cert_file: Path | None = Field(None, description="our certificate (PEM) and what is between it and its CA")
+    cert_file: Path | None = Field(
+        None,
+        description="our certificate (PEM) and what is between it and its CA; default for mqtt: what edge-agent enroll got",
+    )
     key_file: Path | None = Field(None, description="the key of our certificate (PEM); default: it is in cert_file")
     server_name: str | None = Field(
         None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -25,7 +26,7 @@ from edge_agent.config_rules import findings as rule_findings
 from edge_agent.config_words import dotted, in_words, value_at
 from edge_agent.config_yaml import MAX_BYTES, Fault, KeyPath, Tree, read_tree
 from edge_agent.errors import ConfigError
-from edge_agent.tls import problems, warnings
+from edge_agent.tls import IDENTITY, problems, warnings
 
 logger = logging.getLogger(__name__)
 
@@ -272,6 +273,16 @@ def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
             _INSTALLED.get((str(folder.resolve()), name)) or (folder / Config.model_fields[name].default).resolve()
         )
         effective.setdefault(name, str(default))
+    _own_certificate(effective)
+
+
+def _own_certificate(effective: dict[str, Any]) -> None:
+    """Of this box, for brokers, where ``enroll`` got one and the file names none."""
+    tls = value_at(effective, ("mqtt", "tls"))
+    if isinstance(tls, dict) and tls.get("cert_file") is None and isinstance(effective["state_dir"], str):
+        with contextlib.suppress(OSError):
+            if (pair := Path(effective["state_dir"]) / IDENTITY).is_file():
+                tls["cert_file"] = str(pair)
 
 
 def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:

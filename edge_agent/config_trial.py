@@ -7,7 +7,6 @@ a configuration that lets the agent not even start is taken back by the next sta
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge_agent.config import Config, redact
 from edge_agent.config_file import ConfigFile
+from edge_agent.durable import write_file
 from edge_agent.errors import ConfigError
 from edge_agent.health.status import AgentStatus, Health
 from edge_agent.state_dir import is_held
@@ -94,18 +94,8 @@ def read(state_dir: Path) -> Overlay:
 
 def write(state_dir: Path, overlay: Overlay) -> None:
     """Whole or not at all, and on disk when this returns. Raises OSError."""
-    fresh = state_dir / f"{NAME}.new"
     # Closed to others: the address of a camera may hold its password.
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(overlay.model_dump_json().encode())
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(state_dir / NAME)
-    folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_file(state_dir / NAME, overlay.model_dump_json().encode(), 0o600)
 
 
 def effective(path: Path) -> tuple[Config, Overlay]:

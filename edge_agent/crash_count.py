@@ -51,9 +51,9 @@ class CrashCount:
     """One start of the agent, which holds the state folder. One thread. A disk that cannot be written is logged, never raised."""
 
     def __init__(self, state_dir: Path, boot: str) -> None:
-        """Count this start. ``boot`` is the kernel's, see ``kernel_boot``; "" where it cannot be told: then nothing is counted."""
-        self._path, self._boot = state_dir / NAME, boot
-        before = _read(self._path)
+        """Count this start. ``boot`` is the kernel's, see ``kernel_boot``; "": nothing is counted, and no file is touched."""
+        self._path, self._boot, self._left = state_dir / NAME, boot, False
+        before = _read(self._path) if boot else Crashes()
         self.crashed = bool(boot) and before.boot == boot
         """Whether the run before this one ended by a crash."""
         reason = before.reason
@@ -64,9 +64,11 @@ class CrashCount:
         )
         self.reason = reason if self._now.in_a_row else ""
         """Why the last run of the row ended, "" where there is none."""
-        with contextlib.suppress(OSError):
-            (state_dir / LAST_EXIT).unlink()
-        self._write()
+        if boot:
+            with contextlib.suppress(OSError):
+                state_dir.mkdir(parents=True, exist_ok=True)
+                (state_dir / LAST_EXIT).unlink(missing_ok=True)
+            self._write()
 
     @property
     def in_a_row(self) -> int:
@@ -79,7 +81,7 @@ class CrashCount:
 
         After an end in order or a new boot of the kernel it is a try, whatever was before.
         """
-        if not self.crashed or self.in_a_row < LIMIT:
+        if not self.crashed or self.in_a_row < LIMIT or self._left:
             return ""
         return f"{self.in_a_row} crashes in a row, the last: {self.reason}"
 
@@ -87,6 +89,18 @@ class CrashCount:
     def retry_s(self) -> float:
         """Seconds of safe mode before the next try."""
         return RETRY_S[max(0, min(self.in_a_row - LIMIT, len(RETRY_S) - 1))]
+
+    def look(self, uptime_s: float) -> bool:
+        """Call it now and then; True once safe mode has lasted for long enough, and the agent should start anew."""
+        if self.safe_mode:
+            return uptime_s >= self.retry_s
+        if self.in_a_row and uptime_s >= WELL_S:
+            self.forgive()
+        return False
+
+    def leave_to_others(self) -> None:
+        """No safe mode for this start: what is on probation is taken back first, by its own count of crashes."""
+        self._left = True
 
     def blame(self, reason: str) -> None:
         """The process is about to end for ``reason``, which is a crash."""
@@ -97,13 +111,19 @@ class CrashCount:
         self.crashed, self.reason = False, ""
         self._keep(in_a_row=0)
 
+    def dismiss(self) -> None:
+        """This start came to nothing, and that is no crash: the operator's configuration is wrong."""
+        self._keep(boot="")
+
     def ended(self, *, again: bool) -> None:
         """The agent ends in order; with ``again`` it starts anew by itself, which ends no row."""
-        self._keep(boot="", **({} if again else {"in_a_row": 0}))
+        self.dismiss()
+        if not again:
+            self._keep(in_a_row=0)
 
     def _keep(self, **changes: object) -> None:
         changed = self._now.model_copy(update=changes)
-        if changed != self._now:
+        if self._boot and changed != self._now:
             self._now = changed
             self._write()
 

@@ -7,10 +7,14 @@ import os
 from pathlib import Path
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Put ``content`` in the place of what is at ``path``; on disk when this returns. Raises OSError, then the old one stays."""
+def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Put ``content`` in the place of what is at ``path``; on disk when this returns. Raises OSError, then the old one stays.
+
+    ``mode``, less the umask, is that of a file that is made.
+    """
     fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with os.fdopen(os.open(fresh, flags, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_agent import crash_count
 from edge_agent.config import Config
 from edge_agent.errors import NotOffered
 from edge_agent.health.host import clock_synchronised
@@ -17,8 +18,6 @@ from edge_agent.ota.offer import Bundle
 from edge_agent.ota.probation import Measures
 from edge_agent.ota.trusted_time import TrustedTime
 from edge_agent.serving_model import Candidate, ServingModel
-
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def open_repository(config: Config) -> RepositoryClient:
@@ -71,7 +70,4 @@ class Again:
 
 def kernel_boot() -> str:
     """Changes when the box starts, not when the agent does. Where it cannot be read each start counts as one of the box."""
-    try:
-        return _BOOT.read_text().strip()
-    except OSError:
-        return uuid.uuid4().hex
+    return crash_count.kernel_boot() or uuid.uuid4().hex

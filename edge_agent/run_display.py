@@ -56,7 +56,7 @@ def _summary(agent: Agent, tally: Tally) -> Summary:
     return Summary(
         frames=sum(s.frames for s in stats),
         duration_s=max(last) - min(first) if first and last else 0.0,
-        people_max=max(s.people_max for s in stats),
+        people_max=max((s.people_max for s in stats), default=0),
         events=tally.events(),
         metrics=stored.accepted.get("metrics", 0),
         outbox_pending=status.outbox.waiting,

@@ -5,6 +5,7 @@ Files are read anew for every context, so that a certificate can be renewed whil
 
 from __future__ import annotations
 
+import contextlib
 import re
 import ssl
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ MAX_BYTES = 1_000_000
 """Of a PEM file; the CAs of a whole system fit in well."""
 SOON_S = 14 * 86400.0
 """A certificate that ends within this time is warned about."""
+IDENTITY = Path("identity/device.pem")
+"""In the state folder: key and certificate that ``edge-agent enroll`` got for this box."""
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----(.{0,200})", re.DOTALL)
@@ -131,6 +134,24 @@ def warnings(config: TlsConfig, now: float) -> Iterator[tuple[str, str]]:
             )
         elif ends - now < SOON_S:
             yield key, f"{files(config)[key]}: the certificate expires on {_day(ends)}; renew it"
+
+
+def ours(config: TlsConfig) -> tuple[float, float] | None:
+    """From when to when our own certificate is valid, POSIX seconds; None where there is none, or none that can be read."""
+    content = b"" if config.cert_file is None else _read(config.cert_file)
+    found = _CERTIFICATE.search(content) if isinstance(content, bytes) else None
+    return None if found is None else validity(found[0])
+
+
+def stamp(config: TlsConfig) -> tuple[tuple[int, int], ...]:
+    """Changes with each file of ours that is replaced."""
+    found = []
+    for file in (config.cert_file, config.key_file):
+        with contextlib.suppress(OSError):
+            if file is not None:
+                stat = file.stat()
+                found.append((stat.st_ino, stat.st_mtime_ns))
+    return tuple(found)
 
 
 def files(config: TlsConfig) -> dict[str, Path]:

@@ -37,6 +37,15 @@ class Authority:
         key.chmod(0o600)
         return Pair(cert, key)
 
+    def sign(self, request: bytes, *, days: int = 30, name: str | None = None, extension: str = "") -> bytes:
+        """The certificate for a request (PEM); ``name`` in place of the one that it asks for (``/CN=x``)."""
+        asked, cert, extensions = (self._folder / f"asked.{end}" for end in ("csr", "pem", "ext"))
+        asked.write_bytes(request)
+        extensions.write_text(extension + "\n")
+        signed = ("-CA", self.cert, "-CAkey", self._key, "-CAcreateserial", "-extfile", extensions, "-days", days)
+        _openssl("x509", "-req", "-in", asked, "-out", cert, *signed, *(("-subj", name) if name else ()))
+        return cert.read_bytes()
+
 
 def server_context(pair: Pair, client_ca: Path | None = None) -> ssl.SSLContext:
     """For a server that shows ``pair`` and, with ``client_ca``, wants certificates of that authority."""

@@ -53,6 +53,7 @@ class Machine:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """The operator's file."""
+        self.config = config
         path = self.tree / "etc/edge-agent/config.yaml"
         path.write_text(yaml.safe_dump(config))
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from edge_agent.crash_count import LAST_EXIT, LIMIT, NAME, RETRY_S, CrashCount, kernel_boot
+from edge_agent.crash_count import LAST_EXIT, LIMIT, NAME, RETRY_S, WELL_S, CrashCount, kernel_boot
 
 
 def crashes(folder: Path, times: int, boot: str = "a") -> CrashCount:
@@ -38,6 +38,21 @@ def test_an_end_in_order_ends_the_row(tmp_path: Path) -> None:
 def test_time_without_a_crash_ends_the_row(tmp_path: Path) -> None:
     crashes(tmp_path, LIMIT).forgive()
     assert CrashCount(tmp_path, "a").in_a_row == 1
+
+
+def test_after_a_while_it_is_well_or_tries_again(tmp_path: Path) -> None:
+    start = crashes(tmp_path, 1)
+    assert (start.look(WELL_S - 1), start.in_a_row) == (False, 1)
+    assert (start.look(WELL_S), start.in_a_row) == (False, 0)
+    safe = crashes(tmp_path, LIMIT)
+    assert (safe.look(safe.retry_s - 1), safe.look(safe.retry_s)) == (False, True)
+    assert safe.in_a_row >= LIMIT  # to be safe is not to be well
+
+
+def test_a_configuration_that_is_wrong_is_no_crash(tmp_path: Path) -> None:
+    crashes(tmp_path, 1).dismiss()
+    start = CrashCount(tmp_path, "a")
+    assert (start.in_a_row, start.crashed) == (1, False)
 
 
 def test_a_power_cut_is_no_crash(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         command,
         config,
         doctor,
+        enroll,
         model,
         outbox,
         replay,
@@ -95,6 +96,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (run, config, command, replay, sop, codes, calibrate, model, update, outbox, bench, doctor, repo):
+    for group in (
+        run,
+        config,
+        command,
+        replay,
+        sop,
+        codes,
+        calibrate,
+        model,
+        outbox,
+        bench,
+        doctor,
+        enroll,
+        repo,
+        update,
+    ):
         group.add(verbs)
     return parser

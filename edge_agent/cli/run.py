@@ -7,10 +7,14 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge_agent.cli.common import add_verb, end, named, positive
+from edge_agent.errors import ConfigError
 from edge_agent.logs import setup_logging
+
+if TYPE_CHECKING:
+    from edge_agent.crash_count import CrashCount
 
 
 def add(verbs: Any) -> None:
@@ -49,16 +53,36 @@ def _run(args: argparse.Namespace) -> int:
         mqtt=not args.no_mqtt,
         file=args.config,
     )
+    crashes = _counted(config.state_dir)
     try:
-        agent = Agent(config, options)
-    except Exception as error:
-        if config_trial.give_up(config.state_dir, f"the agent does not start with it: {error}"):
-            _again()
+        try:
+            agent = Agent(config, options, crashes=crashes)
+        except Exception as error:
+            if config_trial.give_up(config.state_dir, f"the agent does not start with it: {error}"):
+                crashes.ended(again=True)
+                _again()
+            raise
+        code = run_with_display(agent, as_json=args.json)
+    except ConfigError:
+        crashes.dismiss()
         raise
-    code = run_with_display(agent, as_json=args.json)
+    except Exception as error:
+        crashes.blame(str(error) or type(error).__name__)
+        raise
+    if agent.again or agent.supervisor.failure is None:
+        crashes.ended(again=agent.again)
     if agent.again:
         _again()
     return end(code)
+
+
+def _counted(state_dir: Path) -> CrashCount:
+    """This start. Crashes count where somebody starts the agent again by itself, and where it is the only one."""
+    from edge_agent.crash_count import CrashCount, kernel_boot
+    from edge_agent.state_dir import is_held
+
+    counts = os.environ.get("NOTIFY_SOCKET") and not is_held(state_dir)
+    return CrashCount(state_dir, kernel_boot() if counts else "")
 
 
 def _again() -> NoReturn:

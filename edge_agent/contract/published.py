@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from edge_agent.actuators.desk import ActuatorFacts
+from edge_agent.certificate_watch import CertificateFacts
 from edge_agent.command_handlers import CommandFacts, ConfigFacts
 from edge_agent.contract.commands import ANSWERS, REFUSAL
 from edge_agent.contract.message import Channel, Message
@@ -13,6 +14,7 @@ from edge_agent.health.heartbeat_fields import Heartbeat
 from edge_agent.outbox.ledger import SinkLosses
 from edge_agent.outbox.messages import EVENT_TYPE, CloudEvent, MetricMessage, TelemetryMessage
 from edge_agent.outbox.telling import OutboxRecreated
+from edge_agent.safe_mode import SafeModeFacts
 from edge_agent.sensors.sensor import SensorStateFacts
 from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
 from edge_agent.sinks.mqtt_visit import Probe
@@ -107,6 +109,8 @@ CHANNELS = (
             _event("device", "command", CommandFacts),
             _event("device", "config", ConfigFacts),
             _event("device", "actuator", ActuatorFacts),
+            _event("device", "safe_mode", SafeModeFacts),
+            _event("device", "certificate", CertificateFacts),
             _event("device", "model", ModelFacts),
         ),
     ),

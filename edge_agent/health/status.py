@@ -199,6 +199,8 @@ class AgentStatus:
     sensors: Mapping[str, SensorValue] = field(default_factory=dict)
     last_error: str = ""
     safe_mode: str = ""
+    certificate: str = ""
+    """What is wrong with the certificates that this box shows, "" while nothing is."""
     http: str = ""
     """Where the REST API is (a URL), "" when it is off."""
 
@@ -218,6 +220,7 @@ class AgentStatus:
                 **{sink.name: _sink(sink) for sink in self.sinks},
                 "host": _host(self.host, self.hardware),
                 "sensors": _sensors(self.sensors),
+                **({"certificate": Part("degraded", self.certificate)} if self.certificate else {}),
             }
         )
 

@@ -226,7 +226,7 @@ class MqttSink:
         log.info("mqtt: connected to %s (MQTT %s)", connection.address, connection.version)
 
     def _serve(self, connection: Connection) -> bool:
-        """Until the stop; whether we could say ``offline``, so that the will is not needed."""
+        """Until the stop, or a renewed certificate; whether the will is not needed, as we said ``offline`` or come back at once."""
         while True:
             self._settle(connection)
             connection.check()
@@ -246,6 +246,9 @@ class MqttSink:
                 raise SinkUnavailable(f"no PUBACK for {_ACK_S:.0f} s")
             if self._stop_at is not None and (now >= self._stop_at or not (waiting or self._flying or self._ahead)):
                 return self._goodbye(connection)
+            if connection.renewed:
+                log.info("mqtt: our certificate was renewed: connecting anew with it")
+                return True  # still online: no will, no offline
             self._wake.wait(_LOOK_S)
             self._wake.clear()
 

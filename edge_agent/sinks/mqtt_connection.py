@@ -24,7 +24,7 @@ from edge_agent.errors import ConfigError, SinkError, SinkRejected, SinkUnavaila
 from edge_agent.sinks.mqtt_inbound import Inbound, Mailbox
 from edge_agent.sinks.mqtt_outcome import KEEP_ALIVE_TIMEOUT, UNSPECIFIED, UNSUPPORTED_VERSION
 from edge_agent.sinks.mqtt_properties import Contents, of_connect, of_will, packet_size
-from edge_agent.tls import TlsContext, explain, make_context, warnings
+from edge_agent.tls import TlsContext, explain, make_context, problems, stamp, warnings
 
 Version = Literal["5.0", "3.1.1"]
 CONNECT_S = 10.0
@@ -99,6 +99,7 @@ class Connection:
         self._five = version == "5.0"
         # A session that is to outlive the connection is gone on with: else its will would be sent at each reconnect.
         self._lasting = self._five and will is not None and config.session_expiry_s > 0
+        self._stamp = () if config.tls is None else stamp(config.tls)
         self._client = self._make_client(client_id, will)
 
     def _make_client(self, client_id: str, will: Will | None) -> paho.Client:
@@ -160,6 +161,12 @@ class Connection:
         """With what is wrong with the dates of our certificates: the broker may not say it."""
         told = [] if self._config.tls is None else warnings(self._config.tls, time.time())
         return "; ".join([text, *(f"mqtt.tls.{key}: {trouble}" for key, trouble in told)])
+
+    @property
+    def renewed(self) -> bool:
+        """Whether another certificate of ours is there than the one that was shown, and is fit to be shown."""
+        tls = self._config.tls
+        return tls is not None and stamp(tls) != self._stamp and not any(problems(tls))
 
     def check(self) -> None:
         """Raise what ended the connection, if it ended."""
