@@ -19,7 +19,8 @@ import numpy as np
 
 from edge_agent.chains import USE_CASES
 from edge_agent.config import CameraConfig, UseCasesConfig
-from edge_agent.types import Observation, Tracks, uuid7_factory
+from edge_agent.config_classifiers import ClassifierConfig
+from edge_agent.types import Look, Observation, Tracks, uuid7_factory
 from edge_agent.usecases.ground import CameraGround
 from edge_agent.usecases.scene import Places
 
@@ -50,6 +51,7 @@ SECTIONS: dict[str, Any] = {
     "line_count": {"rules": [{"name": "middle", "line": "middle"}]},
     "intrusion": {"rules": [{"name": "right", "zone": "right"}]},
     "loitering": {"rules": [{"name": "left", "zone": "left", "dwell_s": 20}]},
+    "ppe": {"rules": [{"name": "left", "zone": "left", "wears": ["helmet"]}]},
 }
 """A use case that is not named here is not measured; a test holds this to ``chains.USE_CASES``."""
 
@@ -87,6 +89,12 @@ def walk(tracks: int, seconds: float, seed: int = 1) -> Iterator[tuple[float, Tr
         )
 
 
+def looks(tracks: Tracks, k: int) -> list[Look]:
+    """What a classifier says of two of the tracks in frame ``k``."""
+    boxes = tracks.boxes[[k % len(tracks), (k + 7) % len(tracks)]].tolist()
+    return [Look((x1, y1, x2, y2), {"helmet": 0.1 if k % 3 else 0.9}) for x1, y1, x2, y2 in boxes]
+
+
 def measure(tracks: int, seconds: float) -> dict[str, tuple[float, float]]:
     """Median and 95th percentile of one frame, milliseconds, by use case; after a warm-up of a tenth of the frames.
 
@@ -94,10 +102,10 @@ def measure(tracks: int, seconds: float) -> dict[str, tuple[float, float]]:
     """
     ground = CameraGround(CAMERA)
     frames = [
-        Observation("cam", k, t, START + t, SIZE, seen, *ground.update(seen, t, SIZE))
+        Observation("cam", k, t, START + t, SIZE, seen, *ground.update(seen, t, SIZE), attributes=looks(seen, k))
         for k, (t, seen) in enumerate(walk(tracks, seconds))
     ]
-    places = Places(CAMERA)
+    places = Places(CAMERA, {"helmet": ClassifierConfig(model="ppe-head")})
     work: dict[str, Callable[[Observation], object]] = {"(scene)": lambda seen: places.of("person").look(seen)}
     for name, section in UseCasesConfig.model_validate(SECTIONS).at_work():
         work[name] = USE_CASES[name](section, CAMERA, uuid7_factory(), places).update

@@ -11,6 +11,7 @@ from edge_agent.capture.worker import CaptureWorker, make_slot
 from edge_agent.chains import build_chain
 from edge_agent.codes.build import Codes
 from edge_agent.config import CameraConfig, Config
+from edge_agent.detect.second_stage import SecondStage
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import CameraLane, FrameResult, no_codes
 from edge_agent.record import RecordWriter
@@ -70,6 +71,7 @@ class CameraUnit:
             emit=agent.outbox.put,
             on_result=on_result,
             sensors=agent.sensors.latest,
+            looks=SecondStage(agent.config, config, agent.config.state_dir / "cache"),
             codes=read or no_codes,
             # A film opens no door.
             actuators=agent.desk if self.capture.live or agent.options.realtime else None,

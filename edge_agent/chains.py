@@ -7,14 +7,27 @@ from typing import Any
 
 from edge_agent.acting import Actuators, Rehearsal
 from edge_agent.config import CameraConfig, Config, DetectConfig
+from edge_agent.config_classifiers import ClassifierConfig
 from edge_agent.detect.backends.choice import usable_files
 from edge_agent.detect.default_model import take_model
 from edge_agent.detect.manifest import Manifest, Model
+from edge_agent.detect.second_stage import classifier_model
 from edge_agent.errors import ConfigError, ModelError
-from edge_agent.pipeline import CameraChain, FrameResult, UseCase, no_codes
+from edge_agent.pipeline import CameraChain, FrameResult, UseCase, no_codes, no_looks
 from edge_agent.sinks.build import batch_sinks
 from edge_agent.track import MultiObjectTracker
-from edge_agent.types import NO_CLOCK, Code, Frame, NewId, Output, SensorValue, StageClock, uuid7_factory
+from edge_agent.types import (
+    NO_CLOCK,
+    Code,
+    Frame,
+    Look,
+    NewId,
+    Output,
+    SensorValue,
+    StageClock,
+    Tracks,
+    uuid7_factory,
+)
 from edge_agent.usecases.codes_seen import CodesSeen
 from edge_agent.usecases.dispenser import Dispenser
 from edge_agent.usecases.ground import CameraGround
@@ -23,6 +36,7 @@ from edge_agent.usecases.intrusion import Intrusion
 from edge_agent.usecases.line_count import LineCount
 from edge_agent.usecases.loitering import Loitering
 from edge_agent.usecases.occupancy import Occupancy
+from edge_agent.usecases.ppe import Ppe
 from edge_agent.usecases.scene import Places
 from edge_agent.usecases.social_distancing import SocialDistancing
 from edge_agent.usecases.sop import Sop
@@ -35,6 +49,7 @@ USE_CASES: Mapping[str, Callable[[Any, CameraConfig, NewId, Places], UseCase]] =
     "line_count": LineCount,
     "intrusion": Intrusion,
     "loitering": Loitering,
+    "ppe": Ppe,
 }
 """What makes each, from its section of ``use_cases``, for one camera. Those that look at scenes share its places."""
 ACTING: Mapping[str, Callable[[Any, CameraConfig, NewId, Places, Actuators], UseCase]] = {
@@ -53,14 +68,15 @@ def build_chain(
     emit: Callable[[Sequence[Output]], None],
     on_result: Callable[[FrameResult], None] | None = None,
     sensors: Callable[[], Mapping[str, SensorValue]] = dict,
+    looks: Callable[[Frame, Tracks], Sequence[Look]] = no_looks,
     codes: Callable[[Frame], Sequence[Code]] = no_codes,
     clock: StageClock = NO_CLOCK,
     actuators: Actuators | None = None,
 ) -> CameraChain:
-    """Tracker, ground plane and use cases of one camera. Raises ConfigError (a ground plane that cannot be)."""
+    """Tracker, ground plane and use cases of one camera. Raises ConfigError (no such ground plane) and ModelError (no such classifier)."""
     distancing = config.use_cases.social_distancing
     label = distancing.label if distancing is not None else "person"
-    places, acts = Places(camera), actuators or Rehearsal()
+    places, acts = Places(camera, judges(config, camera)), actuators or Rehearsal()
     use_cases = [
         ACTING[name](section, camera, new_id, places, acts)
         if name in ACTING
@@ -78,10 +94,24 @@ def build_chain(
         emit=emit,
         on_result=on_result,
         sensors=sensors,
+        looks=looks,
         codes=codes,
         label=label,
         clock=clock,
     )
+
+
+def judges(config: Config, camera: CameraConfig | None = None) -> dict[str, ClassifierConfig]:
+    """The attributes that classifiers know, of one camera or of all. Raises ModelError and ConfigError (none, or two that know one)."""
+    found: dict[str, ClassifierConfig] = {}
+    for one in config.classifiers:
+        if camera is not None and one.cameras is not None and camera.id not in one.cameras:
+            continue
+        for label in classifier_model(one, config.models_dir).manifest.labels:
+            if camera is not None and label in found:
+                raise ConfigError([f"classifiers: {found[label].model} and {one.model} both judge {label!r}; keep one"])
+            found[label] = one
+    return found
 
 
 def check_labels(config: Config, model: Manifest) -> None:
@@ -91,10 +121,14 @@ def check_labels(config: Config, model: Manifest) -> None:
         for name, section in config.use_cases.at_work()
         for where, label in section.wanted_labels()
     ]
+    wanted = [(f"use_cases.{where}", label) for where, label in wanted if label not in judges(config)]
+    for i, one in enumerate(config.classifiers):
+        crop = classifier_model(one, config.models_dir).manifest.crop
+        wanted += [(f"classifiers[{i}].model: shown crops of", crop.label)] if crop is not None else []
     known = ", ".join(model.labels[:20]) + (" …" if len(model.labels) > 20 else "")
     name = f"{model.name}@{model.version}"
     problems = [
-        f"use_cases.{where}: given {label!r}, which model {name} does not know; it knows: {known}"
+        f"{where}: given {label!r}, which model {name} does not know; it knows: {known}"
         for where, label in wanted
         if label not in model.labels
     ]

@@ -27,6 +27,7 @@ from pydantic import (
 from edge_agent.config_acting import DispenserConfig, GuestConfig, TouchlessConfig
 from edge_agent.config_actuators import ActuatorsConfig
 from edge_agent.config_base import Slug, Strict
+from edge_agent.config_classifiers import ClassifierConfig, PpeConfig
 from edge_agent.config_codes import CodesConfig
 from edge_agent.config_commands import CommandsConfig
 from edge_agent.config_mqtt import MqttConfig
@@ -265,6 +266,7 @@ class UseCasesConfig(Strict):
     intrusion: IntrusionConfig | None = Field(None, description="is somebody where, or when, nobody may be?")
     loitering: LoiteringConfig | None = Field(None, description="does somebody stay for too long?")
 
+    ppe: PpeConfig | None = Field(None, description="is protective equipment worn where it has to be?")
     touchless: TouchlessConfig | None = Field(None, description="doors, lamps and lifts without a touch")
     dispenser: DispenserConfig | None = Field(None, description="things handed out against tokens")
     guest: GuestConfig | None = Field(None, description="guests who show a token to be known")
@@ -363,6 +365,11 @@ class Config(Strict):
     cameras: list[CameraConfig] = Field(min_length=1, max_length=64, description="cameras and files, 1 to 64")
     detect: DetectConfig = DetectConfig()
     track: TrackConfig = TrackConfig()
+    classifiers: list[ClassifierConfig] = Field(
+        default_factory=list,
+        max_length=8,
+        description="second models that judge crops of what was found; default: none",
+    )
     use_cases: UseCasesConfig = UseCasesConfig()
     sensors: list[SensorConfig] = Field(
         default_factory=list, max_length=64, description="other sensors to read, publish and offer to use cases"

@@ -25,7 +25,7 @@ from edge_agent.config_tree import (
     pair,
     unique_ids,
 )
-from edge_agent.config_use_case_rules import use_case_findings
+from edge_agent.config_use_case_rules import classifier_findings, use_case_findings
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MIN_ZONE_AREA = 1e-4
@@ -41,6 +41,7 @@ def findings(data: Any, has_http_token: bool) -> Iterator[Finding]:
         yield from _ground(("cameras", index, "ground"), mapping(get(camera, "ground")))
     yield from _scores(("track",), get(data, "track"))
     yield from use_case_findings(get(data, "use_cases"), cameras)
+    yield from classifier_findings(get(data, "classifiers"), cameras)
     own = f"edge/v1/{get(data, 'site') or 'site'}/{get(data, 'device')}/"
     yield from acting_findings(data, cameras, own)
     sensors = mappings(get(data, "sensors"))

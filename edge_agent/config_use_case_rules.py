@@ -9,9 +9,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from edge_agent.config import SocialDistancingConfig
+from edge_agent.config_classifiers import ClassifierConfig
 from edge_agent.config_sop import Procedure
 from edge_agent.config_tree import Finding, KeyPath, as_list, closest, corners, get, mapping, pair
 from edge_agent.usecases.sop_check import Names, faults
+
+
+def classifier_findings(classifiers: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:
+    """The same of the section ``classifiers``."""
+    for index, one in enumerate(as_list(classifiers)):
+        path: KeyPath = ("classifiers", index)
+        yield from named_cameras(path, one, cameras)
+        given = pair(one, ClassifierConfig, ("no_below", "yes_above"))
+        if given and given[1] >= given[2]:
+            yield (*path, given[0]), f"no_below is {given[1]:g}, which must be below yes_above, {given[2]:g}"
 
 
 def use_case_findings(use_cases: Any, cameras: list[tuple[int, dict[str, Any]]]) -> Iterator[Finding]:

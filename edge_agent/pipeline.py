@@ -21,6 +21,7 @@ from edge_agent.types import (
     Frame,
     FrameSlot,
     Ground,
+    Look,
     ModelTag,
     Observation,
     Output,
@@ -89,6 +90,12 @@ class FrameResult:
     pairs: Pairs
     sensors: Mapping[str, SensorValue] = field(default_factory=dict)
     codes: Sequence[Code] = ()
+    attributes: Sequence[Look] = ()
+
+
+def no_looks(_: Frame, __: Tracks) -> Sequence[Look]:
+    """Of a camera without a classifier."""
+    return ()
 
 
 @dataclass(slots=True)
@@ -133,7 +140,7 @@ class CameraChain:
     """One camera after detection: tracker, ground, use cases. Not thread-safe; fed in frame order.
 
     ``label`` names the people that ``stats`` counts. ``sensors`` gives their latest values, ``codes`` what was read since
-    its last call; both are called for each frame.
+    its last call; both are called for each frame. ``looks`` judges crops of the tracks by classifiers, before the use cases.
     """
 
     def __init__(
@@ -146,6 +153,7 @@ class CameraChain:
         emit: Callable[[Sequence[Output]], None],
         on_result: Callable[[FrameResult], None] | None = None,
         sensors: Callable[[], Mapping[str, SensorValue]] = dict,
+        looks: Callable[[Frame, Tracks], Sequence[Look]] = no_looks,
         codes: Callable[[Frame], Sequence[Code]] = no_codes,
         label: str = "person",
         clock: StageClock = NO_CLOCK,
@@ -154,6 +162,7 @@ class CameraChain:
         self.stats = ChainStats()
         self._tracker, self._ground, self._use_cases = tracker, ground, use_cases
         self._emit, self._on_result, self._sensors, self._codes = emit, on_result, sensors, codes
+        self._looks = looks
         self._label = label
         self._clock = clock
         self._model: ModelTag | None = None
@@ -172,9 +181,10 @@ class CameraChain:
         clock.lap("track")
         ground, pairs = self._ground.update(tracks, frame.t, frame.size)
         clock.lap("ground")
+        looks = self._looks(frame, tracks)
         sensors, codes = self._sensors(), self._codes(frame)
         about = (frame.camera, frame.index, frame.t, frame.utc, frame.size)
-        seen = Observation(*about, tracks, ground, pairs, sensors, codes)
+        seen = Observation(*about, tracks, ground, pairs, sensors, codes, looks)
         outputs = [output for use_case in self._use_cases for output in use_case.update(seen)]
         clock.lap("use_cases")
         self._tell(outputs)
@@ -182,7 +192,7 @@ class CameraChain:
         people = sum(tracks.labels[label] == self._label for label in tracks.classes.tolist())
         self.stats.done(time.monotonic(), frame.captured, people)
         if self._on_result is not None:
-            self._on_result(FrameResult(frame, detections, tracks, ground, pairs, sensors, codes))
+            self._on_result(FrameResult(frame, detections, tracks, ground, pairs, sensors, codes, looks))
         clock.done(frame, outputs)
 
     def close(self, reason: EndReason) -> None:

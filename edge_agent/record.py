@@ -15,7 +15,8 @@ import numpy as np
 from edge_agent.errors import UsageError
 from edge_agent.pipeline import FrameResult
 from edge_agent.record_codes import code_read, code_written
-from edge_agent.types import Code, Detections, ModelTag, Quality, SensorValue, parse_rfc3339, rfc3339
+from edge_agent.record_looks import look_read, look_written
+from edge_agent.types import Code, Detections, Look, ModelTag, Quality, SensorValue, parse_rfc3339, rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,8 @@ def frame_line(result: FrameResult, model: ModelTag | None = None) -> str:
         rest["model"] = {"name": model.name, "version": model.version, "sha256": model.sha256}
     if result.sensors:
         rest["sensors"] = {name: _sensor(value) for name, value in result.sensors.items()}
+    if result.attributes:
+        rest["attributes"] = [look_written(look) for look in result.attributes]
     if result.codes:
         rest["codes"] = [code_written(code) for code in result.codes]
     head = f'{{"camera":{json.dumps(frame.camera)},"frame":{frame.index},"t":{round(frame.t, 6)},"detections":['
@@ -173,6 +176,7 @@ class RecordedFrame:
     detections: Detections
     sensors: Mapping[str, SensorValue]
     codes: Sequence[Code]
+    attributes: Sequence[Look]
     position: int
     """Bytes of the file up to its end, for progress."""
 
@@ -254,8 +258,9 @@ def _frames(path: Path, lines: Iterator[tuple[int, int, dict[str, Any]]], labels
             )
             sensors = {str(name): _sensor_read(value) for name, value in line.get("sensors", {}).items()}
             codes = [code_read(said) for said in line.get("codes", [])]
+            looks = [look_read(said) for said in line.get("attributes", [])]
             frame = RecordedFrame(
-                str(line["camera"]), int(line["frame"]), float(line["t"]), detections, sensors, codes, position
+                str(line["camera"]), int(line["frame"]), float(line["t"]), detections, sensors, codes, looks, position
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise UsageError(f"{path}:{number}: no frame line ({type(error).__name__}: {error})") from error

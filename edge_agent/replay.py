@@ -12,7 +12,7 @@ from edge_agent.chains import build_chain
 from edge_agent.config import CameraConfig, Config
 from edge_agent.pipeline import ChainStats, FrameResult
 from edge_agent.record import read_record
-from edge_agent.types import Code, Frame, Output, SensorValue, parse_rfc3339, uuid7_factory
+from edge_agent.types import Code, Frame, Look, Output, SensorValue, parse_rfc3339, uuid7_factory
 
 
 class Replay:
@@ -28,6 +28,7 @@ class Replay:
         self._start = parse_rfc3339(self.header.start)
         self._emit = emit
         self._sensors: Mapping[str, SensorValue] = {}
+        self._looks: Sequence[Look] = ()
         self._codes: Sequence[Code] = ()
         self._chain = build_chain(
             config,
@@ -36,6 +37,7 @@ class Replay:
             emit=self._emit_all,
             on_result=self._result,
             sensors=lambda: self._sensors,
+            looks=lambda *_: self._looks,
             codes=lambda _: self._codes,
         )
 
@@ -49,7 +51,7 @@ class Replay:
         # No pixel is needed, only the shape: a picture of this size that takes one byte.
         blank = np.broadcast_to(np.uint8(0), (header.height, header.width, 3))
         for line in self._frames:
-            self._sensors, self._codes = line.sensors, line.codes
+            self._sensors, self._codes, self._looks = line.sensors, line.codes, line.attributes
             self._chain.process(Frame(header.camera, line.index, line.t, self._start + line.t, blank), line.detections)
             yield line.position
         self._chain.close("end_of_file")

@@ -116,6 +116,13 @@ def _stay(data: Mapping[str, Any], phase: str) -> str:
     return f"{'still ' if phase == 'updated' else ''}person {data.get('track_id')}{_lasted(data, 'for')}"
 
 
+def _unprotected(data: Mapping[str, Any], phase: str) -> str:
+    who = f"person {data.get('track_id')}"
+    if phase == "ended":
+        return f"{who} no longer seen without {data.get('missing')}{_lasted(data, 'after')}{_why(data)}"
+    return f"{who} {'still ' if phase == 'updated' else ''}without {data.get('missing')}{_lasted(data, 'for')}"
+
+
 def _lasted(data: Mapping[str, Any], word: str) -> str:
     duration = _number(data, "duration_s")
     return "" if duration is None else f" {word} {seconds(duration)}"
@@ -140,6 +147,7 @@ _RULES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "line_count.crossing": _crossed,
     "intrusion.presence": _presence,
     "loitering.stay": _stay,
+    "ppe.missing": _unprotected,
     "touchless.action": _acted,
     "dispenser.dispense": _acted,
     "guest.recognised": _guest,

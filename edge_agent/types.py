@@ -169,6 +169,14 @@ class SensorValue:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What a classifier says of one object in one frame: ``box`` xyxy, pixels of the source frame; scores in [0,1] by label."""
+
+    box: tuple[float, float, float, float]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """A signed token, as it was when it was read. ``issued`` and ``expires`` are POSIX seconds.
 
@@ -207,7 +215,8 @@ class Code:
 class Observation:
     """All that a use case may look at for one frame. ``size`` is (width, height) of the source frame in pixels.
 
-    ``sensors`` holds, by their id, those that ever had something to say; ``codes`` what was read since the frame before.
+    ``sensors`` holds, by their id, those that ever had something to say; ``codes`` what was read since the frame before;
+    ``attributes`` what classifiers say in this frame.
     """
 
     camera: str
@@ -220,6 +229,7 @@ class Observation:
     pairs: Pairs
     sensors: Mapping[str, SensorValue] = field(default_factory=dict)
     codes: Sequence[Code] = ()
+    attributes: Sequence[Look] = ()
 
 
 NewId: TypeAlias = Callable[[float], str]

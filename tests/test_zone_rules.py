@@ -17,6 +17,7 @@ import yaml
 
 from benchmarks.real_zones import compare, recorded
 from benchmarks.sop_scenes import Faults
+from benchmarks.use_cases import measure
 from benchmarks.zones_score import GOALS, met
 from benchmarks.zones_score import run as score
 from edge_agent import cli
@@ -474,3 +475,7 @@ def test_the_counts_of_the_first_half_minute_are_those_made_by_hand(vtest_video:
     assert (found["left"]["by_hand"], found["right"]["by_hand"]) == (3, 2)
     assert found["crossings_f1"] >= 0.9, found
     assert found["occupancy_off"] <= 0.2, found
+
+
+def test_what_every_use_case_costs_is_measured() -> None:
+    assert set(measure(tracks=3, seconds=3)) == {"(scene)", *USE_CASES}

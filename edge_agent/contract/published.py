@@ -32,6 +32,7 @@ from edge_agent.usecases.occupancy import (
     OverCapacityStarted,
     OverCapacityUpdated,
 )
+from edge_agent.usecases.ppe import PpeMinute, UnprotectedEnded, UnprotectedStarted, UnprotectedUpdated
 from edge_agent.usecases.sop_events import RunEnded, RunFacts, StepFacts
 from edge_agent.usecases.sop_run import What
 from edge_agent.usecases.violation import ViolationEnded, ViolationStarted, ViolationUpdated
@@ -90,6 +91,7 @@ CHANNELS = (
             _event("dispenser", "dispense", ActionEnded, "ended"),
             _event("guest", "recognised", GuestRecognised),
             *_episode("loitering", "stay", LoiteringStarted, LoiteringUpdated, LoiteringEnded),
+            *_episode("ppe", "missing", UnprotectedStarted, UnprotectedUpdated, UnprotectedEnded),
         ),
     ),
     Channel(
@@ -125,9 +127,7 @@ CHANNELS = (
             _minute("dispenser", ActionMinute),
             _minute("guest", GuestMinute),
             _minute("loitering", LoiteringMinute),
-            _minute("touchless", ActionMinute),
-            _minute("dispenser", ActionMinute),
-            _minute("guest", GuestMinute),
+            _minute("ppe", PpeMinute),
         ),
     ),
     Channel(

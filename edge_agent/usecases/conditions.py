@@ -92,7 +92,7 @@ class Test:
             return np.int8(FALSE) if self._somebody else found
         for name in ("has", "lacks"):
             if name in self._things:
-                worn = self._worn(scene, self._things[name])
+                worn = self._worn(scene, getattr(condition, name), self._things[name])
                 np.minimum(found, worn if name == "has" else TRUE - worn, out=found)
         if "near" in self._things:
             np.minimum(found, self._near(scene), out=found)
@@ -109,10 +109,14 @@ class Test:
             return self._counted(found, scene)
         return found.max(initial=np.int8(FALSE)) if self._somebody else found
 
-    def _worn(self, scene: Scene, label: int) -> Truths:
-        """(N,) for persons: whether they have an object on them; unknown of whoever is hidden."""
+    def _worn(self, scene: Scene, name: str, label: int) -> Truths:
+        """(N,) for persons: whether they have an object on them, or a classifier says so; unknown of whoever is hidden."""
         worn = np.full(len(scene.persons), UNKNOWN, np.int8)
         people = np.flatnonzero(scene.persons & ~scene.hidden)
+        votes = self._place.votes
+        if name in votes.judges:
+            worn[people] = [votes.about(ident, name) for ident in scene.things.ids[people].tolist()]
+            return worn
         objects = np.flatnonzero(scene.things.labels == label)
         worn[people] = has(scene.things.boxes[people], scene.things.boxes[objects], ~scene.hidden[objects])
         return worn

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.config import CameraConfig
+from edge_agent.config_classifiers import ClassifierConfig
 from edge_agent.config_sop import Anchor, Direction
 from edge_agent.types import F64, Bools, Observation
 from edge_agent.types import SensorValue as Reading
@@ -19,6 +20,7 @@ from edge_agent.usecases.codes_shown import CodesShown
 from edge_agent.usecases.evidence import BLIND_S, FALSE, GRACE_S, TRUE, UNKNOWN
 from edge_agent.usecases.lines import CLEAR, CLEAR_M, Line, goes
 from edge_agent.usecases.things import Memory, Things
+from edge_agent.usecases.votes import Votes
 from edge_agent.usecases.zones import Zones, anchors
 
 Truths: TypeAlias = NDArray[np.int8]
@@ -38,12 +40,15 @@ class Place:
     Raises ConfigError for a zone that is no polygon.
     """
 
-    def __init__(self, camera: CameraConfig, person: str = "person") -> None:
+    def __init__(
+        self, camera: CameraConfig, person: str = "person", judges: Mapping[str, ClassifierConfig] | None = None
+    ) -> None:
         ground = camera.ground
         self.frame_zones = Zones(camera.zones, f"cameras.{camera.id}.zones")
         self.floor_zones = Zones(ground.zones if ground else {}, f"cameras.{camera.id}.ground.zones", framed=False)
         self.person_height_m = camera.person_height_m
         self.memory = Memory(person)
+        self.votes = Votes(judges or {})
         self._frame_lines, self._floor_lines = camera.lines, ground.lines if ground else {}
         self._lines: dict[tuple[str, Anchor], Line] = {}
         self._crossed: dict[tuple[str, Anchor], dict[int, tuple[int, float]]] = {}
@@ -62,6 +67,8 @@ class Place:
         if self._looked is not None and self._looked[0] is seen:
             return self._looked[1]
         scene = Scene(self, self.memory.update(seen), seen, _good(seen.sensors))
+        if self.votes.judges:
+            self._vote(scene, seen)
         self.codes.rename(scene.things.renamed)
         here = scene.persons & ~scene.hidden
         self.codes.update(seen.codes, scene.things.ids[here], scene.things.boxes[here], seen.t)
@@ -80,6 +87,12 @@ class Place:
     def crossings(self, line: str, anchor: Anchor) -> list[tuple[int, int]]:
         """Who crossed a line that is watched in this very frame: id; above zero for forward, below for backward."""
         return self._now.get((line, anchor), [])
+
+    def _vote(self, scene: Scene, seen: Observation) -> None:
+        things = scene.things
+        self.votes.rename(things.renamed)
+        self.votes.update(seen.attributes, things.ids[~scene.hidden], things.boxes[~scene.hidden], seen.t)
+        self.votes.keep(things.ids.tolist())
 
     def _cross(self, line: Line, name: str, anchor: Anchor, scene: Scene) -> list[tuple[int, int]]:
         things = scene.things
@@ -109,16 +122,19 @@ def _good(sensors: Mapping[str, Reading | SensorValue]) -> Mapping[str, SensorVa
 
 
 class Places:
-    """The places of one camera, by the label of persons; use cases share them, so that each frame is looked at once."""
+    """The places of one camera, by the label of persons; use cases share them, so that each frame is looked at once.
 
-    def __init__(self, camera: CameraConfig) -> None:
-        self._camera = camera
+    ``judges``: by attribute that a classifier knows, how its scores are taken.
+    """
+
+    def __init__(self, camera: CameraConfig, judges: Mapping[str, ClassifierConfig] | None = None) -> None:
+        self._camera, self._judges = camera, judges
         self._of: dict[str, Place] = {}
 
     def of(self, label: str) -> Place:
         """The place in which things of this label are the persons. Raises ConfigError as ``Place``."""
         if label not in self._of:
-            self._of[label] = Place(self._camera, label)
+            self._of[label] = Place(self._camera, label, self._judges)
         return self._of[label]
 
 
