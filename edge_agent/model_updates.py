@@ -231,7 +231,7 @@ class ModelUpdates:
         except EdgeAgentError as error:
             self._refused(wish, error)
             return
-        if not wish.polled:
+        if not wish.polled or offer.bundle != activation.stored.active:
             self._board.show(None)
         self._retry_at, self._retry_s = 0.0, RETRY_S[0]
         self._usual = self._watches.usual()

@@ -126,11 +126,23 @@ def _why(data: Mapping[str, Any]) -> str:
     return f" ({reason.replace('_', ' ')})" if isinstance(reason, str) and reason not in {"", "over"} else ""
 
 
+def _acted(data: Mapping[str, Any], phase: str) -> str:
+    asked = f"{data.get('actuator')} to {data.get('action')}"
+    return f"{asked}: {data.get('result', 'over')}, {data.get('reason')}" if phase == "ended" else f"{asked} asked for"
+
+
+def _guest(data: Mapping[str, Any], _: str) -> str:
+    return f"guest {data.get('holder') or data.get('token')}"
+
+
 _RULES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "occupancy.over_capacity": _too_many,
     "line_count.crossing": _crossed,
     "intrusion.presence": _presence,
     "loitering.stay": _stay,
+    "touchless.action": _acted,
+    "dispenser.dispense": _acted,
+    "guest.recognised": _guest,
 }
 """What is said of a rule's event, after its name."""
 

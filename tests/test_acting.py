@@ -215,6 +215,7 @@ def test_minutes_count_what_was_asked_for_and_done() -> None:
 
 # ---- dispenser
 
+RUNS = 150
 KEY: list[Thing] = [(50, "key", (0.5, 0.6))]
 
 
@@ -252,10 +253,10 @@ def test_a_token_for_something_else_asks_for_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["touchless", "dispenser"])
-def test_a_thousand_runs_of_random_scenes(kind: str) -> None:
+def test_hundreds_of_random_scenes(kind: str) -> None:
     """Whatever happens: opened only by whoever may, only where it is surely clear, and closed at the end of each."""
     asked = opened = 0
-    for seed in range(1000):
+    for seed in range(RUNS):
         rng = random.Random(seed)
         trouble = [rng.choice(["", "", "", "no_answer", "not_connected"]) for _ in range(20)]
         devices = Devices(rng.choice([0.0, 0.3, 2.0]), trouble)
@@ -287,7 +288,7 @@ def test_a_thousand_runs_of_random_scenes(kind: str) -> None:
         if kind == "dispenser":
             granted = [event.data["token"] for event in scene.events() if event.data.get("reason") == "taken"]
             assert len(granted) == len(set(granted)) and set(granted) <= set(tokens), seed
-    assert opened > 200 and asked > opened
+    assert opened > RUNS / 5 and asked > opened
 
 
 # ---- guest

@@ -60,7 +60,7 @@ def test_the_agent_is_replaced_and_a_bad_release_is_taken_back(tmp_path: Path) -
         assert "0.3.0 was rolled back (unhealthy)" in log and "systemctl restart edge-agent.service" in log
         works(box)
         assert box.rest("/api/v1/status")["version"] == "0.2.0"
-        box.run("systemctl", "start", "edge-agent-update-resume")
+        box.run("systemctl", "start", "edge-agent-update-resume", timeout_s=300)
         assert (
             box.run("readlink", "/opt/edge-agent/current", "/opt/edge-agent/updater").split() == ["releases/0.2.0"] * 2
         )

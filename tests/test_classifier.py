@@ -114,7 +114,7 @@ def test_as_a_detector_it_is_refused_by_name(model: Model, root: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["run", "--source", "x.avi", "--model", NAME],
+        ["run", "--source", "{pictures}", "--model", NAME],
         ["check"],
         ["model", "parity", NAME, NAME, "--backend-b", "tflite", "--images", "{pictures}"],
     ],
@@ -123,6 +123,7 @@ def test_the_command_line_says_so(
     command: list[str], root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "pictures").mkdir()
+    shutil.copy(root / "models/person-n/1.0.0/golden-nobody.jpg", tmp_path / "pictures")
     (tmp_path / "config.yaml").write_text(
         yaml.safe_dump(
             {

@@ -67,6 +67,7 @@ def test_a_clock_that_goes_back_is_none(tmp_path: Path) -> None:
     spent = ledger(tmp_path)
     assert refusal(spent, one(), NOW) == ""
     assert refusal(spent, one("11" * 8), NOW - 10) == "no_clock"
+    assert spent.clock_ok(NOW - 1)  # of a frame that was taken a moment before
     spent.close()
     assert refusal(ledger(tmp_path), one("22" * 8), NOW - 10) == "no_clock"
     assert refusal(ledger(tmp_path), one("22" * 8), 1e9) == "no_clock"

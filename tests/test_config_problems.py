@@ -41,7 +41,8 @@ BROKEN = {
         "devise: x\ncameras:\n  - id: till\n    source: 0\n    maxfps: 3\n",
         [
             "c.yaml:1:1: devise: unknown key; did you mean device? Allowed here: site, device, state_dir, models_dir, model, "
-            "cameras, detect, track, use_cases, sensors, codes, mqtt, commands, influxdb, webhook, outbox, ota, http, logging, privacy",
+            "cameras, detect, track, use_cases, sensors, actuators, codes, mqtt, commands, influxdb, webhook, outbox, ota, http, "
+            "logging, privacy",
             "c.yaml:5:5: cameras[0].maxfps: unknown key; did you mean max_fps? Allowed here: id, source, fps, start, max_fps, "
             "zones, lines, ground, person_height_m",
         ],

@@ -105,12 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         codes,
         calibrate,
         model,
-        update,
         outbox,
         bench,
         doctor,
         enroll,
         repo,
+        update,
     ):
         group.add(verbs)
     return parser

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 MAX_ROWS = 20_000
 """Used tokens that have not expired. Where there are more, further ones are refused: none is forgotten before its time."""
+LATE_S = 5.0
+"""A frame that is looked through may be so old: it was taken before a token that was used meanwhile."""
 _WRITTEN = 1_767_225_600.0
 """2026-01-01: no clock that is right says less."""
 _SCHEMA = """CREATE TABLE IF NOT EXISTS spent (id TEXT PRIMARY KEY, expires INTEGER NOT NULL) WITHOUT ROWID;
@@ -45,7 +47,7 @@ class SpentTokens:
 
     def clock_ok(self, utc: float) -> bool:
         """Whether ``utc`` is a time to judge by."""
-        return utc >= self._facts.get("floor", _WRITTEN) and self._reliable()
+        return utc >= self._facts.get("floor", _WRITTEN) - LATE_S and self._reliable()
 
     def is_spent(self, ident: str) -> bool:
         """Whether a one-time token was used already. Looks at no disk."""

@@ -120,9 +120,8 @@ def begin(
         if rejection.sha256 == bundle.sha256:
             raise Rejected(f"{bundle.label} was rolled back here before: {rejection.reason}; a new version is needed")
     rejected = tuple(r for r in stored.rejected if r.sha256 != bundle.sha256)
-    return stored.model_copy(
-        update={"candidate": None, "job": Job(bundle=bundle, activate=activate), "rejected": rejected}
-    )
+    fresh = Job(bundle=bundle, activate=activate, in_window=in_window)
+    return stored.model_copy(update={"candidate": None, "job": fresh, "rejected": rejected})
 
 
 def attempt(stored: Stored) -> Stored:

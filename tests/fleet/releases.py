@@ -23,7 +23,10 @@ def release(first: Path, version: str, out: Path, *, broken: bool = False) -> Pa
     wheels = work / "wheels"
     wheels.mkdir(parents=True)
     with tarfile.open(first) as archive:
-        archive.extractall(wheels, [m for m in archive if m.name.endswith(".whl")], filter="data")
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is not None and member.name.endswith(".whl"):
+                (wheels / member.name).write_bytes(content.read())
     for wheel in wheels.glob("edge_agent-*"):
         wheel.unlink()
     source = work / "source"

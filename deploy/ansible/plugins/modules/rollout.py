@@ -169,10 +169,8 @@ class Rollout:
             lines.append(f"| {number} | {len(wave['hosts'])} | {bad} | {wave['began']} | {wave['ended']} |")
         lines += ["", "| host | device | result | why | rolled back |", "|---|---|---|---|---|"]
         for host, known in sorted(state["hosts"].items()):
-            words = _TEXT[known["result"]]
-            lines.append(
-                f"| {host} | {known['device']} | {words} | {known['why'] or '-'} | {known.get('rolled_back', '-')} |"
-            )
+            cells = (host, known["device"], _TEXT[known["result"]], known["why"] or "-", known.get("rolled_back", "-"))
+            lines.append(f"| {' | '.join(' '.join(cell.split()).replace('|', '/') for cell in cells)} |")
         return "\n".join(lines) + "\n"
 
     def _save(self) -> None:
