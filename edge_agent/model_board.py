@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from edge_agent.config_ota import ProbationConfig
 from edge_agent.health.status import ModelStatus, UpdateStatus
-from edge_agent.ota.job import Job, Stored
+from edge_agent.ota.job import Job, State, Stored
+from edge_agent.ota.offer import Bundle
 from edge_agent.ota.probation import Agreement
 
 PROGRESS_S = 5.0
@@ -29,8 +30,10 @@ class ModelBoard:
 
     def heard(self, stored: Stored, progress: float | None) -> None:
         """The activation has come further; see ``Activation``'s ``tell``."""
-        moved, self.stored = stored != self.stored, stored
-        if moved:
+        before, self.stored = self.stored, stored
+        if _stage(stored) != _stage(before):
+            self._shown = None
+        if stored != before:
             self._progress = None
             self.changed()
         if progress is not None:
@@ -48,7 +51,7 @@ class ModelBoard:
         self.revision += 1
 
     def show(self, attempt: UpdateStatus | None) -> None:
-        """In the place of the stored job, which does not know of it; None: the job again."""
+        """In the place of the stored job, which does not know of it; None, or the job's next state: the job again."""
         self._shown = attempt
         self.changed()
 
@@ -75,3 +78,7 @@ class ModelBoard:
             progress = None
         bundle = job.bundle
         return UpdateStatus(bundle.label, job.state, bundle.sha256, progress, job.reason, job.detail)
+
+
+def _stage(stored: Stored) -> tuple[Bundle, State] | None:
+    return None if stored.job is None else (stored.job.bundle, stored.job.state)

@@ -231,8 +231,8 @@ class ModelUpdates:
         except EdgeAgentError as error:
             self._refused(wish, error)
             return
-        if not wish.polled or offer.bundle != activation.stored.active:
-            self._board.show(None)
+        if job is not None and job.bundle == offer.bundle:
+            self._board.show(None)  # it goes on where it was; of another one the board hears
         self._retry_at, self._retry_s = 0.0, RETRY_S[0]
         self._usual = self._watches.usual()
         job = activation.install(
