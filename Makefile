@@ -35,7 +35,7 @@ test-deps: ## install the system packages the tests need, where missing (apt, su
 	@scripts/make_venv.sh "$(PYTHON)" extra-rtx
 
 # The order matters on a bare box: test-deps brings python3-venv.
-test: test-deps ## everything: lint, types, import contracts, all tests
+test: test-deps ## everything: lint, types, import contracts, all tests but those of test-fleet
 	@$(MAKE) --no-print-directory lint
 	@[ "$$(uname -m)" != x86_64 ] || $(MAKE) --no-print-directory .venv/.extra-rtx
 	@$(BIN)/python -m pytest -q -n 2 -m "not fleet"

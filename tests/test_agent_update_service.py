@@ -36,6 +36,7 @@ def test_systemd_has_nothing_to_say_about_the_units_and_their_sandbox_is_tight(n
     assert done.returncode == 0, done.stdout[-200:]
 
 
+@pytest.mark.fleet  # minutes: three real releases are built in the machine
 @pytest.mark.slow
 @needs_nspawn
 @pytest.mark.timeout(1800)
