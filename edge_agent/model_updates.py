@@ -336,7 +336,10 @@ class ModelUpdates:
         seen, now, agreement = self._watches.probation, time.monotonic(), self._serves.agreement
         fault = fault or (None if agreement is None else agreement.fault(config))
         if fault is not None:
-            activation.watched(seen)
+            try:
+                activation.watched(seen)
+            except UpdateError as error:  # a full disk keeps no bad model at work
+                log.error("%s", error)
             self._take_back(*fault)
         elif seen.passed(config):
             activation.watched(seen)

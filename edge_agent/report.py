@@ -52,7 +52,7 @@ def state_line(status: AgentStatus) -> str:
         cameras.append(f"{len(status.cameras) - 4} more cameras")
     mqtt = status.mqtt
     broker = "off" if not mqtt.enabled else "connected" if mqtt.connected else "not connected"
-    health = status.liveness().status
+    health = status.liveness().status + (", safe mode" if status.safe_mode else "")
     return " · ".join([health, *cameras, f"outbox {status.outbox.waiting} waiting", f"broker {broker}"])
 
 

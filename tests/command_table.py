@@ -110,7 +110,7 @@ CASES = [
     ),
     Case("a model that is not there", "config.apply", _apply("x11", model="nothing@9"), "invalid_config", "nothing"),
     Case("the id of another command", "log.level", _with("used", level="info"), "id_used", "another command"),
-    Case("what this agent cannot", "model.update", b'{"id":"x12"}', "not_supported"),
+    Case("an update without a repository", "model.update", b'{"id":"x12"}', "not_available", "ota.repository"),
     Case("an answer to a stranger's topic", "ping", b"", "ok", "reply_prefixes", "stranger/inbox", DEFAULT),
     Case("an answer as an event", "ping", b"", "ok", "reply_prefixes", ROOT + "events/_device/alarm", DEFAULT),
     Case("an answer as a command", "ping", b"", "ok", "reply_prefixes", ROOT + "commands/restart", DEFAULT),

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from edge_agent.errors import ActivationFailed, Interrupted
 
 TAIL_BYTES = 2000
+LAST_WORDS_BYTES = 350
+"""Of one that failed: the end of a traceback says why, and a job's detail has room for 500 characters in all."""
 POLL_S = 0.1
 _LEASHED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 """PR_SET_PDEATHSIG, SIGKILL (prctl(2)): whoever is killed takes it along."""
@@ -46,7 +48,9 @@ def run(words: Sequence[str], what: str, timeout_s: float, cancel: threading.Eve
                 if cancel is not None and cancel.is_set():
                     raise Interrupted(f"stopped while {what}")
                 if time.monotonic() > deadline:
-                    raise ActivationFailed(f"{what}: no end after {timeout_s:g} s{_tail(said.fileno())}")
+                    raise ActivationFailed(
+                        f"{what}: no end after {timeout_s:g} s{_tail(said.fileno(), LAST_WORDS_BYTES)}"
+                    )
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(POLL_S)
         finally:
@@ -55,11 +59,11 @@ def run(words: Sequence[str], what: str, timeout_s: float, cancel: threading.Eve
             child.wait()
         if child.returncode:
             end = f"signal {-child.returncode}" if child.returncode < 0 else f"code {child.returncode}"
-            raise ActivationFailed(f"{what}: ended with {end}{_tail(said.fileno())}")
-        return _tail(said.fileno()).removeprefix(": ")
+            raise ActivationFailed(f"{what}: ended with {end}{_tail(said.fileno(), LAST_WORDS_BYTES)}")
+        return _tail(said.fileno(), TAIL_BYTES).removeprefix(": ")
 
 
-def _tail(fd: int) -> str:
+def _tail(fd: int, most: int) -> str:
     size = os.fstat(fd).st_size
-    text = os.pread(fd, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace").strip()
+    text = os.pread(fd, most, max(0, size - most)).decode("utf-8", "replace").strip()
     return f": {text}" if text else ""
