@@ -67,7 +67,7 @@ def disk(folder: Path) -> None:
     said: dict[str, object] = {}
     with running(folder / "o.db", queue=5000, max_mb=64) as outbox:
         outbox.put([make_event(0)])
-        assert outbox.flush(5)
+        assert outbox.flush(30)
         (folder / "filler").write_bytes(b"x" * (2**21 - 400_000))
         outbox.put([make_event(n, text="x" * 300) for n in range(1, 1001)])
         wait_for(lambda: outbox.stat().state == "degraded")

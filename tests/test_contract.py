@@ -222,7 +222,7 @@ def unknown_use_case(tmp_path: Path) -> None:
 def bad_envelope_committed(tmp_path: Path) -> None:
     with running(tmp_path / "o.db") as outbox:
         outbox.put([Event("no-uuid", "door", contract.SYNTHETIC, "thing", None, "e", UTC, {})])
-        assert outbox.flush(5)
+        assert outbox.flush(30)
 
 
 def bad_heartbeat(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def left_by_another_process(tmp_path: Path) -> None:
     path = tmp_path / "o.db"
     with running(path) as outbox:
         outbox.put([make_event(0)])
-        assert outbox.flush(5)
+        assert outbox.flush(30)
     with closing(sqlite3.connect(path)) as cx, cx:
         cx.execute("UPDATE message SET payload=replace(payload, '\"specversion\"', '\"spec\"')")
     contract.OUTBOXES.append(path)
@@ -316,7 +316,7 @@ def test_the_consumer_in_the_documentation_sees_each_event_once_and_explains_eve
     take: Callable[[bytes], dict[str, Any] | None] = names["take"]
     with running(tmp_path / "o.db", report_every_s=0.0) as outbox:
         outbox.put([make_event(n) for n in range(10)])
-        assert outbox.flush(5)
+        assert outbox.flush(30)
         before = rows(outbox)
         outbox.outlet("mqtt").refuse(before[4].row, 135, "Not authorized")
         wait_for(lambda: len(rows(outbox)) == 10, what="the report of the dead letter")

@@ -339,7 +339,7 @@ def test_rubbish_on_the_status_topic_does_not_end_the_connection(tmp_path: Path,
 def test_metrics_wait_for_events_and_outbox_trouble_does_not_end_the_connection(tmp_path: Path) -> None:
     with running(tmp_path / "o.db") as outbox, broker(tmp_path) as mosquitto, subscriber(mosquitto.port) as sub:
         outbox.put([make_metric(n) for n in range(300)])
-        assert outbox.flush(5)
+        assert outbox.flush(30)
         fill(outbox, 300)
         with delivering(outbox, mosquitto.port, in_flight=1) as sink:
             wait_for(lambda: sink.state().acked == 600)

@@ -101,7 +101,7 @@ def test_counters_that_are_rubbish_are_damage(tmp_path: Path, key: str, value: s
     path = tmp_path / "o.db"
     with running(path) as outbox:
         outbox.put([make_event(0)])
-        assert outbox.flush(5)
+        assert outbox.flush(30)
     with closing(sqlite3.connect(path)) as cx, cx:
         cx.execute("UPDATE meta SET value=? WHERE key=?", (value, key))
     with running(path) as outbox:
@@ -119,14 +119,14 @@ def test_a_database_removed_while_in_use_is_begun_anew(tmp_path: Path, what: str
     path = tmp_path / "state" / "o.db"
     with running(path) as outbox:
         outbox.put([make_event(0)])
-        assert outbox.flush(5)
+        assert outbox.flush(30)
         if what == "folder":
             shutil.rmtree(path.parent)
         else:
             path.unlink()
         wait_for(lambda: path.exists() and outbox.stat().state == "ok")
         outbox.put([make_event(1)])
-        assert outbox.flush(5)
+        assert outbox.flush(30)
     with running(path) as outbox:
         found = docs(outbox)
         assert [doc["data"].get("n") for doc in found] == [None, 1]
