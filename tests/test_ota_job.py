@@ -243,7 +243,8 @@ class Anything(RuleBasedStateMachine):
     @invariant()
     def slots_and_job_agree(self) -> None:
         stored, state = self.stored, self._state()
-        named = [b for b in (stored.active, stored.previous, stored.candidate) if b is not None]
+        displaced = stored.working.displaced if stored.working is not None else None
+        named = [b for b in (stored.active, stored.previous, stored.candidate, displaced) if b is not None]
         assert stored.active is None or stored.active != stored.previous
         if state == "probation":
             assert stored.job is not None and stored.active == stored.job.bundle and stored.candidate is None
