@@ -18,6 +18,7 @@ from edge_agent.command_config import ConfigCommands, Configured
 from edge_agent.commands.catalogue import (
     LogLevel,
     LogLevelArgs,
+    ModelShadowArgs,
     ModelUpdateArgs,
     Pong,
     Restarted,
@@ -75,7 +76,7 @@ class Commanded(Configured, Protocol):
 
 
 class ModelHook(Protocol):
-    """Updates of models. Both begin the work, and return the state of the retained topic ``model``; may raise CommandError."""
+    """Updates of models. All begin the work, and return the state of the retained topic ``model``; may raise CommandError."""
 
     def update(self, model: str | None, *, activate: bool, again: bool) -> dict[str, Any]:
         """Fetch, test and, if wanted, activate ``NAME[@VERSION]``; None: what the channel offers of the model at work.
@@ -85,6 +86,9 @@ class ModelHook(Protocol):
 
     def rollback(self) -> dict[str, Any]:
         """Activate the model before."""
+
+    def shadow(self, model: str | None, *, fraction: float, minutes: float) -> dict[str, Any]:
+        """Let ``NAME@VERSION`` look at that fraction of the frames for so long; None: end that."""
 
 
 def _clock_ok() -> bool:
@@ -140,6 +144,7 @@ class AgentCommands:
             "restart": self._restart,
             "model.update": self._model_update,
             "model.rollback": self._model_rollback,
+            "model.shadow": self._model_shadow,
         }
 
     def start(self) -> None:
@@ -240,6 +245,11 @@ class AgentCommands:
 
     def _model_rollback(self, _: Request) -> dict[str, Any]:
         return {"model": self._updates().rollback()}
+
+    def _model_shadow(self, request: Request) -> dict[str, Any]:
+        args = request.args
+        assert isinstance(args, ModelShadowArgs)
+        return {"model": self._updates().shadow(args.model, fraction=args.fraction, minutes=args.minutes)}
 
     def _updates(self) -> ModelHook:
         if self._models is None:

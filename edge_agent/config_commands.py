@@ -19,6 +19,7 @@ CommandName: TypeAlias = Literal[
     "restart",
     "model.update",
     "model.rollback",
+    "model.shadow",
 ]
 TopicPrefix = Annotated[str, StringConstraints(pattern=r"^[^$+#/\x00-\x1f][^+#\x00-\x1f]*/$", max_length=200)]
 

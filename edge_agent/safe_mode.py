@@ -58,6 +58,11 @@ class SafeUpdates:
             "not_available", "the agent is in safe mode: model.rollback, config.apply and restart are there"
         )
 
+    def shadow(self, model: str | None, *, fraction: float, minutes: float) -> dict[str, Any]:
+        """Raises CommandError: there are no frames to look at."""
+        del model, fraction, minutes
+        raise CommandError("not_available", "the agent is in safe mode: no model is at work beside which one could be")
+
     def rollback(self) -> dict[str, Any]:
         """Raises CommandError."""
         store = ModelStore(self._config.state_dir / "models")

@@ -14,12 +14,17 @@ from edge_agent.health.status import AgentStatus
 
 
 class ModelResult(TypedDict):
-    """What an update of the model has come to so far."""
+    """What was asked for of the model has come to so far."""
 
     model: Annotated[ModelState, Field(description="as in the retained topic `model`")]
 
 
-_FROM_ABOVE: dict[str, Any] = {"status": AgentStatus, "model.update": ModelResult, "model.rollback": ModelResult}
+_FROM_ABOVE: dict[str, Any] = {
+    "status": AgentStatus,
+    "model.update": ModelResult,
+    "model.rollback": ModelResult,
+    "model.shadow": ModelResult,
+}
 _DONE = {"properties": {"ok": {"const": True}}, "required": ["result"]}
 _FAILED = {"properties": {"ok": {"const": False}}, "required": ["error"]}
 

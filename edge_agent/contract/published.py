@@ -9,7 +9,7 @@ from edge_agent.certificate_watch import CertificateFacts
 from edge_agent.command_handlers import CommandFacts, ConfigFacts
 from edge_agent.contract.commands import ANSWERS, REFUSAL
 from edge_agent.contract.message import Channel, Message
-from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelFacts, ModelState
+from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelFacts, ModelShadow, ModelState
 from edge_agent.health.heartbeat_fields import Heartbeat
 from edge_agent.outbox.ledger import SinkLosses
 from edge_agent.outbox.messages import EVENT_TYPE, CloudEvent, MetricMessage, TelemetryMessage
@@ -112,6 +112,7 @@ CHANNELS = (
             _event("device", "safe_mode", SafeModeFacts),
             _event("device", "certificate", CertificateFacts),
             _event("device", "model", ModelFacts),
+            _event("device", "model_shadow", ModelShadow),
         ),
     ),
     Channel(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from edge_agent.health.shadow import ShadowStatus
 from edge_agent.types import CameraState, SensorValue
 
 Health: TypeAlias = Literal["ok", "degraded", "failing"]
@@ -144,6 +145,7 @@ class ModelStatus:
     previous: str = ""
     previous_bundle: str = ""
     update: UpdateStatus | None = None
+    shadow: ShadowStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
