@@ -21,6 +21,8 @@ from edge_agent.detect.detector import ModelDetector
 from edge_agent.errors import EdgeAgentError, HardwareError, InferenceError
 from edge_agent.types import Detections, Frame, ModelTag
 
+MODULE = "edge_agent.detect.apart"
+"""What the child runs: this file."""
 LOAD_S = 120.0
 """For the first start of a vendor's driver after boot, with room."""
 HUNG_S = 60.0
@@ -74,7 +76,7 @@ class DetectorApart:
         """Start the process and wait for its end. The kernel ends it with this very thread (prctl(2), PR_SET_PDEATHSIG)."""
         what = f"{self.tag.label} beside the model at work"
         try:
-            run_child(__name__, asked, what=what, timeout_s=float("inf"), cancel=self._cancel, files=files, **limits)
+            run_child(MODULE, asked, what=what, timeout_s=float("inf"), cancel=self._cancel, files=files, **limits)
         except EdgeAgentError as error:
             self._fault = error
         finally:
