@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edge_agent import __version__
+from edge_agent import __version__, sampling
 from edge_agent.actuators.desk import DEADLINE_S as DESK_DEADLINE_S
 from edge_agent.actuators.desk import ActuatorDesk
 from edge_agent.camera_unit import CameraUnit
@@ -100,6 +100,7 @@ class Agent:
         self.sensors = Sensors(config.sensors, self.new_id)
         self.codes = build_codes(config, lambda: clock_synchronised() is True)
         self.desk = self._make_desk()
+        self.sampler = sampling.build_sampler(lambda: self.config)
         ready = threading.Condition()
         self.cameras: list[CameraUnit] = []
         self.workers = 0
@@ -153,7 +154,8 @@ class Agent:
             updates.close(in_order=True)  # no fault of the model's
             raise
         self.detector = self.serving.detector
-        updates.start(self.serving, self.status, self.tell, self.restart)
+        seen = self.sampler.compared if self.sampler is not None and self.sampler.on else None
+        updates.start(self.serving, self.status, self.tell, self.restart, seen)
         log.info("model %s", self.serving.words)
         self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
@@ -261,6 +263,14 @@ class Agent:
                 lambda beat, stage=self.codes.stage: stage.work(beat, self.stop),  # type: ignore[misc]
                 essential=False,
                 deadline_s=DEADLINE_S,
+                restart=True,
+            )
+        if self.sampler is not None:
+            self.supervisor.spawn(
+                "samples",
+                lambda beat, sampler=self.sampler: sampler.work(beat, self.stop),  # type: ignore[misc]
+                essential=False,
+                deadline_s=sampling.DEADLINE_S,
                 restart=True,
             )
         if self.desk is not None:

@@ -162,11 +162,16 @@ def compare_boxes(a: Detections, b: Detections, config: TrackConfig) -> Compared
         of(a, row).first += 1
     for row in np.flatnonzero(sure_b).tolist():
         of(b, row).second += 1
-    for i, j, iou in match(a, b):
-        if iou >= SAME and (sure := int(sure_a[i]) + int(sure_b[j])):
+    for i, j in same_boxes(a, b):
+        if sure := int(sure_a[i]) + int(sure_b[j]):
             of(a, i).matched += sure
             result.scores.append(float(b.scores[j]) - float(a.scores[i]))
     return result
+
+
+def same_boxes(a: Detections, b: Detections) -> list[tuple[int, int]]:
+    """Rows of both that are one thing."""
+    return [(i, j) for i, j, iou in match(a, b) if iou >= SAME]
 
 
 def compare(a: Detections, b: Detections, config: TrackConfig) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from edge_agent.errors import CommandError, EdgeAgentError, ModelError
 from edge_agent.health.shadow import AT_WORK, ShadowStatus
 from edge_agent.health.status import AgentStatus
 from edge_agent.model_activation import open_repository
-from edge_agent.model_beside import NICENESS, Beside
+from edge_agent.model_beside import NICENESS, Beside, Told
 from edge_agent.model_tally import Tally
 from edge_agent.model_tools.sight import memory_limit
 from edge_agent.model_tools.workshop import BoxWorkshop
@@ -76,9 +76,13 @@ class ModelShadow:
         serving: ServingModel,
         status: Callable[[], AgentStatus],
         tell: Callable[[str, Mapping[str, Any]], None],
+        seen: Told | None = None,
     ) -> None:
-        """``tell`` emits an event about the box. One that an earlier run did not bring to its end ends here."""
-        self._serving, self._agent, self._tell = serving, status, tell
+        """``tell`` emits an event about the box, ``seen`` is told of each frame that it has looked at.
+
+        One that an earlier run did not bring to its end ends here.
+        """
+        self._serving, self._agent, self._tell, self._seen = serving, status, tell, seen
         self.end(*INTERRUPTED)
 
     @property
@@ -159,7 +163,7 @@ class ModelShadow:
         finally:
             overdue.cancel()
         before = self._serving.detector.meter()
-        self._tally = Tally(self._config.track, status.fraction, before)
+        self._tally = Tally(self._config.track, status.fraction, before, self._seen)
         self._beside = Beside(self._apart, status.fraction, self._config.track, self._tally.told)
         self._since = time.monotonic()
         self._show(

@@ -9,18 +9,18 @@ from edge_agent.config import TrackConfig
 from edge_agent.detect.serving import Meter
 from edge_agent.errors import EdgeAgentError
 from edge_agent.health.shadow import ShadowLabel, ShadowStatus
-from edge_agent.model_beside import OfLabel, compare_boxes
+from edge_agent.model_beside import OfLabel, Told, compare_boxes
 from edge_agent.types import Detections, Frame
 
 
 class Tally:
     """``told`` is what ``Beside`` tells, by its thread; ``into`` may be called by any.
 
-    ``before``: what the model at work had done when the shadow began.
+    ``before``: what the model at work had done when the shadow began; ``also`` is told the same.
     """
 
-    def __init__(self, config: TrackConfig, fraction: float, before: Meter) -> None:
-        self._config, self._fraction, self._before = config, fraction, before
+    def __init__(self, config: TrackConfig, fraction: float, before: Meter, also: Told | None = None) -> None:
+        self._config, self._fraction, self._before, self._also = config, fraction, before, also
         self._lock = threading.Lock()
         self._labels: dict[str, OfLabel] = {}
         self._alone: set[str] = set()
@@ -31,8 +31,10 @@ class Tally:
         self.fault = ""
         """What was wrong with the last of them."""
 
-    def told(self, _: Frame, found: Detections, other: Detections | EdgeAgentError, seconds: float) -> None:
+    def told(self, frame: Frame, found: Detections, other: Detections | EdgeAgentError, seconds: float) -> None:
         """See ``model_beside.Told``."""
+        if self._also is not None:
+            self._also(frame, found, other, seconds)
         if isinstance(other, EdgeAgentError):
             with self._lock:
                 self._failed, self.failing, self.fault = self._failed + 1, self.failing + 1, str(other)

@@ -19,6 +19,7 @@ from edge_agent.device_facts import ModelFacts, model_state
 from edge_agent.errors import Busy, CommandError, EdgeAgentError, HardwareError, Interrupted, UpdateError
 from edge_agent.health.status import AgentStatus, ModelStatus, UpdateStatus
 from edge_agent.model_activation import Again, Swap, kernel_boot, open_repository
+from edge_agent.model_beside import Told
 from edge_agent.model_board import ModelBoard
 from edge_agent.model_probation import SETTLE_S, ProbationWatch
 from edge_agent.model_schedule import Schedule
@@ -106,13 +107,16 @@ class ModelUpdates:
         status: Callable[[], AgentStatus],
         tell: Callable[[str, Mapping[str, Any]], None],
         restart: Callable[[], None],
+        seen: Told | None = None,
     ) -> None:
-        """``tell`` emits an event about the box, ``restart`` ends the agent in order to start anew."""
+        """``tell`` emits an event about the box, ``restart`` ends the agent in order to start anew. ``seen`` is told of each frame
+        that a model in shadow has looked at.
+        """
         self._serving, self._tell_event, self._restart = serving, tell, restart
         self._watch = ProbationWatch(self._config.ota.probation, status, serving.detector.meter)
         self._kept_at = time.monotonic()
         if not self._pinned:
-            self._shadow.start(serving, status, tell)
+            self._shadow.start(serving, status, tell, seen)
         self._begin_watching()
 
     @property

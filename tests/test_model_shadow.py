@@ -16,11 +16,12 @@ from edge_agent.errors import CommandError, InferenceError
 from edge_agent.health.shadow import ShadowLabel, ShadowStatus
 from edge_agent.model_tally import Tally
 from tests.agent_process import run_agent
-from tests.ota_models import BAD
+from tests.ota_fixtures import make_operator, mirror_of
+from tests.ota_models import BAD, good, write_detector
 from tests.test_model_beside import FRAME, seen
 from tests.test_model_updates_parts import Box as Parts
-from tests.test_model_updates_parts import box, operator  # noqa: F401
-from tests.update_fixtures import Box, updating_box
+from tests.test_model_updates_parts import parts
+from tests.update_fixtures import LABELS, WAIT_S, Box, updating_box
 
 LONG = {"fraction": 1, "minutes": 100}
 
@@ -53,9 +54,15 @@ def test_a_label_that_one_of_them_does_not_know_is_counted_and_not_held_against_
 
 @pytest.mark.slow
 def test_it_gives_way_to_updates_and_takes_no_room_that_is_needed(
-    box: Parts,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write_detector(tmp_path / "seed", "0.9", good(), labels=LABELS)
+    operator = make_operator(tmp_path / "operator", root_keys=1, threshold=1)
+    with mirror_of(operator, tmp_path / "mirror") as mirror, parts(tmp_path, operator, mirror) as box:
+        give_way(box, monkeypatch)
+
+
+def give_way(box: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     box.publish("1.0")
     updates, shadow = box.updates, box.updates._shadow
     with pytest.raises(CommandError, match="model at work itself"):
@@ -88,7 +95,7 @@ def test_it_gives_way_to_updates_and_takes_no_room_that_is_needed(
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("vtest_video")
 def test_a_candidate_is_tried_on_live_frames_and_nothing_comes_of_it_but_a_report(root: Path, tmp_path: Path) -> None:
-    with updating_box(root, tmp_path) as box:  # noqa: F811
+    with updating_box(root, tmp_path) as box:
         bundle = box.publish("1.0")
         box.publish("2.0", BAD["it detects nothing"](), golden=False)
         with box.agent() as agent:
@@ -104,7 +111,9 @@ def test_a_candidate_is_tried_on_live_frames_and_nothing_comes_of_it_but_a_repor
             assert reports(box)[0] == found
 
             # By hand, one that sees nothing: it runs, and the report says what is wrong with it.
-            said = run_agent("model", "shadow", "eyes@2.0", "--fraction", "1", "-c", box.config, "--json")
+            said = run_agent(
+                "model", "shadow", "eyes@2.0", "--fraction", "1", "-c", box.config, "--json", timeout_s=WAIT_S
+            )
             assert json.loads(said.stdout)["shadow"]["state"] == "running", said.stderr
             url = box.asker.ask("status")["result"]["http"]
             box.wait_for(lambda: rest(url)["frames"] >= 3, what="frames that both have seen")
@@ -113,7 +122,7 @@ def test_a_candidate_is_tried_on_live_frames_and_nothing_comes_of_it_but_a_repor
             found = wait_for(box, "ended", "eyes@2.0")
             assert found["reason"] == "operator" and found["agreement"] == 0
             assert all(of["active"] and not of["shadow"] for of in found["labels"].values())
-            assert run_agent("model", "shadow", "eyes@3", "-c", box.config).returncode == 1
+            assert run_agent("model", "shadow", "eyes@3", "-c", box.config, timeout_s=WAIT_S).returncode == 1
 
             # Killed: the next start says so, and does not begin it anew.
             shadow(box, "s2", "eyes@1.0", **LONG)
