@@ -123,14 +123,18 @@ class Run:
         dt, self._t = t - self._t, t
         dark, active = dt > GRACE_S, False
         for i, (state, answer) in enumerate(zip(self.states, answers, strict=True)):
-            if self._is_old(i, answer, t):
+            if self.old and self._is_old(i, answer, t):
                 continue
             state.evidence.update(answer, t)
-            active |= answer == TRUE and state.evidence.confirmed and (state.done is None or self.plan.busy[i])
-            dark |= answer == UNKNOWN
+            if answer == TRUE:
+                active = active or ((state.done is None or self.plan.busy[i]) and state.evidence.confirmed)
+            elif answer == UNKNOWN:
+                dark = True
             if state.done is None and state.opened:
-                hidden = answer == UNKNOWN or dt > GRACE_S
-                state.lit_s, state.dark_s = state.lit_s + dt * (not hidden), state.dark_s + dt * hidden
+                if answer == UNKNOWN or dt > GRACE_S:
+                    state.dark_s += dt
+                else:
+                    state.lit_s += dt
         if active:
             self._active, self._dark_s = t, 0.0
         elif dark:
@@ -171,8 +175,13 @@ class Run:
     @property
     def last_done(self) -> float | None:
         """When the last of the last steps was done; None while one is not."""
-        times = [self.states[i].done for i in self.plan.last]
-        return None if None in times else max(t for t in times if t is not None)
+        latest = None
+        for i in self.plan.last:
+            done = self.states[i].done
+            if done is None:
+                return None
+            latest = done if latest is None else max(latest, done)
+        return latest
 
     @property
     def stirred(self) -> float:
@@ -267,6 +276,8 @@ class Run:
     # ---- one step
 
     def _go_on(self, i: int, state: StepState, t: float) -> list[Outcome]:
+        if state.done is not None and state.opened:
+            return self._after(i, state, t)
         before = [self.states[j] for j in self.plan.before[i]]
         if not state.opened and all(other.done is not None or other.step.optional for other in before):
             state.opened = True
