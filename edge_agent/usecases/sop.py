@@ -105,8 +105,13 @@ class _Station:
             follow = self._follows.get(key)
             if follow is None:
                 follow = self._follows[key] = Follow(self._is, self._plan)
-            begin, finish = (None if answers is None else answers[row] for answers in (starts, ends))
-            facts = follow.update(of_steps[row], begin, finish, scene.t, hidden=hidden[row])
+            facts = follow.update(
+                of_steps[row],
+                None if starts is None else starts[row],
+                None if ends is None else ends[row],
+                scene.t,
+                hidden=hidden[row],
+            )
             if facts:
                 track = None if self._somebody else int(scene.things.tracks[row])
                 yield from self._teller.tell(facts, key, track, offset)

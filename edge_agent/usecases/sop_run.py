@@ -139,7 +139,10 @@ class Run:
             self._active, self._dark_s = t, 0.0
         elif dark:
             self._dark_s += dt
-        return [outcome for i, state in enumerate(self.states) for outcome in self._go_on(i, state, t)]
+        told: list[Outcome] = []
+        for i, state in enumerate(self.states):
+            told += self._go_on(i, state, t)
+        return told
 
     def join(self, other: Run) -> None:
         """Take over what the same person was seen doing while they were taken for another."""
@@ -195,8 +198,10 @@ class Run:
 
     def begins_again(self) -> Run | None:
         """The next run, where this one is complete and its first step is being done again."""
+        if not self._ends_itself or not self.complete:
+            return None
         for i, state in enumerate(self.states):
-            if self.complete and self._is_next(i) and state.evidence.confirmed:
+            if self._is_next(i) and state.evidence.confirmed:
                 following = Run(self.plan, state.evidence.began or self._t, self.lingering(i), ends_itself=True)
                 following.states[i].evidence = state.evidence
                 return following
