@@ -34,5 +34,5 @@ def _faulty(self: ModelDetector, frame: Any, *args: Any) -> Any:
 
 
 if __name__ == "__main__":
-    ModelDetector.detect = _faulty  # type: ignore[method-assign]
+    ModelDetector.detect = _faulty  # type: ignore[assignment,method-assign]
     serve(apart._perform)

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -238,7 +237,7 @@ def test_training_reads_what_is_exported(tmp_path: Path) -> None:
     np.testing.assert_allclose(first.boxes * size, [BOX, BOX], atol=0.1)
     assert first.ignore.tolist() == [False, True], "where only the tracker says that somebody is"
     assert second.ignore.tolist() == [True], "of which the model was not sure"
-    assert all(cv2.imread(str(sample.image)).shape == (200, 300, 3) for sample in (first, second))
+    assert all(decoded(sample.image.read_bytes()).shape == (200, 300, 3) for sample in (first, second))
 
 
 def test_so_does_cocos_own_reader(tmp_path: Path) -> None:
