@@ -122,6 +122,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "latency_ms": seen.latency_ms,
         "active_latency_ms": seen.active_latency_ms,
         "labels": {label: dataclasses.asdict(of) for label, of in seen.labels.items()},
+        "memory_mb": round(apart.memory_mb),
         "trouble": trouble,
     }
 

@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_agent.config import TrackConfig
+from edge_agent.config import Config, TrackConfig
 from edge_agent.detect.serving import Meter
 from edge_agent.errors import CommandError, InferenceError
 from edge_agent.health.shadow import ShadowLabel, ShadowStatus
 from edge_agent.model_tally import Tally
+from edge_agent.safe_mode import SafeUpdates
 from tests.agent_process import run_agent
 from tests.ota_fixtures import make_operator, mirror_of
 from tests.ota_models import BAD, good, write_detector
@@ -50,6 +51,13 @@ def test_a_label_that_one_of_them_does_not_know_is_counted_and_not_held_against_
     tally.told(FRAME, seen((0, 0.9, "person"), (50, 0.8, "dog")), seen((0, 0.9, "person"), labels=("person",)), 0.01)
     status = tally.into(ShadowStatus("eyes@2", "running", 1.0, 1.0, 0.0), Meter())
     assert status.labels["dog"] == ShadowLabel(1, 0, None) and status.agreement == 1
+
+
+def test_in_safe_mode_there_is_none(tmp_path: Path) -> None:
+    config = Config.model_validate({"cameras": [{"id": "a", "source": "rtsp://none.example/"}], "state_dir": tmp_path})
+    with pytest.raises(CommandError, match="safe mode") as refused:
+        SafeUpdates(config, lambda: None).shadow("eyes@1.0", **LONG)
+    assert refused.value.code == "not_available"
 
 
 @pytest.mark.slow

@@ -67,7 +67,8 @@ class DetectorApart:
         self._thread = threading.Thread(target=self._attend, args=(asked, files, limits), name="apart", daemon=True)
         self._thread.start()
         try:
-            self._usual_mb = float(self._hear(LOAD_S)["memory_mb"])
+            self.memory_mb = self._usual_mb = float(self._hear(LOAD_S)["memory_mb"])
+            """What it needs of the box's memory."""
         except EdgeAgentError:
             self.close()
             raise
@@ -102,9 +103,9 @@ class DetectorApart:
         reply = self._hear(HUNG_S)
         if "error" in reply:
             raise InferenceError(str(reply["error"]))
-        memory_mb = float(reply["memory_mb"])
-        if memory_mb > self._usual_mb + self._growth_mb:
-            words = f"{self.tag.label} needs {memory_mb:.0f} MB, {self._usual_mb:.0f} MB when it began"
+        self.memory_mb = float(reply["memory_mb"])
+        if self.memory_mb > self._usual_mb + self._growth_mb:
+            words = f"{self.tag.label} needs {self.memory_mb:.0f} MB, {self._usual_mb:.0f} MB when it began"
             raise self._over("memory", words)
         boxes = np.array(reply["boxes"], np.float32).reshape(-1, 4)
         scores, classes = np.array(reply["scores"], np.float32), np.array(reply["classes"], np.int32)
