@@ -28,6 +28,8 @@ from edge_agent.types import (
     Tracks,
     uuid7_factory,
 )
+from edge_agent.usecases.attention import Attention
+from edge_agent.usecases.attributes import Attributes
 from edge_agent.usecases.codes_seen import CodesSeen
 from edge_agent.usecases.dispenser import Dispenser
 from edge_agent.usecases.ground import CameraGround
@@ -50,6 +52,8 @@ USE_CASES: Mapping[str, Callable[[Any, CameraConfig, NewId, Places], UseCase]] =
     "intrusion": Intrusion,
     "loitering": Loitering,
     "ppe": Ppe,
+    "attributes": Attributes,
+    "attention": Attention,
 }
 """What makes each, from its section of ``use_cases``, for one camera. Those that look at scenes share its places."""
 ACTING: Mapping[str, Callable[[Any, CameraConfig, NewId, Places, Actuators], UseCase]] = {
