@@ -21,13 +21,14 @@ made from what it says: `python -m scripts.draw_procedures`.
 BASE = """
 ## Broken procedures
 
-A procedure that cannot be is refused before anything starts, by `check`, `run` and `sop check` alike, with exit code 2, line and column. These are changes of
+A procedure that cannot be is refused before anything starts, by `check`, `run` and `sop check` alike, with exit code 2, line and
+column. These are changes of
 
 ```yaml
 {good}```
 
-on a camera with the zones `sink` and `counter` and the line `door`; `requires_labels: [person, soap]`. Each message begins with file, line, column
-and `use_cases.sop.procedures[0].`
+on a camera with the zones `sink` and `counter` and the line `door`; `requires_labels: [person, soap]`. Each message begins with
+file, line, column and `use_cases.sop.procedures[0].`
 
 | what is wrong | what is said |
 |---|---|
