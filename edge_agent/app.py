@@ -136,7 +136,8 @@ class Agent:
         self._heartbeat = HeartbeatBuilder()
         self._certificates = CertificateWatch(config)
         self._digest = config.digest()
-        self._next_beat, self._told_connects, self._told_model = 0.0, 0, -1
+        self._next_beat, self._told_connects = 0.0, 0
+        self._told_revisions = {"model": -1, "config": 0}
         self._last_words = b""
         self._notifier = Notifier()
 
@@ -246,6 +247,9 @@ class Agent:
             )
         self.supervisor.spawn("models", self.updates.work, essential=False, deadline_s=math.inf, restart=True)
         self.supervisor.spawn(
+            "configuration", self.commands.signed.work, essential=False, deadline_s=math.inf, restart=True
+        )
+        self.supervisor.spawn(
             "commands", self.commands.work, essential=False, deadline_s=self.commands.deadline_s, restart=True
         )
         self.supervisor.spawn(
@@ -307,12 +311,15 @@ class Agent:
             self.stop.set()
 
     def _tell(self) -> None:
-        """Heartbeat at its interval and at once after a connection; the retained model state after each connection."""
+        """Heartbeat at its interval and at once after a connection; the retained states after each connection."""
         now = time.monotonic()
         broker = self.mqtt.state() if self.mqtt is not None else None
         connects = broker.connects if broker is not None and broker.connected else self._told_connects
-        if self._told_model != self.updates.revision or connects != self._told_connects:
-            self._tell_model()
+        again = connects != self._told_connects
+        if not self.safe_mode:
+            self._tell_state("model", self.updates.revision, lambda: model_state(self._model_status()), again=again)
+        signed = self.commands.signed
+        self._tell_state("config", signed.revision, signed.state, again=again and signed.revision > 0)
         if now < self._next_beat and connects == self._told_connects:
             return
         self._next_beat = now + self.config.mqtt.heartbeat_s
@@ -328,12 +335,11 @@ class Agent:
             self.commands.connected()
             self.home_assistant.connected()
 
-    def _tell_model(self) -> None:
-        if self.safe_mode:
+    def _tell_state(self, topic: str, revision: int, state: Callable[[], Any], *, again: bool) -> None:
+        if self.mqtt is None or (self._told_revisions[topic] == revision and not again):
             return
-        revision, state = self.updates.revision, model_state(self._model_status())
-        if self.mqtt is not None and self.mqtt.publish_now("model", state, retain=True):
-            self._told_model = revision
+        if self.mqtt.publish_now(topic, state(), retain=True):
+            self._told_revisions[topic] = revision
 
     def _stop(self) -> None:
         log.info("stopping%s", ", to start again" if self.again else "", extra=told("agent.stopping"))
@@ -343,6 +349,7 @@ class Agent:
             self._notifier.stopping("stopping")
         self.stop.set()
         self.updates.end()
+        self.commands.signed.end()
         steps = [
             StopStep("capture", lambda: self.supervisor.join("capture:", 1.7), 1.8),
             StopStep("detection", self._close_detection, 1.8),
@@ -356,8 +363,8 @@ class Agent:
         steps.append(StopStep("outbox close", lambda: self.outbox.stop(0.5), 0.7))
         if self.rest is not None:
             steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.5), 0.6))  # type: ignore[misc]
-        steps.append(StopStep("commands", self.commands.stop, 0.1))
         in_order = self.supervisor.failure is None
+        steps.append(StopStep("commands", lambda: self.commands.stop(in_order=in_order), 0.4))
         steps.append(StopStep("models", lambda: self.updates.close(in_order=in_order), 0.4))
         run_stop_steps(steps)
 
@@ -464,6 +471,7 @@ class Agent:
             mqtt=mqtt,
             sinks=sinks,
             model=model,
+            config=self.commands.signed.status(),
             host=self._host.sample(),
             hardware=self._hardware.latest,
             sensors=self.sensors.latest(),

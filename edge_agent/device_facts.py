@@ -9,7 +9,7 @@ from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from edge_agent.capture.view import View
-from edge_agent.health.status import ModelStatus
+from edge_agent.health.status import ModelStatus, UpdateStatus
 from edge_agent.types import DEVICE, CameraChange, CameraState, Event, NewId
 
 
@@ -115,6 +115,19 @@ def camera_event(change: CameraChange, new_id: NewId) -> Event:
     return device_event(change.what, data, change.utc, new_id)
 
 
+def update_facts(update: UpdateStatus) -> ModelUpdate:
+    """The same for the outside."""
+    return {
+        "model": update.model,
+        "bundle": update.bundle or None,
+        "progress": None if update.progress is None else round(update.progress, 2),
+        "reason": update.reason,
+        "detail": update.detail,
+        "agreement": None if update.agreement is None else round(update.agreement, 2),
+        "compared": update.compared,
+    }
+
+
 def model_state(model: ModelStatus) -> ModelState:
     """The retained document of the topic ``model``."""
     active: ActiveModel = {
@@ -127,16 +140,6 @@ def model_state(model: ModelStatus) -> ModelState:
     name, _, version = model.previous.partition("@")
     previous: PreviousModel = {"name": name, "version": version, "bundle": model.previous_bundle or None}
     last = model.update
-    update: ModelUpdate | None = None
-    if last is not None:
-        update = {
-            "model": last.model,
-            "bundle": last.bundle or None,
-            "progress": None if last.progress is None else round(last.progress, 2),
-            "reason": last.reason,
-            "detail": last.detail,
-            "agreement": None if last.agreement is None else round(last.agreement, 2),
-            "compared": last.compared,
-        }
+    update = None if last is None else update_facts(last)
     state = cast("UpdateState", "confirmed" if last is None else last.state)
     return {"active": active, "previous": previous if model.previous else None, "state": state, "update": update}

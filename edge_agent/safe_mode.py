@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
+from edge_agent import config_layer
 from edge_agent.config import Config
 from edge_agent.crash_count import LIMIT, CrashCount
 from edge_agent.device_facts import model_state
@@ -38,9 +39,9 @@ class SafeModeFacts(TypedDict):
 
 
 def on_probation(config: Config) -> bool:
-    """Whether a model that came by update is being watched: crashes are held to be its, and it is taken back for them."""
+    """Whether a model or a configuration that came by update is being watched: crashes are held to be its, and end it."""
     job = ModelStore(config.state_dir / "models").read().working
-    return job is not None and job.state == "probation"
+    return (job is not None and job.state == "probation") or config_layer.on_trial(config.state_dir)
 
 
 class SafeUpdates:

@@ -6,7 +6,8 @@ from typing import Any, get_args
 
 from edge_agent.actuators.desk import ActuatorFacts
 from edge_agent.certificate_watch import CertificateFacts
-from edge_agent.command_handlers import CommandFacts, ConfigFacts
+from edge_agent.command_handlers import CommandFacts
+from edge_agent.config_updates import ConfigFacts, ConfigState
 from edge_agent.contract.commands import ANSWERS, REFUSAL
 from edge_agent.contract.message import Channel, Message
 from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelFacts, ModelState
@@ -72,6 +73,13 @@ CHANNELS = (
         (Message("heartbeat", Heartbeat),),
     ),
     Channel("model", "model", "which model is at work", (Message("model", ModelState),), retained=True),
+    Channel(
+        "config",
+        "config",
+        "which signed part of the configuration is in force; only where there is one, or may be",
+        (Message("config", ConfigState),),
+        retained=True,
+    ),
     Channel(
         "events",
         "events/{camera}/{use_case}",
