@@ -6,9 +6,9 @@ import base64
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field, TypeAdapter
 from typing_extensions import NotRequired, TypedDict
@@ -31,8 +31,8 @@ from edge_agent.commands.envelope import Request
 from edge_agent.commands.ledger import Address, Ledger
 from edge_agent.commands.over_mqtt import Message, OverMqtt
 from edge_agent.config_trial import Overlay
-from edge_agent.config_updates import ConfigFacts, ConfigUpdates
 from edge_agent.config_updates import Agent as Told
+from edge_agent.config_updates import ConfigFacts, ConfigUpdates
 from edge_agent.detect.child import run_child
 from edge_agent.errors import CommandCode, CommandError
 from edge_agent.health.host import clock_synchronised

@@ -45,7 +45,9 @@ def write_layer(folder: Path, name: str, version: str, source: Path) -> None:
     if not wrong:
         wrong = [(tree.mark(path), path, text) for path, text in _findings(tree.data)]
     if wrong:
-        lines = (f"{source}:{mark[0]}:{mark[1]}: {f'{dotted(path)}: ' if path else ''}{text}" for mark, path, text in wrong)
+        lines = (
+            f"{source}:{mark[0]}:{mark[1]}: {f'{dotted(path)}: ' if path else ''}{text}" for mark, path, text in wrong
+        )
         raise UsageError("\n".join(lines))
     layer = Layer(name=name, version=version, config=json.loads(json.dumps(tree.data)))
     (folder / LAYER).write_text(layer.model_dump_json(indent=1) + "\n", "utf-8")

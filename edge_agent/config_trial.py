@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edge_agent.config import Config, redact
 from edge_agent import config_layer
+from edge_agent.config import Config, redact
 from edge_agent.config_file import ConfigFile
 from edge_agent.config_layer import MAX_STARTS
 from edge_agent.durable import write_file
@@ -125,7 +125,9 @@ def _laid(file: ConfigFile, overlay: Overlay) -> tuple[Config, Overlay]:
 def begin(path: Path) -> Config:
     """The configuration for a start, which is counted where it is on trial. Raises ConfigError for the file's own faults."""
     file = ConfigFile(path)
-    held = is_held(file.config.state_dir)  # another agent's, and so is what is on trial there; it lets this one not start
+    held = is_held(
+        file.config.state_dir
+    )  # another agent's, and so is what is on trial there; it lets this one not start
     if not held:
         config_layer.begin(file.config.state_dir)
     config, overlay = _effective(file)

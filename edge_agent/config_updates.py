@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, cast
@@ -256,9 +256,7 @@ class ConfigUpdates:
         self._retry_at, self._polled = 0.0, ""
         if (job := activation.stored.working) is not None and job.bundle == offer.bundle:
             self._board.show(None)
-        job = activation.install(
-            client, offer, self._cancel, again=wish.again, activate=True, in_window=wish.polled
-        )
+        job = activation.install(client, offer, self._cancel, again=wish.again, activate=True, in_window=wish.polled)
         if job is not None:
             self._take_over(activation, job)
         elif not wish.polled and activation.stored.working is None:

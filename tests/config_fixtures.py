@@ -13,6 +13,7 @@ import yaml
 from edge_agent import config_trial
 from edge_agent.config import Config
 from edge_agent.config_bundle import write_layer
+from edge_agent.config_layer import store_of
 from edge_agent.config_trial import Gate
 from edge_agent.config_updates import ConfigUpdates
 from edge_agent.health.status import AgentStatus
@@ -80,8 +81,6 @@ class ConfigBox:
 
     @property
     def stored(self) -> Stored:
-        from edge_agent.config_layer import store_of
-
         return store_of(self.path.parent / "state").read()
 
     def live(self, ask: str | None = None, *, again: bool = False, back: bool = False) -> ConfigUpdates:

@@ -207,7 +207,13 @@ def _publish_config(args: argparse.Namespace) -> int:
     from edge_agent.ota.repository.operations import publish
 
     name, version = _name(args.model)
-    described = {"name": name, "version": version, "kind": CONFIG, "min_agent": args.min_agent, "hardware": args.hardware}
+    described = {
+        "name": name,
+        "version": version,
+        "kind": CONFIG,
+        "min_agent": args.min_agent,
+        "hardware": args.hardware,
+    }
     facts = _facts(described)
     with tempfile.TemporaryDirectory() as work:
         write_layer(Path(work), name, version, args.config)

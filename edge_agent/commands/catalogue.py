@@ -174,9 +174,7 @@ _ALL = (
         effect=True,
         deadline_s=30.0,
     ),
-    Command(
-        "config.rollback", "back to the signed configuration before", NoArgs, None, effect=True, deadline_s=30.0
-    ),
+    Command("config.rollback", "back to the signed configuration before", NoArgs, None, effect=True, deadline_s=30.0),
     Command("restart", "stop in order and start again", NoArgs, Restarted, effect=True),
     Command(
         "model.update",
