@@ -36,6 +36,7 @@ from edge_agent.model_updates import ModelUpdates
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import DetectionPool
 from edge_agent.record import RecordWriter
+from edge_agent.release_watch import ReleaseWatch, this_home
 from edge_agent.report import state_line
 from edge_agent.run_options import RunOptions
 from edge_agent.safe_mode import SafeUpdates, announce, look, on_probation
@@ -105,7 +106,7 @@ class Agent:
         self.workers = 0
         self.updates: ModelUpdates | SafeUpdates
         if self.safe_mode:
-            self.updates = SafeUpdates(config, self.restart)
+            self.updates = SafeUpdates(config, self.restart, self.tell)
         else:
             self._load(config, ready)
         self.mqtt: MqttSink | None = None
@@ -135,6 +136,7 @@ class Agent:
         self._hardware = hardware.HardwareProbe()
         self._heartbeat = HeartbeatBuilder()
         self._certificates = CertificateWatch(config)
+        self._releases = ReleaseWatch(config.state_dir, this_home())
         self._digest = config.digest()
         self._next_beat, self._told_connects = 0.0, 0
         self._told_revisions = {"model": -1, "config": 0}
@@ -302,6 +304,7 @@ class Agent:
         self.home_assistant.look()
         self.outbox.put(self.sensors.look())
         self._certificates.look(self.tell)
+        self._releases.look(self.tell)
         self._tell()
         tick()
         if look(self.crashes, time.monotonic() - self.started, self.tell):
@@ -316,8 +319,7 @@ class Agent:
         broker = self.mqtt.state() if self.mqtt is not None else None
         connects = broker.connects if broker is not None and broker.connected else self._told_connects
         again = connects != self._told_connects
-        if not self.safe_mode:
-            self._tell_state("model", self.updates.revision, lambda: model_state(self._model_status()), again=again)
+        self._tell_state("model", self.updates.revision, lambda: model_state(self._model_status()), again=again)
         signed = self.commands.signed
         self._tell_state("config", signed.revision, signed.state, again=again and signed.revision > 0)
         if now < self._next_beat and connects == self._told_connects:
@@ -483,7 +485,7 @@ class Agent:
 
     def _model_status(self) -> ModelStatus:
         if self.safe_mode:
-            return ModelStatus(error=f"safe mode: {self.safe_mode}")
+            return self.updates.status(ModelStatus(error=f"safe mode: {self.safe_mode}"))
         return self.updates.status(self.serving.status)
 
     def recent_events(self, since: str | None, limit: int) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ class ModelUpdate(TypedDict):
 class ModelState(TypedDict):
     """Which model is at work, and how its last update goes."""
 
-    active: Annotated[ActiveModel, Field(description="the one at work")]
+    active: Annotated[ActiveModel | None, Field(description="the one at work; null: none, as in safe mode")]
     previous: Annotated[PreviousModel | None, Field(description="the one before; null: none")]
     state: Annotated[UpdateState, Field(description="of the last update; confirmed where there was none")]
     update: Annotated[ModelUpdate | None, Field(description="the last update; null: there was none")]
@@ -98,7 +98,7 @@ class ModelFacts(TypedDict):
     state: Annotated[
         Literal["refused", "probation", "confirmed", "rolled_back"], Field(description="what became of it")
     ]
-    active: Annotated[str, Field(description="name@version of the one at work now")]
+    active: Annotated[str, Field(description="name@version of the one at work now; empty: none, as in safe mode")]
     reason: NotRequired[Annotated[str, Field(description="why, in one word")]]
     detail: NotRequired[Annotated[str, Field(description="why, for people")]]
 
@@ -142,4 +142,9 @@ def model_state(model: ModelStatus) -> ModelState:
     last = model.update
     update = None if last is None else update_facts(last)
     state = cast("UpdateState", "confirmed" if last is None else last.state)
-    return {"active": active, "previous": previous if model.previous else None, "state": state, "update": update}
+    return {
+        "active": active if model.name else None,
+        "previous": previous if model.previous else None,
+        "state": state,
+        "update": update,
+    }

@@ -6,16 +6,19 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edge_agent import release_watch
 from edge_agent.errors import ActivationFailed, Interrupted, Rejected, UsageError
 from edge_agent.ota import agent_update, release, store
 from edge_agent.ota.activation import Progress
 from edge_agent.ota.agent_update import Level, Seen, Service, Updater
 from edge_agent.ota.archive import Archive
-from edge_agent.ota.job import ATTEMPTS, Job
+from edge_agent.ota.job import ATTEMPTS, Job, Stored
 from edge_agent.ota.release import CURRENT, UPDATER, Home
+from edge_agent.release_watch import ReleaseWatch, home_of
 from tests.agent_releases import write_release
 
 
@@ -143,6 +146,46 @@ def test_it_must_be_as_ready_as_the_one_before(box: Box, level: Level, before: L
         assert job is not None and (job.state, job.reason) == ("rolled_back", "unhealthy")
     assert (box.running, box.home.linked(CURRENT), box.home.linked(UPDATER)) == ("1.0", "1.0", "1.0")
     assert box.releases() == {"1.0"}
+
+
+def test_whoever_subscribes_sees_it_come_and_go(box: Box, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each release tells what it finds when it starts, and what happens while it runs."""
+    told: list[Any] = []
+    monkeypatch.setattr(release_watch, "LOOK_S", 0.0)
+
+    def watch() -> ReleaseWatch:
+        monkeypatch.setattr(release_watch, "__version__", box.running or "")
+        found = ReleaseWatch(tmp_path, home_of(box.home.folder / CURRENT))
+        found.look(lambda _, facts: told.append(dict(facts)))
+        return found
+
+    start, write = box.restart, store.ModelStore.write
+    seen = [watch()]
+
+    def restart() -> None:
+        start()
+        seen[0] = watch()
+
+    def written(self: store.ModelStore, stored: Stored) -> None:
+        write(self, stored)
+        seen[0].look(lambda _, facts: told.append(dict(facts)))
+
+    box.restart = restart  # type: ignore[method-assign]
+    monkeypatch.setattr(store.ModelStore, "write", written)
+    box.levels["3.0"] = "failing"
+    box.install("2.0"), box.install("3.0")
+    watch(), watch()  # it is told once, also by who starts anew
+    assert [(fact["state"], fact["version"], fact["before"]) for fact in told] == [
+        ("begun", "2.0", "1.0"),
+        ("probation", "2.0", "1.0"),
+        ("confirmed", "2.0", "1.0"),
+        ("begun", "3.0", "2.0"),
+        ("probation", "3.0", "2.0"),
+        ("rolled_back", "3.0", "2.0"),
+    ]
+    assert [fact["running"] for fact in told][:4] == ["1.0", "1.0", "2.0", "2.0"]
+    assert told[-1]["reason"] == "unhealthy" and "readiness is failing" in told[-1]["detail"]
+    assert home_of(tmp_path / "venv") is None and home_of(Path("/")) is None
 
 
 def test_a_bad_one_does_not_cost_the_way_back(box: Box) -> None:

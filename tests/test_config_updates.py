@@ -47,8 +47,8 @@ def wait_until(box: Box, state: str, bundle: str) -> dict[str, Any]:
     """The topic ``config``, once the update to ``bundle`` is in ``state``."""
 
     def there() -> bool:
-        last = states(box)[-1] if states(box) else {"update": None, "state": ""}
-        return last["state"] == state and last["update"] is not None and last["update"]["model"] == bundle
+        last = states(box)[-1:]
+        return bool(last and last[0]["state"] == state and last[0]["update"] and last[0]["update"]["model"] == bundle)
 
     box.wait_for(there, WAIT_S, f"{bundle} to be {state}; {states(box)[-1:]}")
     return states(box)[-1]

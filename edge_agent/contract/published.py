@@ -15,6 +15,7 @@ from edge_agent.health.heartbeat_fields import Heartbeat
 from edge_agent.outbox.ledger import SinkLosses
 from edge_agent.outbox.messages import EVENT_TYPE, CloudEvent, MetricMessage, TelemetryMessage
 from edge_agent.outbox.telling import OutboxRecreated
+from edge_agent.release_watch import AgentUpdateFacts
 from edge_agent.safe_mode import SafeModeFacts
 from edge_agent.sensors.sensor import SensorStateFacts
 from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
@@ -120,6 +121,7 @@ CHANNELS = (
             _event("device", "safe_mode", SafeModeFacts),
             _event("device", "certificate", CertificateFacts),
             _event("device", "model", ModelFacts),
+            _event("device", "agent_update", AgentUpdateFacts),
         ),
     ),
     Channel(
