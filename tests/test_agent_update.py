@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,7 @@ from edge_agent.ota.job import ATTEMPTS, Job, Stored
 from edge_agent.ota.release import CURRENT, UPDATER, Home
 from edge_agent.release_watch import ReleaseWatch, home_of
 from tests.agent_releases import write_release
-
-
-class PowerCut(BaseException):
-    """Nothing more is written."""
+from tests.durable_steps import PowerCut, Steps
 
 
 @dataclass
@@ -255,31 +251,13 @@ def test_one_that_takes_the_box_down_each_time_is_taken_back(box: Box) -> None:
 
 
 @pytest.fixture
-def cut_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], list[str]]]:
-    """Let the power go at the so-manieth thing that is made durable; the list of those that were."""
-    limit: list[int | None] = [None]
-    done: list[str] = []
-
-    def counted(name: str, work: Callable[..., object]) -> Callable[..., object]:
-        def call(*args: object, **kwargs: object) -> object:
-            if limit[0] is not None and len(done) >= limit[0]:
-                raise PowerCut
-            done.append(f"{name} {Path(str(args[1 if name == 'lead' else 0])).name}")
-            return work(*args, **kwargs)
-
-        return call
-
-    for module, name in ((release, "write_file"), (store, "write_file"), (agent_update, "write_file")):
-        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
-    monkeypatch.setattr(Home, "lead", counted("lead", Home.lead))
-    monkeypatch.setattr(store.ModelStore, "add", counted("add", store.ModelStore.add))
-
-    def begin(number: int | None) -> list[str]:
-        limit[0] = number
-        done.clear()
-        return done
-
-    yield begin
+def cut_after(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    steps = Steps(monkeypatch)
+    for module in (release, store, agent_update):
+        steps.count(module, "write_file")
+    steps.count(Home, "lead", argument=1)
+    steps.count(store.ModelStore, "add", argument=1)
+    return steps
 
 
 def runs(box: Box) -> str:
@@ -290,9 +268,7 @@ def runs(box: Box) -> str:
 
 
 @pytest.mark.slow
-def test_a_power_cut_at_any_step_leaves_a_release_that_runs_and_the_update_goes_on(
-    box: Box, cut_after: Callable[[int | None], list[str]]
-) -> None:
+def test_a_power_cut_at_any_step_leaves_a_release_that_runs_and_the_update_goes_on(box: Box, cut_after: Steps) -> None:
     steps = cut_after(None)
     box.install("2.0")
     assert {
@@ -325,9 +301,7 @@ def test_a_power_cut_at_any_step_leaves_a_release_that_runs_and_the_update_goes_
 
 
 @pytest.mark.slow
-def test_a_power_cut_while_a_bad_one_is_taken_back_leaves_the_old_one(
-    box: Box, cut_after: Callable[[int | None], list[str]]
-) -> None:
+def test_a_power_cut_while_a_bad_one_is_taken_back_leaves_the_old_one(box: Box, cut_after: Steps) -> None:
     box.levels |= {f"2.{step}": "failing" for step in range(60)}
     steps = cut_after(None)
     box.install("2.59")

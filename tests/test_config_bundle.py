@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from edge_agent.ota import store
 from edge_agent.ota.bundle import digest
 from edge_agent.ota.offer import Bundle
 from tests.config_fixtures import NAME, ConfigBox, make_box, publish
+from tests.durable_steps import PowerCut, Steps
 from tests.ota_fixtures import Operator, make_operator
 
 
@@ -247,42 +247,20 @@ def test_it_finds_one_by_itself_where_it_is_told_to(box: ConfigBox, operator: Op
 # ---- the power is cut at every durable step
 
 
-class PowerCut(BaseException):
-    """Nothing more is written."""
-
-
 @pytest.fixture
-def cut_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], list[str]]]:
-    """Let the power go at the so-manieth thing that is made durable; the list of those that were."""
-    limit: list[int | None] = [None]
-    done: list[str] = []
-
-    def counted(name: str, work: Callable[..., object]) -> Callable[..., object]:
-        def call(*args: object, **kwargs: object) -> object:
-            if limit[0] is not None and len(done) >= limit[0]:
-                raise PowerCut
-            done.append(f"{name} {Path(str(args[0])).name}")
-            return work(*args, **kwargs)
-
-        return call
-
+def cut_after(monkeypatch: pytest.MonkeyPatch) -> Steps:
     monkeypatch.setattr(config_updates, "check", lambda _: [])  # what it says is tried above
+    steps = Steps(monkeypatch)
     for module in (store, config_updates):
-        monkeypatch.setattr(module, "write_file", counted("write", module.write_file))
-    monkeypatch.setattr(store.ModelStore, "add", counted("add", store.ModelStore.add))
-
-    def begin(number: int | None) -> list[str]:
-        limit[0] = number
-        done.clear()
-        return done
-
-    yield begin
+        steps.count(module, "write_file")
+    steps.count(store.ModelStore, "add", argument=1)
+    return steps
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("good", [True, False])
 def test_a_power_cut_at_any_step_leaves_a_configuration_that_works_and_the_update_comes_to_its_end(
-    box: ConfigBox, operator: Operator, cut_after: Callable[[int | None], list[str]], good: bool
+    box: ConfigBox, operator: Operator, cut_after: Steps, good: bool
 ) -> None:
     publish(operator, "0", {"detect": {"score_threshold": 0.3}})
     publish(operator, "1", {"detect": {"score_threshold": 0.2 if good else box.bad}})
@@ -310,7 +288,7 @@ def test_a_power_cut_at_any_step_leaves_a_configuration_that_works_and_the_updat
         assert box.stored.job is not None and box.stored.job.told == box.stored.job.state
 
 
-def _once(box: ConfigBox, begun: Path, cut_after: Callable[[int | None], list[str]], step: int | None) -> list[str]:
+def _once(box: ConfigBox, begun: Path, cut_after: Steps, step: int | None) -> list[str]:
     """The update from version 0, the power cut at ``step``; what was made durable."""
     state = box.path.parent / "state"
     shutil.rmtree(state, ignore_errors=True)
