@@ -36,12 +36,13 @@ from edge_agent.model_updates import ModelUpdates
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import DetectionPool
 from edge_agent.record import RecordWriter
+from edge_agent.release_watch import ReleaseWatch, this_home
 from edge_agent.report import state_line
 from edge_agent.run_options import RunOptions
 from edge_agent.safe_mode import SafeUpdates, announce, look, on_probation
 from edge_agent.sensors.sensors import Sensors
 from edge_agent.serving_model import ServingModel
-from edge_agent.sinks.batch import BatchPump
+from edge_agent.sinks.batch import BatchPump, BatchSink
 from edge_agent.sinks.build import batch_sinks
 from edge_agent.sinks.home_assistant_link import HomeAssistant
 from edge_agent.sinks.mqtt import MqttSink
@@ -85,18 +86,7 @@ class Agent:
         self.safe_mode = self.crashes.safe_mode
         """Why cameras and model are left alone, "" where they are not."""
         sinks = batch_sinks(config)
-        self.outbox = Outbox(
-            config.state_dir / "outbox.db",
-            config.outbox,
-            site=config.site,
-            device=self.device,
-            boot_id=self.boot_id,
-            clock_ok=lambda: clock_synchronised() is not False,
-            new_id=self.new_id,
-            sinks=["mqtt", *sinks],  # MQTT also where it is off: events wait for it
-            wants={"mqtt": mqtt_wants, **{name: sink.wants for name, sink in sinks.items()}},
-            retention_days=config.privacy.retention_days,
-        )
+        self.outbox = self._make_outbox(sinks)
         self.sensors = Sensors(config.sensors, self.new_id)
         self.codes = build_codes(config, lambda: clock_synchronised() is True)
         self.desk = self._make_desk()
@@ -106,7 +96,7 @@ class Agent:
         self.workers = 0
         self.updates: ModelUpdates | SafeUpdates
         if self.safe_mode:
-            self.updates = SafeUpdates(config, self.restart)
+            self.updates = SafeUpdates(config, self.restart, self.tell)
         else:
             self._load(config, ready)
         self.mqtt: MqttSink | None = None
@@ -136,8 +126,10 @@ class Agent:
         self._hardware = hardware.HardwareProbe()
         self._heartbeat = HeartbeatBuilder()
         self._certificates = CertificateWatch(config)
+        self._releases = ReleaseWatch(config.state_dir, this_home())
         self._digest = config.digest()
-        self._next_beat, self._told_connects, self._told_model = 0.0, 0, -1
+        self._next_beat, self._told_connects = 0.0, 0
+        self._told_revisions = {"model": -1, "config": 0}
         self._last_words = b""
         self._notifier = Notifier()
 
@@ -190,6 +182,21 @@ class Agent:
             log.error("%s", self.supervisor.failure, extra=told("agent.failed"))
             return self.supervisor.failure.exit_code
         return int(any(unit.recorder is not None and unit.recorder.failure for unit in self.cameras))
+
+    def _make_outbox(self, sinks: Mapping[str, BatchSink]) -> Outbox:
+        config = self.config
+        return Outbox(
+            config.state_dir / "outbox.db",
+            config.outbox,
+            site=config.site,
+            device=self.device,
+            boot_id=self.boot_id,
+            clock_ok=lambda: clock_synchronised() is not False,
+            new_id=self.new_id,
+            sinks=["mqtt", *sinks],  # MQTT also where it is off: events wait for it
+            wants={"mqtt": mqtt_wants, **{name: sink.wants for name, sink in sinks.items()}},
+            retention_days=config.privacy.retention_days,
+        )
 
     def _make_desk(self) -> ActuatorDesk | None:
         devices = self.config.actuators.devices if self.config.actuators is not None else []
@@ -247,6 +254,9 @@ class Agent:
                 "engine", lambda _: loader.finish(), essential=False, deadline_s=math.inf, restart=False
             )
         self.supervisor.spawn("models", self.updates.work, essential=False, deadline_s=math.inf, restart=True)
+        self.supervisor.spawn(
+            "configuration", self.commands.signed.work, essential=False, deadline_s=math.inf, restart=True
+        )
         self.supervisor.spawn(
             "commands", self.commands.work, essential=False, deadline_s=self.commands.deadline_s, restart=True
         )
@@ -308,6 +318,7 @@ class Agent:
         self.home_assistant.look()
         self.outbox.put(self.sensors.look())
         self._certificates.look(self.tell)
+        self._releases.look(self.tell)
         self._tell()
         tick()
         if look(self.crashes, time.monotonic() - self.started, self.tell):
@@ -317,12 +328,14 @@ class Agent:
             self.stop.set()
 
     def _tell(self) -> None:
-        """Heartbeat at its interval and at once after a connection; the retained model state after each connection."""
+        """Heartbeat at its interval and at once after a connection; the retained states after each connection."""
         now = time.monotonic()
         broker = self.mqtt.state() if self.mqtt is not None else None
         connects = broker.connects if broker is not None and broker.connected else self._told_connects
-        if self._told_model != self.updates.revision or connects != self._told_connects:
-            self._tell_model()
+        again = connects != self._told_connects
+        self._tell_state("model", self.updates.revision, lambda: model_state(self._model_status()), again=again)
+        signed = self.commands.signed
+        self._tell_state("config", signed.revision, signed.state, again=again and signed.revision > 0)
         if now < self._next_beat and connects == self._told_connects:
             return
         self._next_beat = now + self.config.mqtt.heartbeat_s
@@ -338,12 +351,11 @@ class Agent:
             self.commands.connected()
             self.home_assistant.connected()
 
-    def _tell_model(self) -> None:
-        if self.safe_mode:
+    def _tell_state(self, topic: str, revision: int, state: Callable[[], Any], *, again: bool) -> None:
+        if self.mqtt is None or (self._told_revisions[topic] == revision and not again):
             return
-        revision, state = self.updates.revision, model_state(self._model_status())
-        if self.mqtt is not None and self.mqtt.publish_now("model", state, retain=True):
-            self._told_model = revision
+        if self.mqtt.publish_now(topic, state(), retain=True):
+            self._told_revisions[topic] = revision
 
     def _stop(self) -> None:
         log.info("stopping%s", ", to start again" if self.again else "", extra=told("agent.stopping"))
@@ -353,6 +365,7 @@ class Agent:
             self._notifier.stopping("stopping")
         self.stop.set()
         self.updates.end()
+        self.commands.signed.end()
         steps = [
             StopStep("capture", lambda: self.supervisor.join("capture:", 1.7), 1.8),
             StopStep("detection", self._close_detection, 1.8),
@@ -366,8 +379,8 @@ class Agent:
         steps.append(StopStep("outbox close", lambda: self.outbox.stop(0.5), 0.7))
         if self.rest is not None:
             steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.5), 0.6))  # type: ignore[misc]
-        steps.append(StopStep("commands", self.commands.stop, 0.1))
         in_order = self.supervisor.failure is None
+        steps.append(StopStep("commands", lambda: self.commands.stop(in_order=in_order), 0.4))
         steps.append(StopStep("models", lambda: self.updates.close(in_order=in_order), 0.4))
         run_stop_steps(steps)
 
@@ -474,6 +487,7 @@ class Agent:
             mqtt=mqtt,
             sinks=sinks,
             model=model,
+            config=self.commands.signed.status(),
             host=self._host.sample(),
             hardware=self._hardware.latest,
             sensors=self.sensors.latest(),
@@ -485,7 +499,7 @@ class Agent:
 
     def _model_status(self) -> ModelStatus:
         if self.safe_mode:
-            return ModelStatus(error=f"safe mode: {self.safe_mode}")
+            return self.updates.status(ModelStatus(error=f"safe mode: {self.safe_mode}"))
         return self.updates.status(self.serving.status)
 
     def recent_events(self, since: str | None, limit: int) -> list[dict[str, Any]]:

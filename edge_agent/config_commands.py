@@ -16,6 +16,8 @@ CommandName: TypeAlias = Literal[
     "snapshot",
     "log.level",
     "config.apply",
+    "config.update",
+    "config.rollback",
     "restart",
     "model.update",
     "model.rollback",

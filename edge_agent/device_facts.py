@@ -10,7 +10,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from edge_agent.capture.view import View
 from edge_agent.health.shadow import ShadowState, ShadowStatus
-from edge_agent.health.status import ModelStatus
+from edge_agent.health.status import ModelStatus, UpdateStatus
 from edge_agent.types import DEVICE, CameraChange, CameraState, Event, NewId, rfc3339
 
 
@@ -122,7 +122,7 @@ class ModelShadow(TypedDict):
 class ModelState(TypedDict):
     """Which model is at work, and how its last update goes."""
 
-    active: Annotated[ActiveModel, Field(description="the one at work")]
+    active: Annotated[ActiveModel | None, Field(description="the one at work; null: none, as in safe mode")]
     previous: Annotated[PreviousModel | None, Field(description="the one before; null: none")]
     state: Annotated[UpdateState, Field(description="of the last update; confirmed where there was none")]
     update: Annotated[ModelUpdate | None, Field(description="the last update; null: there was none")]
@@ -137,7 +137,7 @@ class ModelFacts(TypedDict):
     state: Annotated[
         Literal["refused", "probation", "confirmed", "rolled_back"], Field(description="what became of it")
     ]
-    active: Annotated[str, Field(description="name@version of the one at work now")]
+    active: Annotated[str, Field(description="name@version of the one at work now; empty: none, as in safe mode")]
     reason: NotRequired[Annotated[str, Field(description="why, in one word")]]
     detail: NotRequired[Annotated[str, Field(description="why, for people")]]
 
@@ -154,6 +154,19 @@ def camera_event(change: CameraChange, new_id: NewId) -> Event:
     return device_event(change.what, data, change.utc, new_id)
 
 
+def update_facts(update: UpdateStatus) -> ModelUpdate:
+    """The same for the outside."""
+    return {
+        "model": update.model,
+        "bundle": update.bundle or None,
+        "progress": None if update.progress is None else round(update.progress, 2),
+        "reason": update.reason,
+        "detail": update.detail,
+        "agreement": None if update.agreement is None else round(update.agreement, 2),
+        "compared": update.compared,
+    }
+
+
 def model_state(model: ModelStatus) -> ModelState:
     """The retained document of the topic ``model``."""
     active: ActiveModel = {
@@ -166,20 +179,10 @@ def model_state(model: ModelStatus) -> ModelState:
     name, _, version = model.previous.partition("@")
     previous: PreviousModel = {"name": name, "version": version, "bundle": model.previous_bundle or None}
     last = model.update
-    update: ModelUpdate | None = None
-    if last is not None:
-        update = {
-            "model": last.model,
-            "bundle": last.bundle or None,
-            "progress": None if last.progress is None else round(last.progress, 2),
-            "reason": last.reason,
-            "detail": last.detail,
-            "agreement": None if last.agreement is None else round(last.agreement, 2),
-            "compared": last.compared,
-        }
+    update = None if last is None else update_facts(last)
     state = cast("UpdateState", "confirmed" if last is None else last.state)
     return {
-        "active": active,
+        "active": active if model.name else None,
         "previous": previous if model.previous else None,
         "state": state,
         "update": update,

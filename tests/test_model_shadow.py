@@ -56,7 +56,7 @@ def test_a_label_that_one_of_them_does_not_know_is_counted_and_not_held_against_
 def test_in_safe_mode_there_is_none(tmp_path: Path) -> None:
     config = Config.model_validate({"cameras": [{"id": "a", "source": "rtsp://none.example/"}], "state_dir": tmp_path})
     with pytest.raises(CommandError, match="safe mode") as refused:
-        SafeUpdates(config, lambda: None).shadow("eyes@1.0", **LONG)
+        SafeUpdates(config, lambda: None, lambda *_: None).shadow("eyes@1.0", **LONG)
     assert refused.value.code == "not_available"
 
 

@@ -57,6 +57,13 @@ class ConfigApplyArgs(Strict):
     )
 
 
+class ConfigUpdateArgs(Strict):
+    """Which signed part of the configuration."""
+
+    bundle: ModelName | None = Field(None, description="NAME or NAME@VERSION; default: NAME as ota.config says")
+    again: bool = Field(False, description="also if it was rolled back on this box before")
+
+
 class ModelUpdateArgs(Strict):
     """Which model."""
 
@@ -171,6 +178,15 @@ _ALL = (
     Command("snapshot", "the last picture of a camera, where privacy allows it", SnapshotArgs, Snapshot),
     Command("log.level", "log more or less for a while", LogLevelArgs, LogLevel, effect=True),
     Command("config.apply", "change the configuration", ConfigApplyArgs, ConfigApplied, effect=True, deadline_s=30.0),
+    Command(
+        "config.update",
+        "begin to fetch a signed part of the configuration and to put it in force; the topic config tells how it goes",
+        ConfigUpdateArgs,
+        None,
+        effect=True,
+        deadline_s=30.0,
+    ),
+    Command("config.rollback", "back to the signed configuration before", NoArgs, None, effect=True, deadline_s=30.0),
     Command("restart", "stop in order and start again", NoArgs, Restarted, effect=True),
     Command(
         "model.update",

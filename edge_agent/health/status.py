@@ -149,6 +149,19 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigStatus:
+    """The signed part of the configuration: ``bundle`` and ``previous`` as name@version, "" where the box's file is alone.
+
+    ``error`` says why it is set aside for now.
+    """
+
+    bundle: str = ""
+    previous: str = ""
+    error: str = ""
+    update: UpdateStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HostStatus:
     """The box: ``cpu_pct`` of all cores together (0–100), ``rss_bytes`` of this process, ``disk_*`` where the state lies."""
 
@@ -196,6 +209,7 @@ class AgentStatus:
     mqtt: MqttStatus = MqttStatus()
     sinks: tuple[SinkStatus, ...] = ()
     model: ModelStatus = ModelStatus()
+    config: ConfigStatus = ConfigStatus()
     host: HostStatus = HostStatus()
     hardware: HardwareStatus = HardwareStatus()
     sensors: Mapping[str, SensorValue] = field(default_factory=dict)
@@ -223,6 +237,7 @@ class AgentStatus:
                 "host": _host(self.host, self.hardware),
                 "sensors": _sensors(self.sensors),
                 **({"certificate": Part("degraded", self.certificate)} if self.certificate else {}),
+                **({"config": Part("degraded", self.config.error)} if self.config.error else {}),
             }
         )
 
