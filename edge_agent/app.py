@@ -42,12 +42,13 @@ from edge_agent.run_options import RunOptions
 from edge_agent.safe_mode import SafeUpdates, announce, look, on_probation
 from edge_agent.sensors.sensors import Sensors
 from edge_agent.serving_model import ServingModel
-from edge_agent.sinks.batch import BatchPump, BatchSink
+from edge_agent.sinks.batch import BatchPump
 from edge_agent.sinks.build import batch_sinks
 from edge_agent.sinks.home_assistant_link import HomeAssistant
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.sinks.mqtt import wants as mqtt_wants
 from edge_agent.sinks.mqtt_inbound import Listener
+from edge_agent.sinks.store import BatchSink
 from edge_agent.snapshot import snapshot_jpeg
 from edge_agent.sparkplug_board import sparkplug_sink
 from edge_agent.state_dir import state_lock
@@ -115,10 +116,7 @@ class Agent:
             )
         self.sparkplug = sparkplug_sink(self) if self.mqtt is not None else None
         self.pumps = [BatchPump(name, self.outbox.outlet(name), sink) for name, sink in sinks.items()]
-        self.rest: RestServer | None = None
-        if config.http.enabled:
-            shot = self.snapshot if config.privacy.images else None
-            self.rest = RestServer(config.http, self.status, self.recent_events, self.models, shot)
+        self.rest = self._make_rest()
         self.supervisor = Supervisor(self.stop)
         self.again = False
         """Whether to start again once it has stopped."""
@@ -197,6 +195,12 @@ class Agent:
             wants={"mqtt": mqtt_wants, **{name: sink.wants for name, sink in sinks.items()}},
             retention_days=config.privacy.retention_days,
         )
+
+    def _make_rest(self) -> RestServer | None:
+        if not self.config.http.enabled:
+            return None
+        shot = self.snapshot if self.config.privacy.images else None
+        return RestServer(self.config.http, self.status, self.recent_events, self.models, shot)
 
     def _make_desk(self) -> ActuatorDesk | None:
         devices = self.config.actuators.devices if self.config.actuators is not None else []
