@@ -241,7 +241,8 @@ class Memory:
         box = kept["box"][rows] - np.tile(pace * (age + _TOLD_LATE_S), 2)
         inward = _OUTWARD * (box[:, 3] - box[:, 1])[:, None]
         came: Bools = ((box[:, :2] < edge) & (pace > inward)).any(axis=1)
-        return came | (box[:, 2] > size[0] - edge[0]) & (pace[:, 0] < -inward[:, 0])
+        came |= (box[:, 2] > size[0] - edge[0]) & (pace[:, 0] < -inward[:, 0])
+        return came
 
     def _see(self, rows: Rows, seen: _Seen, xy: F64, t: float) -> None:
         idents, boxes = seen.tracks, seen.boxes
