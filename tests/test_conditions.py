@@ -166,6 +166,17 @@ def test_sensors(when: dict[str, Any], value: Any, so: Truth) -> None:
     assert ask({"sensor": "door", **when}, frames, names={"door": "door_1"}) == [so]
 
 
+def test_who_was_just_seen_with_it_may_have_it_still_wherever_they_went() -> None:
+    """The parcel is missed while its carrier walks on: for two seconds nobody can say that they lack it."""
+    frames = [
+        observe(k / 10, [(1, (0.2 + 0.02 * k, 0.6))], [(2, "parcel", (0.2 + 0.02 * k, 0.5))] if k < 10 else [])
+        for k in range(33)
+    ]
+    for until, has in ((10, TRUE), (11, UNKNOWN), (29, UNKNOWN), (33, FALSE)):
+        assert ask({"has": "parcel"}, frames[:until])[0] == has
+        assert ask({"lacks": "parcel"}, frames[:until])[0] == TRUE - has
+
+
 @pytest.mark.parametrize(
     ("reading", "so"),
     [

@@ -37,6 +37,28 @@ def test_a_new_track_where_somebody_just_was_is_the_same(fps: int) -> None:
     assert things.tracks.tolist() == [2]
 
 
+@pytest.mark.parametrize("fps", [5, 15])
+@pytest.mark.parametrize("told_after_s", [0.0, 0.4, 0.8])
+def test_who_walks_in_is_not_taken_for_somebody_hidden(fps: int, told_after_s: float) -> None:
+    """A tracker tells of a newcomer only when it is sure, some steps inside of the picture."""
+
+    def scene(t: float) -> list[Person]:
+        hidden = [(1, (0.45, 0.7))] if t < 5 else []
+        walks_in = 12 + told_after_s <= t
+        return [*hidden, *([(2, (1.0 - 0.1 * (t - 12), 0.8))] if walks_in else [])]
+
+    _, things = play(scene, 15, fps)
+    assert set(zip(things.ids.tolist(), things.tracks.tolist(), strict=True)) == {(1, 1), (2, 2)}
+
+
+def test_who_comes_out_of_hiding_inside_of_the_picture_goes_on() -> None:
+    def scene(t: float) -> list[Person]:
+        return [(1, at(t, 0.2))] if t < 5 else [(2, (0.5 - 0.1 * (t - 12), 0.7))] if t >= 12 else []
+
+    _, things = play(scene, 15, 10)
+    assert things.ids.tolist() == [1]
+
+
 @pytest.mark.parametrize("fps", [5, 30])
 @pytest.mark.parametrize("apart", [0.06, 0.2, 0.5])
 def test_two_tracks_that_exchange_their_people_are_put_right(fps: int, apart: float) -> None:

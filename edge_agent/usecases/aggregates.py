@@ -21,7 +21,7 @@ from edge_agent.usecases.minutes import Minute
 from edge_agent.usecases.presence import need_zone
 from edge_agent.usecases.rules import RuleAtWork
 from edge_agent.usecases.scene import Place, Scene
-from edge_agent.usecases.spells import RuleFacts, Teller
+from edge_agent.usecases.spells import Moment, RuleFacts, Teller
 
 SMALL = 5
 """A count below this is small; and so is a difference between two groups."""
@@ -76,13 +76,16 @@ class AggregateAtWork(RuleAtWork[A]):
         self._observed_s += dt
         return dt
 
-    def interval_over(self, utc: float) -> bool:
-        """Whether an interval ended before this frame, by the clock: also where that was set."""
-        slot, before = int(utc // self._interval_s), self._slot
+    def interval_over(self, scene: Scene) -> Moment | None:
+        """When the interval ended, where one did before this frame; where the clock was set that is now."""
+        slot, before = int(scene.utc // self._interval_s), self._slot
         if before is None:
-            self._began = utc
+            self._began = scene.utc
         self._slot = slot
-        return before is not None and slot != before
+        if before is None or slot == before:
+            return None
+        late = scene.utc - slot * self._interval_s if slot == before + 1 else 0.0
+        return scene.t - late, scene.utc - late
 
     def facts(self, ended: float) -> dict[str, Any]:
         """What every aggregate says; the next one begins at ``ended`` (UTC)."""

@@ -25,7 +25,7 @@ from edge_agent.usecases.evidence import TOLERANCE_S, TRUE, UNKNOWN
 from edge_agent.usecases.presence import in_zone
 from edge_agent.usecases.rules import RuleUseCase
 from edge_agent.usecases.scene import Place, Scene
-from edge_agent.usecases.spells import Teller
+from edge_agent.usecases.spells import Moment, Teller
 
 LOWEST, HIGHEST, STEP = 0.1, 0.9, 0.1
 """Shares are told in these steps, and nothing beyond: *all of them* would be about each of them."""
@@ -63,8 +63,8 @@ class AttentionAtWork(AggregateAtWork[AttentionRule]):
     def update(self, scene: Scene) -> Iterator[Event]:
         """See ``RuleAtWork``."""
         self._happened = {}
-        if self.interval_over(scene.utc):
-            yield from self._tell(scene.t, scene.utc)
+        if (over := self.interval_over(scene)) is not None:
+            yield from self._tell(over)
         dt, ids = self.passed(scene), scene.things.ids
         for newcomer, known in scene.things.renamed:
             if (seconds := self._judged.pop(newcomer, None)) is not None:
@@ -83,7 +83,7 @@ class AttentionAtWork(AggregateAtWork[AttentionRule]):
         for ident in ids[judged].tolist():
             self._judged[ident] = self._judged.get(ident, 0.0) + dt
 
-    def _tell(self, t: float, utc: float) -> Iterator[Event]:
+    def _tell(self, now: Moment) -> Iterator[Event]:
         """At the end of an interval."""
         group = {ident for ident, seconds in self._judged.items() if seconds >= self._counted_s / 2}
         alike = any(0 < len(group ^ told) < SMALL for told in self._told)
@@ -93,7 +93,7 @@ class AttentionAtWork(AggregateAtWork[AttentionRule]):
         self._happened = {"told": 1}
         people, share = self._judged_s / self._counted_s, self._facing_s / self._judged_s
         data = {
-            **self.facts(utc),
+            **self.facts(now[1]),
             "facing": self.rule.facing,
             "counted_s": round(self._counted_s, 3),
             "people": PEOPLE_STEP * round(people / PEOPLE_STEP),
@@ -101,13 +101,13 @@ class AttentionAtWork(AggregateAtWork[AttentionRule]):
         }
         self._told.append(group)
         self._forget()
-        yield from self.teller.fact("share", (t, utc), data)
+        yield from self.teller.fact("share", now, data)
 
     def end(self, reason: str, t: float, utc: float) -> Iterator[Event]:
         """See ``RuleAtWork``."""
         self._t = None
         if reason != "camera_gap":
-            yield from self._tell(t, utc)
+            yield from self._tell((t, utc))
 
 
 class Attention(RuleUseCase[AttentionRule]):

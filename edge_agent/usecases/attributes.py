@@ -23,7 +23,7 @@ from edge_agent.usecases.evidence import FALSE, GRACE_S, TOLERANCE_S, TRUE
 from edge_agent.usecases.presence import in_zone
 from edge_agent.usecases.rules import RuleUseCase
 from edge_agent.usecases.scene import Place, Scene
-from edge_agent.usecases.spells import Teller
+from edge_agent.usecases.spells import Moment, Teller
 
 VISIT_S = 1.0
 """Whoever is seen in the zone for less was not there, and an attribute is judged from so much time on."""
@@ -89,8 +89,8 @@ class AttributesAtWork(AggregateAtWork[AttributesRule]):
     def update(self, scene: Scene) -> Iterator[Event]:
         """See ``RuleAtWork``."""
         self._happened = {}
-        if self.interval_over(scene.utc):
-            yield from self._tell(scene.t, scene.utc)
+        if (over := self.interval_over(scene)) is not None:
+            yield from self._tell(over)
         dt, things = self.passed(scene), scene.things
         join_renamed(self._visits, scene, _Visit.join)
         there = in_zone(scene, self.rule.zone, self.rule.anchor)
@@ -131,16 +131,16 @@ class AttributesAtWork(AggregateAtWork[AttributesRule]):
         for counts, verdict in zip(self._counts, visit.verdicts(), strict=True):
             counts[verdict] += 1
 
-    def _tell(self, t: float, utc: float) -> Iterator[Event]:
+    def _tell(self, now: Moment) -> Iterator[Event]:
         """At the end of an interval."""
         if self._people < self.rule.min_people:
             self._happened = {"kept_back": 1}
             return
         self._happened = {"told": 1}
         held = {name: _held(*counts) for name, counts in zip(self._names, self._counts, strict=True)}
-        data = {**self.facts(utc), "people": self._people, "attributes": held}
+        data = {**self.facts(now[1]), "people": self._people, "attributes": held}
         self._group()
-        yield from self.teller.fact("counts", (t, utc), data)
+        yield from self.teller.fact("counts", now, data)
 
     def end(self, reason: str, t: float, utc: float) -> Iterator[Event]:
         """See ``RuleAtWork``. After a gap nobody knows who is still there; what was counted stays."""
@@ -148,7 +148,7 @@ class AttributesAtWork(AggregateAtWork[AttributesRule]):
         for visit in visits.values():
             self._count(visit)
         if reason != "camera_gap":
-            yield from self._tell(t, utc)
+            yield from self._tell((t, utc))
 
 
 def _held(yes: int, no: int, unknown: int) -> Held:

@@ -9,7 +9,7 @@ person, a zone that people stand in front of (for objects in it), a sensor witho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -55,6 +55,7 @@ class Test:
             name: [Test(inner, place, names, somebody=somebody) for inner in inners] for name, inners in joined.items()
         }
         self._held: dict[int, tuple[float, float]] = {}
+        self._seen_on: dict[int, dict[int, float]] = {}
         if self._line is not None:
             place.watch(self._line, condition.anchor)
         self._grid = _grid(place, self._zone) if "count" in self._things else None
@@ -119,7 +120,27 @@ class Test:
             return worn
         objects = np.flatnonzero(scene.things.labels == label)
         worn[people] = has(scene.things.boxes[people], scene.things.boxes[objects], ~scene.hidden[objects])
+        self._carried_on(worn, people.tolist(), label, scene)
         return worn
+
+    def _carried_on(self, worn: Truths, people: Sequence[int], label: int, scene: Scene) -> None:
+        """Who was just seen with it may have it still, wherever they went: a detector misses more than it invents."""
+        seen, ids, t = self._seen_on.setdefault(label, {}), scene.things.ids, scene.t
+        for newcomer, known in scene.things.renamed:
+            if newcomer in seen:
+                seen[known] = max(seen.pop(newcomer), seen.get(known, 0.0))
+        for row in people:
+            ident = int(ids[row])
+            if worn[row] == TRUE:
+                seen[ident] = t
+            elif ident in seen:
+                if t - seen[ident] > GRACE_S:
+                    del seen[ident]
+                else:
+                    worn[row] = UNKNOWN
+        if len(seen) > len(ids) + 8:
+            there = set(ids.tolist())
+            self._seen_on[label] = {ident: at for ident, at in seen.items() if ident in there}
 
     def _near(self, scene: Scene) -> Truths:
         """(N,) whether another thing of the label is near: people by metres on the floor, objects by the picture."""

@@ -36,6 +36,8 @@ _REACH, _REACH_PER_S, _REACH_MOST = 0.7, 1.0, 5.0
 _MOMENT_S = 2.0
 _SURE_S = 0.7
 """A newcomer seen for so long is believed."""
+_TOLD_LATE_S = 1.0
+"""So long at most may a newcomer have been in view before its first box."""
 _BORDER = 0.015
 """Of the frame: a box that ends nearer to the border touches it."""
 _OUTWARD, _FASTEST = 0.15, 4.0
@@ -110,7 +112,7 @@ class Memory:
         boxes = tracks.boxes[there].astype(np.float64)
         now = _Seen(tracks.ids[there], self._label_codes(tracks)[there], boxes, seen.size)
         self._see(self._recognise(now, t), now, seen.ground.xy[there], t)
-        renamed = self._adopt(t)
+        renamed = self._adopt(t, seen.size)
         self._mark_left(t, seen.size)
         self._forget(t)
         kept = self._rows
@@ -204,13 +206,14 @@ class Memory:
         self._next_id += len(new)
         self._rows = np.concatenate([self._rows, new])
 
-    def _adopt(self, t: float) -> tuple[tuple[int, int], ...]:
+    def _adopt(self, t: float, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Newcomers that are sure by now go on with somebody who vanished before, where one fits."""
         kept = self._rows
         young = np.flatnonzero(kept["new"] & (t - kept["born"] >= _SURE_S - TOLERANCE_S) & (kept["seen"] == t))
         if not len(young):
             return ()
         kept["new"][young] = False
+        kept["walked_in"][young] |= self._came_in(young, t, size)
         options = []
         for row in np.flatnonzero((kept["seen"] < t) & ~kept["new"]).tolist():
             gone = kept["born"][young] - kept["seen"][row]
@@ -229,6 +232,17 @@ class Memory:
         if replaced:
             self._rows = np.delete(kept, replaced)
         return tuple(renamed)
+
+    def _came_in(self, rows: Rows, t: float, size: tuple[int, int]) -> Bools:
+        """Whether newcomers touched a border shortly before their first box: a tracker tells of them only when it is sure."""
+        kept, edge = self._rows, _BORDER * np.array(size)
+        age = np.maximum(t - kept["born"][rows], 1e-3)[:, None]
+        pace = kept["pace"][rows] / (1 - np.exp(-age / _PACE_TAU_S))  # it began at none
+        box = kept["box"][rows] - np.tile(pace * (age + _TOLD_LATE_S), 2)
+        inward = _OUTWARD * (box[:, 3] - box[:, 1])[:, None]
+        came: Bools = ((box[:, :2] < edge) & (pace > inward)).any(axis=1)
+        came |= (box[:, 2] > size[0] - edge[0]) & (pace[:, 0] < -inward[:, 0])
+        return came
 
     def _see(self, rows: Rows, seen: _Seen, xy: F64, t: float) -> None:
         idents, boxes = seen.tracks, seen.boxes
