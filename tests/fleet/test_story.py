@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
+import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.fleet.machines import Machine, run
 from tests.fleet.releases import release
 from tests.fleet.world import MODEL, SITES, World, small_fleet
 from tests.mosquitto import wait_for
+from tests.tflite_fixtures import delegated, stand_in
 
 pytestmark = [
     pytest.mark.fleet,
@@ -24,6 +27,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("systemd-nspawn"), reason="needs root and systemd-nspawn"),
 ]
 BOXES = list(SITES)
+STARTED = "39f53479d3a045ac8e11786248231fbf"
+"""MESSAGE_ID of systemd's word that a unit has started; with Type=notify it is ready then."""
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +84,8 @@ def test_a_box_is_reached_by_its_tunnel(fleet: World) -> None:
 
 
 def test_one_device_may_not_speak_for_another(fleet: World) -> None:
-    for name in ("ca.pem", "device.pem", "device.key"):
-        (fleet.folder / name).write_text(fleet.boxes["box1"].ssh(f"cat /etc/edge-agent/tls/{name}"))
+    pair = fleet.folder / "box1.pem"
+    pair.write_text(fleet.boxes["box1"].ssh("cat /var/lib/edge-agent/identity/device.pem"))
     fleet.forget()
     for box in ("box2", "box1"):
         run(
@@ -100,18 +105,78 @@ def test_one_device_may_not_speak_for_another(fleet: World) -> None:
                 '{"my": "word"}',
             ),
             *(
-                "--cafile",
-                fleet.folder / "ca.pem",
-                "--cert",
-                fleet.folder / "device.pem",
-                "--key",
-                fleet.folder / "device.key",
+                *("--cafile", fleet.inventory / "pki/ca.pem"),
+                *("--cert", pair),
+                *("--key", pair),
             ),
             *("-t", f"edge/v1/{SITES[box]}/{box}/mine"),
             check=False,
         )
     wait_for(lambda: fleet.newest("box1", "mine"), 20, "its own word")
     assert not fleet.newest("box2", "mine")
+
+
+def test_a_certificate_is_renewed_while_the_agent_works(fleet: World) -> None:
+    def state() -> list[str]:
+        ask = "openssl x509 -noout -serial -in /var/lib/edge-agent/identity/device.pem; systemctl show -p MainPID edge-agent"
+        return fleet.boxes["box1"].ssh(ask).split()
+
+    before = state()
+    played = fleet.play("site", "-l", "box1,hub", "-e", "edge_agent_renew_days=400")
+    assert played.code == 0, played.output[-4000:]
+    after = state()
+    assert before[0] != after[0] and before[1] == after[1]  # another serial number, the same process
+    fleet.wait_for_beats(["box1"])
+    assert fleet.newest("box1", "status").get("state", "online") == "online"
+
+
+def _back_after_the_hang(box: Machine) -> float | None:
+    """Seconds from when its first inference hung until the service was ready again; None while it is not."""
+    said = box.ssh("journalctl -u edge-agent -b -o json --output-fields=MESSAGE,MESSAGE_ID")
+    hung = 0.0
+    for line in map(json.loads, said.splitlines()):
+        at = int(line["__REALTIME_TIMESTAMP"]) / 1e6
+        if stuck := re.search(r"detect.* stuck for ([0-9.]+) s", str(line.get("MESSAGE"))):
+            hung = hung or at - float(stuck[1])
+        elif hung and line.get("MESSAGE_ID") == STARTED:
+            return at - hung
+    return None
+
+
+def test_after_an_inference_that_hangs_for_ever_the_box_is_back_in_service(fleet: World) -> None:
+    box = fleet.boxes["box2"]
+    place = box.root / "opt/hanging"
+    place.mkdir()
+    shutil.copy(stand_in(), place / "libedgetpu.so.1")
+    broken = delegated(place / "models", "/opt/hanging/libedgetpu.so.1", "late hang")
+    config = box.root / "etc/edge-agent/config.yaml"
+    shutil.copy(config, place / "config.yaml")
+    whole = yaml.safe_load(config.read_text()) | broken | {"models_dir": "/opt/hanging/models", "use_cases": {}}
+    config.write_text(yaml.safe_dump(whole))
+    box.ssh("systemctl restart edge-agent")
+    wait_for(lambda: _back_after_the_hang(box), 180, "the service after a hang")
+    took = _back_after_the_hang(box)
+    assert took is not None
+    print(f"an inference that hung cost {took:.1f} s")
+    assert took < 60  # on a box of its own 30; here six machines share two cores
+
+
+def test_an_agent_that_crashes_again_and_again_is_reached_in_safe_mode(fleet: World) -> None:
+    """It hangs at each start, so it crashes as often as it is started."""
+
+    def heard() -> str:
+        beat = fleet.newest("box2", "heartbeat")
+        return str(beat.get("last_error")) if beat.get("safe_mode") else ""
+
+    wait_for(heard, 240, "a heartbeat in safe mode")
+    assert "crashes in a row" in heard() and "stuck for" in heard()
+    fleet.command("box2", "ping")
+    wait_for(lambda: fleet.newest("box2", "commands/ping/reply").get("ok"), 60, "an answer in safe mode")
+    played = fleet.play("status", "-e", "rollout_heartbeat_s=10")
+    assert "SAFE MODE" in played.output
+    box = fleet.boxes["box2"]
+    box.ssh("cp /opt/hanging/config.yaml /etc/edge-agent/config.yaml && systemctl restart edge-agent")
+    fleet.wait_for_beats(["box2"])
 
 
 def test_a_good_model_reaches_all_in_waves(fleet: World) -> None:
@@ -160,22 +225,6 @@ def test_a_box_that_is_cut_off_meanwhile_is_reported_silent(fleet: World) -> Non
         "| box2 | berlin/box2 | was silent before |" in report or "| box2 | berlin/box2 | newly silent |" in report
     ), report
     assert played.code in {0, 2, 4}
-
-
-def test_an_agent_that_crashes_again_and_again_is_reached_in_safe_mode(fleet: World) -> None:
-    box = fleet.boxes["box2"]
-    deadline = time.monotonic() + 240
-    while not fleet.newest("box2", "heartbeat").get("safe_mode"):
-        assert time.monotonic() < deadline, box.ssh("journalctl -u edge-agent -n 60 --no-pager")
-        fleet.wait_for_any_beat("box2")
-        if not fleet.newest("box2", "heartbeat").get("safe_mode"):
-            box.ssh("systemctl kill -s SEGV --kill-whom=main edge-agent")
-    assert "crash" in str(fleet.newest("box2", "heartbeat").get("last_error"))
-    fleet.command("box2", "ping")
-    wait_for(lambda: fleet.newest("box2", "commands/ping/reply").get("ok"), 60, "an answer in safe mode")
-    played = fleet.play("status", "-e", "rollout_heartbeat_s=10")
-    assert "SAFE MODE" in played.output
-    box.ssh("systemctl stop edge-agent && rm -rf /var/lib/edge-agent/crashes* && systemctl start edge-agent")
 
 
 def test_after_a_reboot_everything_comes_back(fleet: World) -> None:
