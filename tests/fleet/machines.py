@@ -101,6 +101,7 @@ class Machine:
                     f"--network-namespace-path=/run/netns/{self._space}",
                     "--console=pipe",
                     "--capability=CAP_NET_ADMIN",
+                    *(["--bind=/dev/net/tun"] if Path("/dev/net/tun").exists() else []),
                     "--resolv-conf=off",
                     "--timezone=off",
                     "--link-journal=no",

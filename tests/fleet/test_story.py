@@ -76,11 +76,12 @@ def test_boxes_let_in_ssh_by_key_only_and_nothing_else(fleet: World) -> None:
     assert reached == 28  # timed out: dropped
 
 
-def test_a_box_is_reached_by_its_tunnel(fleet: World) -> None:
+@pytest.mark.parametrize("place", ["127.0.0.1/20002", "10.86.0.3/22"], ids=["ssh", "wireguard"])
+def test_a_box_is_reached_by_its_tunnel(fleet: World, place: str) -> None:
     def there() -> bool:
-        return "SSH-2.0" in fleet.hub.try_ssh("timeout 3 head -c 20 < /dev/tcp/127.0.0.1/20002").stdout
+        return "SSH-2.0" in fleet.hub.try_ssh(f"timeout 3 head -c 20 < /dev/tcp/{place}").stdout
 
-    wait_for(there, 60, "box2's sshd behind port 20002 of the hub")
+    wait_for(there, 60, f"a box's sshd behind {place} of the hub")
 
 
 def test_one_device_may_not_speak_for_another(fleet: World) -> None:

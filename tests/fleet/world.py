@@ -72,6 +72,7 @@ class World:
             key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "VIRTUAL_ENV"))
         }
         environment["PATH"] = f"{ROOT / '.venv-ansible' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        environment["ANSIBLE_LOG_PATH"] = str(log.with_suffix(".times"))  # what took how long
         with log.open("w") as out:
             code = subprocess.run(
                 ["ansible-playbook", "-i", self.inventory, f"playbooks/{name}.yml", *more],
@@ -201,6 +202,7 @@ class World:
             for site in sorted(set(SITES.values()))
         }
         boxes["berlin"]["hosts"]["box2"] |= {"remote_access_mode": "ssh", "remote_access_port": 20002}
+        boxes["hamburg"]["hosts"]["box3"] |= {"remote_access_mode": "wireguard", "remote_access_address": "10.86.0.3"}
         inventory = {
             "all": {
                 "vars": {
@@ -211,9 +213,11 @@ class World:
                 "children": {
                     "broker": {
                         "hosts": {"hub": {"ansible_host": self.hub.address}},
-                        "vars": {"hardening_tcp_ports": [8883]},
+                        "vars": {"hardening_tcp_ports": [8883, 8427], "hardening_udp_ports": [51820]},
                     },
                     "remote_hub": {"hosts": {"hub": {}}},
+                    # No Grafana: it is in no repository of Debian's.
+                    "observability": {"hosts": {"hub": {}}, "vars": {"observability_grafana": False}},
                     "canary": {"hosts": {"box1": {}}},
                     "edge_agents": {
                         "vars": {
@@ -262,7 +266,7 @@ def _first_bundle(dist: Path) -> None:
     if made:
         shutil.copy(made, dist)
         return
-    parts = ("--models", MODEL, "--extras", "coral")  # with LiteRT, for a delegate that hangs
+    parts = ("--models", MODEL, "--extras", "coral", "influxdb")  # LiteRT for a delegate that hangs
     command: list[str | Path] = [sys.executable, ROOT / "scripts/make_bundle.py", *parts, "--out", dist]
     run(*command, timeout_s=900)
     assert list(dist.glob(f"{release_name()}-*.tar"))
