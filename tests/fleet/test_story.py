@@ -123,7 +123,7 @@ def test_a_certificate_is_renewed_while_the_agent_works(fleet: World) -> None:
         return fleet.boxes["box1"].ssh(ask).split()
 
     before = state()
-    played = fleet.play("site", "-l", "box1,hub", "-e", "edge_agent_renew_days=400")
+    played = fleet.play("site", "--tags", "certificates", "-l", "box1", "-e", "edge_agent_renew_days=400")
     assert played.code == 0, played.output[-4000:]
     after = state()
     assert before[0] != after[0] and before[1] == after[1]  # another serial number, the same process
@@ -182,7 +182,7 @@ def test_an_agent_that_crashes_again_and_again_is_reached_in_safe_mode(fleet: Wo
 
 def test_a_good_model_reaches_all_in_waves(fleet: World) -> None:
     target = fleet.publish_model("1.1.0")
-    played, report = fleet.rollout("-e", f"rollout_model={target}")
+    played, report = fleet.rollout("-e", f"rollout_model={target}", "-e", '{"rollout_waves": [1, "50%", "100%"]}')
     assert played.code == 0, played.output[-5000:] + report
     assert report.count("| passed |") == len(BOXES), report
     fleet.wait_for_beats(BOXES)
