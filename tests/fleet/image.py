@@ -16,7 +16,15 @@ PACKAGES = (
     *("victoria-metrics", "nginx-light"),
     *("wireguard-tools", "wireguard-go"),  # the kernel that the tests run on need not have it
 )
-SERVICES_OFF = ("mosquitto.service", "victoria-metrics.service", "nginx.service", "apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer")
+SERVICES_OFF = (
+    "mosquitto.service",
+    "victoria-metrics.service",
+    "nginx.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+)
 
 
 def base_image() -> Path:

@@ -8,15 +8,17 @@ import os
 import re
 import shutil
 import subprocess
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.fleet.machines import Machine, run
 from tests.fleet.releases import release
-from tests.fleet.world import MODEL, SITES, World, small_fleet
+from tests.fleet.world import ANSIBLE, MODEL, SITES, World, small_fleet
 from tests.mosquitto import wait_for
 from tests.tflite_fixtures import delegated, stand_in
 
@@ -27,6 +29,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("systemd-nspawn"), reason="needs root and systemd-nspawn"),
 ]
 BOXES = list(SITES)
+DASHBOARDS = ANSIBLE / "roles/observability/files/dashboards"
 STARTED = "39f53479d3a045ac8e11786248231fbf"
 """MESSAGE_ID of systemd's word that a unit has started; with Type=notify it is ready then."""
 
@@ -115,6 +118,55 @@ def test_one_device_may_not_speak_for_another(fleet: World) -> None:
         )
     wait_for(lambda: fleet.newest("box1", "mine"), 20, "its own word")
     assert not fleet.newest("box2", "mine")
+
+
+def test_a_coral_that_is_plugged_in_later_starts_the_agent_anew(fleet: World) -> None:
+    """By the rule for PCIe, which is let match what there is here."""
+    fit = 's/SUBSYSTEM==.apex./SUBSYSTEM=="net", KERNEL=="lo"/'
+    place = "/run/udev/rules.d/71-test.rules"
+    said = fleet.boxes["box1"].ssh(
+        f"mkdir -p /run/udev/rules.d && sed '{fit}' /etc/udev/rules.d/70-edge-agent.rules >{place} && "
+        f"udevadm test --action=add /sys/class/net/lo 2>&1; rm {place}"
+    )
+    assert "run: '/bin/systemctl --no-block try-restart edge-agent.service'" in said, said
+    assert "Invalid" not in said, said
+
+
+def _ask_charts(fleet: World, query: str) -> list[dict[str, Any]]:
+    """What VictoriaMetrics answers on the hub."""
+    url = f"http://127.0.0.1:8428/api/v1/query?query={urllib.parse.quote(query)}"
+    said = json.loads(
+        fleet.hub.ssh(f"python3 -c \"import urllib.request as u; print(u.urlopen('{url}').read().decode())\"")
+    )
+    assert said["status"] == "success", (query, said)
+    found: list[dict[str, Any]] = said["data"]["result"]
+    return found
+
+
+def test_every_box_is_in_the_charts_under_its_own_name(fleet: World) -> None:
+    def devices() -> set[str]:
+        return {found["metric"]["device"] for found in _ask_charts(fleet, "edge_heartbeat_camera_fps > 0")}
+
+    wait_for(lambda: devices() == set(BOXES), 120, "frames per second of each box")
+    lie = "lie,device=box2 x=1"
+    post = f"curl -s -o /dev/null -w %{{http_code}} --cacert {fleet.inventory}/pki/ca.pem"
+    pair, url = fleet.folder / "box1.pem", f"https://{fleet.hub.address}:8427/api/v2/write"
+    known = [*post.split(), "--cert", str(pair), "--key", str(pair)]
+    assert run(*known, "--data-binary", lie, url).stdout == "204"
+    assert run(*known, url.replace("/api/v2/write", "/api/v1/query?query=up")).stdout == "404"  # boxes read nothing
+    assert run(*post.split(), "--data-binary", lie, url).stdout == "400"  # nobody without a certificate
+    wait_for(lambda: _ask_charts(fleet, "lie_x"), 60, "what a box wrote of another")
+    assert [found["metric"]["device"] for found in _ask_charts(fleet, "lie_x")] == ["box1"]
+
+
+@pytest.mark.parametrize("board", sorted(DASHBOARDS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_dashboards_ask_what_the_database_understands(fleet: World, board: Path) -> None:
+    panels = json.loads(board.read_text())["panels"]
+    for panel in panels:
+        for target in panel["targets"]:
+            found = _ask_charts(fleet, re.sub(r"\$(site|device|camera)\b", ".*", target["expr"]))
+            # There is no thermometer, no trouble and no zone here.
+            assert found or re.search("temperature|refused|occupancy|line_count|oldest", target["expr"]), panel["title"]
 
 
 def test_a_certificate_is_renewed_while_the_agent_works(fleet: World) -> None:
