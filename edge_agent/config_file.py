@@ -288,12 +288,13 @@ def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
 
 
 def _own_certificate(effective: dict[str, Any]) -> None:
-    """Of this box, for brokers, where ``enroll`` got one and the file names none."""
-    tls = value_at(effective, ("mqtt", "tls"))
-    if isinstance(tls, dict) and tls.get("cert_file") is None and isinstance(effective["state_dir"], str):
-        with contextlib.suppress(OSError):
-            if (pair := Path(effective["state_dir"]) / IDENTITY).is_file():
-                tls["cert_file"] = str(pair)
+    """Of this box, for brokers and InfluxDB, where ``enroll`` got one and the file names none."""
+    for section in ("mqtt", "influxdb"):
+        tls = value_at(effective, (section, "tls"))
+        if isinstance(tls, dict) and tls.get("cert_file") is None and isinstance(effective["state_dir"], str):
+            with contextlib.suppress(OSError):
+                if (pair := Path(effective["state_dir"]) / IDENTITY).is_file():
+                    tls["cert_file"] = str(pair)
 
 
 def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from edge_agent.crash_count import LIMIT, NAME
 from tests.agent_process import RunningAgent, write_config
@@ -19,7 +18,7 @@ from tests.command_fixtures import ROOT, Asker
 from tests.mosquitto import Subscriber, broker, subscriber, wait_for
 from tests.nspawn import Machine, endless_pictures, machine, needs_nspawn
 from tests.ota_models import BAD
-from tests.tflite_fixtures import squares_manifest, stand_in
+from tests.tflite_fixtures import delegated, stand_in
 from tests.update_fixtures import Box, updating_box
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -33,17 +32,6 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sock.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         yield
-
-
-def delegated(folder: Path, library: str, how: str) -> dict[str, Any]:
-    """Configuration for a model that runs on a delegate which breaks; the model is put into ``folder``."""
-    place = folder / "squares" / "1.0.0"
-    place.mkdir(parents=True)
-    manifest = squares_manifest(place, "edgetpu") | {"labels": ["person"]}
-    manifest["files"] = [file | {"device": "edgetpu"} for file in manifest["files"]]
-    (place / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-    tflite = {"delegate": library, "devices": ["usb"], "delegate_options": {"break": how}}
-    return {"model": "squares", "detect": {"backend": "tflite", "tflite": tflite}}
 
 
 def heartbeats(sub: Subscriber) -> list[dict[str, Any]]:
