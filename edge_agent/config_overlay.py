@@ -31,8 +31,14 @@ SIGNED: tuple[KeyPath, ...] = (
     *((key,) for key in ("classifiers", "sensors", "codes", "actuators", "outbox", "influxdb", "webhook")),
 )
 """What a signed bundle may set beside that: a key of the operator's vouches for it, and not only the broker's rules."""
-LOCAL: tuple[KeyPath, ...] = (("detect", "tflite", "delegate"), ("detect", "tflite", "delegate_options"))
-"""But not these, which load code. A key that holds a path is never remote: it would make the agent read files."""
+LOCAL: tuple[KeyPath, ...] = (
+    ("detect", "tflite", "delegate"),
+    ("detect", "tflite", "delegate_options"),
+    ("use_cases", "attention"),
+)
+"""But not these, which load code, or look at people in a way that somebody on the spot must answer for.
+
+A key that holds a path is never remote: it would make the agent read files."""
 _SOURCE = re.compile(r"(rtsps?|https?)://[^\s$]+")
 
 
