@@ -34,11 +34,11 @@ test-deps: ## install the system packages the tests need, where missing (apt, su
 .venv/.extra-rtx: requirements/extra-rtx.txt
 	@scripts/make_venv.sh "$(PYTHON)" extra-rtx
 
-# The order matters on a bare box: test-deps brings python3-venv.
+# The order matters on a bare box: test-deps brings python3-venv. Four at once on two cores: half of the time tests wait for others.
 test: test-deps ## everything: lint, types, import contracts, all tests but those of test-fleet
 	@$(MAKE) --no-print-directory lint
 	@[ "$$(uname -m)" != x86_64 ] || $(MAKE) --no-print-directory .venv/.extra-rtx
-	@$(BIN)/python -m pytest -q -n 2 -m "not fleet"
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal -m "not fleet"
 
 .venv-ansible/.done: deploy/ansible/requirements.txt
 	@$(PYTHON) -m venv .venv-ansible

@@ -19,6 +19,7 @@ Point = tuple[float, float]
 ASPECT = 16 / 9
 TALL = 0.26
 """A person's height in frame heights; the width is 0.4 of that."""
+QUIET_FPS = 2.0
 PACE = 0.13
 """Walking, frame widths a second: 0.9 body heights, 1.5 m/s."""
 
@@ -108,6 +109,8 @@ class Stage:
     props: list[Prop] = field(default_factory=list)
     sensors: Callable[[float], dict[str, float]] = lambda _: {}
     length_s: float = 60.0
+    quiet_from: float = np.inf
+    """From then on nobody comes: frames are needed at ``QUIET_FPS`` only, as what is left is to wait."""
 
     def boxes(self, t: float, hidden: bool = True) -> list[tuple[str, int, F64]]:
         """Label, a number that stays the same, and box (xyxy, frame heights) of all that is in view."""
@@ -154,8 +157,9 @@ class Detector:
         while t < self._stage.length_s:
             yield t, self._detect(t, t - last, size)
             last = t
-            t += (1 + self._faults.late * (self._rng.random() - 0.5)) / fps
-            if self._rng.random() < self._faults.gaps / fps:
+            rate = fps if t < self._stage.quiet_from else min(fps, QUIET_FPS)
+            t += (1 + self._faults.late * (self._rng.random() - 0.5)) / rate
+            if self._rng.random() < self._faults.gaps / rate:
                 t += 1.0
 
     def _detect(self, t: float, dt: float, size: tuple[int, int]) -> Detections:

@@ -1,6 +1,6 @@
 """How well procedures are judged, on scripted scenes with a detector's and a tracker's faults.
 
-    python -m benchmarks.sop_score --dropout 0.1 --seed 1 --runs 200 [--json] [--curve] [--fps 15] [--size 1280x720]
+    python -m benchmarks.sop_score --dropout 0.1 --seed 1 --runs 200 [--json] [--curve] [--fps 15] [--size 1280x720] [--jobs 2]
 
 POS is the agreement in the order of the steps (1 - edit distance / length, the mean of the runs); F1 that of the
 outcomes (step and what became of it); delay the time from when an outcome can be known to when it is told. Exit code 1
@@ -15,11 +15,12 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import numpy as np
 
+from benchmarks.parallel import JOBS, each
 from benchmarks.sop_scenes import Detector, Faults, Switches
 from benchmarks.sop_scripts import RECIPES, Recipe, Scene, make
 from edge_agent.config import CameraConfig, TrackConfig
@@ -88,9 +89,8 @@ class Score:
     hits: int = 0
     told: int = 0
     true: int = 0
-    delays: list[float] | None = None
+    delays: list[float] = field(default_factory=list)
     unseen_passed: int = 0
-    wrong: Counter[str] | None = None
 
     def add(self, scene: Scene, told: Sequence[Told]) -> list[str]:
         """Judge one scene; what is wrong with it."""
@@ -103,7 +103,6 @@ class Score:
         self.true += expected.total()
         self.pos += agreement(scene.order, order_of(told))
         self.unseen_passed += sum(one.key == (scene.unseen, "completed") for one in outcomes)
-        self.delays = self.delays if self.delays is not None else []
         for truth in scene.truths:
             when = [one.t for one in outcomes if one.key == (truth.step, truth.what)]
             if when:
@@ -111,6 +110,12 @@ class Score:
         faults = [f"missed {key}" for key in (expected - found).elements()]
         faults += [f"false {key}" for key in (found - expected).elements()]
         return faults
+
+    def join(self, other: Score) -> None:
+        """Add what others scored."""
+        self.runs, self.pos, self.hits = self.runs + other.runs, self.pos + other.pos, self.hits + other.hits
+        self.told, self.true, self.delays = self.told + other.told, self.true + other.true, self.delays + other.delays
+        self.unseen_passed += other.unseen_passed
 
     def figures(self) -> dict[str, float]:
         """What is judged."""
@@ -163,19 +168,34 @@ def draw(seed: int, k: int, fps: float | None) -> tuple[Scene, int, float]:
     return scene, faults, float(rate) if fps is None else fps
 
 
+def score_one(k: int, *, seed: int, faults: Faults, fps: float | None, size: tuple[int, int]) -> tuple[str, Score, str]:
+    """Procedure and score of scene ``k``, and what is wrong with it in words."""
+    scene, own_seed, rate = draw(seed, k, fps)
+    score = Score()
+    wrong = score.add(scene, play(scene, faults, own_seed, rate, size))
+    said = f"{k} {scene.recipe.name} {scene.variant} {rate:g} fps: {'; '.join(wrong)}" if wrong else ""
+    return scene.recipe.name, score, said
+
+
 def run(
-    runs: int, seed: int, faults: Faults, *, fps: float | None, size: tuple[int, int], verbose: bool = False
+    runs: int,
+    seed: int,
+    faults: Faults,
+    *,
+    fps: float | None,
+    size: tuple[int, int],
+    jobs: int = 1,
+    verbose: bool = False,
 ) -> tuple[Score, dict[str, Score]]:
     """Score so many scenes, the recipes and their variants in turn."""
-    total, each = Score(), {recipe.name: Score() for recipe in RECIPES}
-    for k in range(runs):
-        scene, own_seed, rate = draw(seed, k, fps)
-        told = play(scene, faults, own_seed, rate, size)
-        wrong = total.add(scene, told)
-        each[scene.recipe.name].add(scene, told)
+    total, by_name = Score(), {recipe.name: Score() for recipe in RECIPES}
+    work = functools.partial(score_one, seed=seed, faults=faults, fps=fps, size=size)
+    for name, score, wrong in each(work, runs, jobs):
+        total.join(score)
+        by_name[name].join(score)
         if verbose and wrong:
-            print(f"{k} {scene.recipe.name} {scene.variant} {rate:g} fps: {'; '.join(wrong)}", file=sys.stderr)
-    return total, each
+            print(wrong, file=sys.stderr)
+    return total, by_name
 
 
 def met(figures: dict[str, float]) -> bool:
@@ -196,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=120)
     parser.add_argument("--fps", type=float, help="default: 5, 10, 15 or 30, by chance")
     parser.add_argument("--size", default="1280x720", help="resolution; default: %(default)s")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="processes; default: %(default)s")
     parser.add_argument("--curve", action="store_true", help="dropouts of 0 to 30 %% instead of one")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--verbose", action="store_true", help="name every scene that is judged wrongly")
@@ -206,20 +227,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         curve = {}
         for dropout in (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
             faults = replace(Faults(), dropout=dropout)
-            curve[dropout] = run(args.runs, args.seed, faults, fps=args.fps, size=size)[0].figures()
+            total, _ = run(args.runs, args.seed, faults, fps=args.fps, size=size, jobs=args.jobs)
+            curve[dropout] = total.figures()
             if not args.json:
                 print(f"dropout {dropout:4.2f}: {curve[dropout]}", flush=True)
         if args.json:
             print(json.dumps(curve))
         return 0
     faults = replace(Faults(), dropout=args.dropout)
-    total, each = run(args.runs, args.seed, faults, fps=args.fps, size=size, verbose=args.verbose)
+    total, by_name = run(args.runs, args.seed, faults, fps=args.fps, size=size, jobs=args.jobs, verbose=args.verbose)
     figures = total.figures()
     if args.json:
         report = {"dropout": args.dropout, "seed": args.seed, **figures, "goals": GOALS, "ok": met(figures)}
-        print(json.dumps(report | {"procedures": {name: score.figures() for name, score in each.items()}}))
+        print(json.dumps(report | {"procedures": {name: score.figures() for name, score in by_name.items()}}))
     else:
-        for name, score in [*each.items(), ("all", total)]:
+        for name, score in [*by_name.items(), ("all", total)]:
             print(f"{name:12} {score.figures()}")
     return 0 if met(figures) else 1
 

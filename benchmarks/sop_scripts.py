@@ -196,6 +196,7 @@ def make(recipe: Recipe, variant: tuple[str, int], seed: int) -> Scene:
     _bystanders(play.stage, rng, gone)
     quiet = recipe.idle_s if recipe.ends_s is None else recipe.ends_s
     play.stage.length_s = gone + quiet + 12.0
+    play.stage.quiet_from = max(actor.keys[-1][0] for actor in play.stage.actors) + 5.0
     _tell(scene, play.done, gone)
     return scene
 

@@ -52,6 +52,8 @@ SECTIONS: dict[str, Any] = {
     "intrusion": {"rules": [{"name": "right", "zone": "right"}]},
     "loitering": {"rules": [{"name": "left", "zone": "left", "dwell_s": 20}]},
     "ppe": {"rules": [{"name": "left", "zone": "left", "wears": ["helmet"]}]},
+    "attributes": {"rules": [{"name": "left", "zone": "left", "has": {"helmet": ["helmet"], "bag": ["bag"]}}]},
+    "attention": {"enabled": True, "rules": [{"name": "all", "facing": ["helmet"]}]},
 }
 """A use case that is not named here is not measured; a test holds this to ``chains.USE_CASES``."""
 

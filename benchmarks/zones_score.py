@@ -10,6 +10,7 @@ and a true one pair up within ``WITHIN_S``; F1 is of those. Occupancy is compare
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from random import Random
 
 import numpy as np
 
+from benchmarks.parallel import JOBS, each
 from benchmarks.sop_scenes import Detector, Faults, Stage, Switches
 from benchmarks.zone_scenes import CAMERA, CAPACITY, DWELL_S, UNSURE_S, USE_CASES, Scene, make, moments
 from edge_agent.chains import USE_CASES as MAKERS
@@ -97,6 +99,10 @@ class Tally:
         self.told, self.true, self.hits = self.told + hits + false, self.true + len(true), self.hits + hits
         return not false and not left
 
+    def join(self, other: Tally) -> None:
+        """Add what others tallied."""
+        self.told, self.true, self.hits = self.told + other.told, self.true + other.true, self.hits + other.hits
+
     @property
     def f1(self) -> float:
         """Of all that was added."""
@@ -145,6 +151,14 @@ class Score:
         self.runs += 1
         return wrong
 
+    def join(self, other: Score) -> None:
+        """Add what others scored."""
+        self.runs += other.runs
+        self.balance_right += other.balance_right
+        self.people_off += other.people_off
+        for name, tally in self.kinds.items():
+            tally.join(other.kinds[name])
+
     @staticmethod
     def _balance(metrics: Sequence[Metric]) -> int:
         halls = [one.data["rules"]["hall"] for one in metrics]
@@ -160,19 +174,35 @@ class Score:
         }
 
 
+def score_one(
+    k: int, *, seed: int, faults: Faults | None, fps: float | None, size: tuple[int, int]
+) -> tuple[Score, str]:
+    """The score of scene ``k``, and what is wrong with it in words."""
+    rng = np.random.default_rng([seed, k])
+    scene, own = make(int(rng.integers(2**31))), int(rng.integers(2**31))
+    rate = float(rng.choice(FPS)) if fps is None else fps
+    score = Score()
+    wrong = score.add(scene, play(scene, faults, own, rate, size))
+    return score, f"{k} at {rate:g} fps: {', '.join(wrong)}" if wrong else ""
+
+
 def run(
-    runs: int, seed: int, faults: Faults | None, *, fps: float | None, size: tuple[int, int], verbose: bool = False
+    runs: int,
+    seed: int,
+    faults: Faults | None,
+    *,
+    fps: float | None,
+    size: tuple[int, int],
+    jobs: int = 1,
+    verbose: bool = False,
 ) -> Score:
     """Score so many scenes; ``fps`` None: of each a frame rate by chance."""
-    score = Score()
-    for k in range(runs):
-        rng = np.random.default_rng([seed, k])
-        scene, own = make(int(rng.integers(2**31))), int(rng.integers(2**31))
-        rate = float(rng.choice(FPS)) if fps is None else fps
-        wrong = score.add(scene, play(scene, faults, own, rate, size))
+    total = Score()
+    for score, wrong in each(functools.partial(score_one, seed=seed, faults=faults, fps=fps, size=size), runs, jobs):
+        total.join(score)
         if verbose and wrong:
-            print(f"{k} at {rate:g} fps: {', '.join(wrong)}", file=sys.stderr)
-    return score
+            print(wrong, file=sys.stderr)
+    return total
 
 
 def met(figures: dict[str, float], goals: dict[str, float]) -> bool:
@@ -188,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fps", type=float, help="default: 2, 5, 10, 15, 30 or 60, by chance")
     parser.add_argument("--size", default="1280x720", help="resolution; default: %(default)s")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="processes; default: %(default)s")
     parser.add_argument("--clean", action="store_true", help="without faults of detector and tracker")
     parser.add_argument("--dropout", type=float, default=0.1, help="share of boxes the detector misses")
     parser.add_argument("--json", action="store_true")
@@ -195,7 +226,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     width, _, height = args.size.partition("x")
     faults = None if args.clean else replace(Faults(), dropout=args.dropout)
-    score = run(args.runs, args.seed, faults, fps=args.fps, size=(int(width), int(height)), verbose=args.verbose)
+    size = int(width), int(height)
+    score = run(args.runs, args.seed, faults, fps=args.fps, size=size, jobs=args.jobs, verbose=args.verbose)
     goals = GOALS["clean" if args.clean else "faults"]
     figures = score.figures()
     ok = met(figures, goals)

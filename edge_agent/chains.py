@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edge_agent.acting import Actuators, Rehearsal
+from edge_agent.codes.naming import check_keys
 from edge_agent.config import CameraConfig, Config, DetectConfig
 from edge_agent.config_classifiers import ClassifierConfig
 from edge_agent.detect.backends.choice import usable_files
@@ -28,6 +29,8 @@ from edge_agent.types import (
     Tracks,
     uuid7_factory,
 )
+from edge_agent.usecases.attention import Attention
+from edge_agent.usecases.attributes import Attributes
 from edge_agent.usecases.codes_seen import CodesSeen
 from edge_agent.usecases.dispenser import Dispenser
 from edge_agent.usecases.ground import CameraGround
@@ -50,6 +53,8 @@ USE_CASES: Mapping[str, Callable[[Any, CameraConfig, NewId, Places], UseCase]] =
     "intrusion": Intrusion,
     "loitering": Loitering,
     "ppe": Ppe,
+    "attributes": Attributes,
+    "attention": Attention,
 }
 """What makes each, from its section of ``use_cases``, for one camera. Those that look at scenes share its places."""
 ACTING: Mapping[str, Callable[[Any, CameraConfig, NewId, Places, Actuators], UseCase]] = {
@@ -167,6 +172,11 @@ def check(config: Config) -> list[str]:
         else:
             points = len(plane.errors_m)
             facts.append(f"camera {camera.id}: ground plane from {points} points, RMS error {plane.rms_m:.3f} m")
+    if config.codes is not None and config.codes.enabled:
+        try:
+            check_keys(config.codes)
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
     taken = take_model(config.model, config.models_dir, config.detect)

@@ -26,6 +26,7 @@ from pydantic import (
 
 from edge_agent.config_acting import DispenserConfig, GuestConfig, TouchlessConfig
 from edge_agent.config_actuators import ActuatorsConfig
+from edge_agent.config_aggregates import AttentionConfig, AttributesConfig
 from edge_agent.config_base import Slug, Strict
 from edge_agent.config_classifiers import ClassifierConfig, PpeConfig
 from edge_agent.config_codes import CodesConfig
@@ -270,6 +271,10 @@ class UseCasesConfig(Strict):
     touchless: TouchlessConfig | None = Field(None, description="doors, lamps and lifts without a touch")
     dispenser: DispenserConfig | None = Field(None, description="things handed out against tokens")
     guest: GuestConfig | None = Field(None, description="guests who show a token to be known")
+    attributes: AttributesConfig | None = Field(None, description="what do people have with them? of groups only")
+    attention: AttentionConfig | None = Field(
+        None, description="what share of the people face a direction? of groups only; off unless enabled"
+    )
 
     def at_work(self) -> Iterator[tuple[str, UseCaseSection]]:
         """Name and section of each that is named and enabled."""

@@ -26,8 +26,14 @@ REMOTE: tuple[KeyPath, ...] = (
     ("privacy",),
 )
 """What may be changed from afar: nothing that could lock the operator out, and nothing that is new and not thought about."""
-LOCAL: tuple[KeyPath, ...] = (("detect", "tflite", "delegate"), ("detect", "tflite", "delegate_options"))
-"""But not these, which load code. A key that holds a path is never remote: it would make the agent read files."""
+LOCAL: tuple[KeyPath, ...] = (
+    ("detect", "tflite", "delegate"),
+    ("detect", "tflite", "delegate_options"),
+    ("use_cases", "attention"),
+)
+"""But not these, which load code, or look at people in a way that somebody on the spot must answer for.
+
+A key that holds a path is never remote: it would make the agent read files."""
 _SOURCE = re.compile(r"(rtsps?|https?)://[^\s$]+")
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from edge_agent.config import TrackConfig
 from edge_agent.config_acting_rules import acting_findings
+from edge_agent.config_aggregate_rules import aggregate_findings
 from edge_agent.config_sensors import SOURCES
 from edge_agent.config_tree import (
     Corner,
@@ -41,6 +42,7 @@ def findings(data: Any, has_http_token: bool) -> Iterator[Finding]:
         yield from _ground(("cameras", index, "ground"), mapping(get(camera, "ground")))
     yield from _scores(("track",), get(data, "track"))
     yield from use_case_findings(get(data, "use_cases"), cameras)
+    yield from aggregate_findings(get(data, "use_cases"), cameras)
     yield from classifier_findings(get(data, "classifiers"), cameras)
     own = f"edge/v1/{get(data, 'site') or 'site'}/{get(data, 'device')}/"
     yield from acting_findings(data, cameras, own)

@@ -142,6 +142,23 @@ def _guest(data: Mapping[str, Any], _: str) -> str:
     return f"guest {data.get('holder') or data.get('token')}"
 
 
+def _counts(data: Mapping[str, Any], _: str) -> str:
+    held = data.get("attributes")
+    said = [
+        f"{name} {'not told' if one.get('yes') is None else one['yes']}"
+        for name, one in (held.items() if isinstance(held, Mapping) else ())
+        if isinstance(one, Mapping)
+    ]
+    return f"{_people(data, 'people')}: {', '.join(said)}"
+
+
+def _share(data: Mapping[str, Any], _: str) -> str:
+    share, counted = _number(data, "share"), _number(data, "counted_s")
+    often = "a share" if share is None else f"about {share:.0%}"
+    lasting = "" if counted is None else f" over {seconds(counted)}"
+    return f"{often} of about {_people(data, 'people')} faced it{lasting}"
+
+
 _RULES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "occupancy.over_capacity": _too_many,
     "line_count.crossing": _crossed,
@@ -151,6 +168,8 @@ _RULES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "touchless.action": _acted,
     "dispenser.dispense": _acted,
     "guest.recognised": _guest,
+    "attributes.counts": _counts,
+    "attention.share": _share,
 }
 """What is said of a rule's event, after its name."""
 

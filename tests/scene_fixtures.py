@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_agent.config import CameraConfig
 from edge_agent.types import Code, Ground, Observation, Tracks, uuid7_factory
+from edge_agent.types import SensorValue as Reading
 from edge_agent.usecases.ground import near_pairs
 from edge_agent.usecases.scene import SensorValue
 from edge_agent.usecases.sop import Sop
@@ -37,7 +38,7 @@ def observe(
     things: Sequence[Thing] = (),
     *,
     predicted: Sequence[int] = (),
-    sensors: Mapping[str, SensorValue] | None = None,
+    sensors: Mapping[str, SensorValue | Reading] | None = None,
     codes: Sequence[Code] = (),
 ) -> Observation:
     """One frame. On the floor a person's height is 1.7 m in both directions."""

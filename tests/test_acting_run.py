@@ -10,6 +10,7 @@ import cv2
 import pytest
 import yaml
 
+from edge_agent.types import U8
 from tests.agent_process import RunningAgent, write_config
 from tests.code_fixtures import key_file, qr, scene, signed
 from tests.mosquitto import broker, subscriber, wait_for
@@ -24,6 +25,8 @@ DOOR = {
     "ack_s": 60,
     "expiry_s": 60,
 }
+FPS = 3
+"""Of the film: what is judged here is the way from a code to a door, and a detector need not run for more."""
 RULE = {
     "name": "lab",
     "when": {"code": "token:lab"},
@@ -35,12 +38,22 @@ RULE = {
 }
 
 
-def test_a_token_opens_the_door_once_and_a_kill_closes_it(root: Path, tmp_path: Path) -> None:
-    film = tmp_path / "film"
+def two_pictures(folder: Path, first: int, *pictures: U8) -> Path:
+    """A film of three minutes that shows one picture, from frame ``first`` on another; both are on disk once."""
+    film = folder / "film"
     film.mkdir()
-    shots = [scene(), scene((qr(signed("lab")), 500, 200))]
-    for number in range(600):
-        cv2.imwrite(str(film / f"{number:04}.jpg"), shots[number >= 20])
+    for name, picture in zip(("0000.png", f"{first:04}.png"), pictures, strict=True):
+        cv2.imwrite(str(film / name), picture)
+    for number in range(180 * FPS):
+        if number not in (0, first):
+            (film / f"{number:04}.png").hardlink_to(film / ("0000.png" if number < first else f"{first:04}.png"))
+    return film
+
+
+def test_a_token_opens_the_door_once_and_a_kill_closes_it(root: Path, tmp_path: Path) -> None:
+    film = two_pictures(
+        tmp_path, 6, scene(size=(640, 360)), scene((qr(signed("lab"), px=4), 300, 100), size=(640, 360))
+    )
     with broker(tmp_path / "broker") as server, subscriber(server.port) as seen:
         tree = {
             "codes": {
@@ -56,7 +69,8 @@ def test_a_token_opens_the_door_once_and_a_kill_closes_it(root: Path, tmp_path: 
         }
         config = write_config(root, tmp_path, **tree)
         changed = yaml.safe_load(config.read_text(encoding="utf-8"))
-        changed["cameras"][0] |= {"source": str(film), "fps": 10}
+        changed["cameras"][0] |= {"source": str(film), "fps": FPS}
+        del changed["cameras"][0]["ground"]  # of another picture
         config.write_text(yaml.safe_dump(changed), encoding="utf-8")
 
         def commands() -> list[bytes]:

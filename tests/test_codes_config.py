@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from edge_agent import config_file
+from edge_agent import cli, config_file
 from edge_agent.codes.build import build_codes
+from edge_agent.codes.naming import naming_key, token_keys
+from edge_agent.config_codes import CodesConfig
 from edge_agent.errors import ConfigError
 from tests.code_fixtures import key_file
 from tests.scene_fixtures import ZONES
@@ -84,10 +86,36 @@ def test_a_key_that_is_too_short_is_refused_without_being_shown(tmp_path: Path) 
         build_codes(config, lambda: True)
 
 
-def test_the_names_of_codes_stay_over_restarts_and_differ_from_box_to_box(tmp_path: Path) -> None:
-    from edge_agent.codes.naming import naming_key
-    from edge_agent.config_codes import CodesConfig
+def test_check_reads_the_keys_that_a_start_would(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, short, gone = key_file(tmp_path), tmp_path / "short.key", tmp_path / "gone.key"
+    short.write_text("hunter2", encoding="utf-8")
 
+    def check(*files: Path) -> int:
+        assert problems(tmp_path, {"key_files": [str(file) for file in files]}) == []
+        with (tmp_path / "c.yaml").open("a", encoding="utf-8") as config:
+            config.write(f"models_dir: {root / 'models'}\n")
+        return cli.main(["check", "-c", str(tmp_path / "c.yaml")])
+
+    assert check(good) == 0
+    assert check(good, short, gone) == 2
+    told = capsys.readouterr().err
+    assert f"codes.key_files[1]: {short} holds 7 bytes, a key needs 32 or more" in told
+    assert f"codes.key_files[2]: {gone}: cannot read the secret in it: No such file or directory" in told
+    assert "hunter2" not in told
+
+
+def test_a_key_that_everybody_can_read_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = key_file(tmp_path)
+    for mode, warned in ((0o644, True), (0o600, False)):
+        file.chmod(mode)
+        caplog.clear()
+        assert len(token_keys(CodesConfig(key_files=[file]))) == 1
+        assert ("every user of this machine can read" in caplog.text) == warned
+
+
+def test_the_names_of_codes_stay_over_restarts_and_differ_from_box_to_box(tmp_path: Path) -> None:
     first = naming_key(CodesConfig(), tmp_path / "a")
     assert naming_key(CodesConfig(), tmp_path / "a") == first != naming_key(CodesConfig(), tmp_path / "b")
     assert (tmp_path / "a" / "codes.key").stat().st_mode & 0o777 == 0o600

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_agent.config_sop import Condition
-from edge_agent.types import Observation
+from edge_agent.types import Observation, SensorValue
 from edge_agent.usecases.conditions import Test as Asked
 from edge_agent.usecases.evidence import FALSE, TRUE, UNKNOWN, Truth
 from edge_agent.usecases.scene import Place
@@ -164,6 +164,23 @@ def test_sensors(when: dict[str, Any], value: Any, so: Truth) -> None:
     sensors = {} if value is None else {"door_1": value}
     frames = standing({"sensors": sensors})
     assert ask({"sensor": "door", **when}, frames, names={"door": "door_1"}) == [so]
+
+
+@pytest.mark.parametrize(
+    ("reading", "so"),
+    [
+        (SensorValue(3.0, "rpm", 0.1), TRUE),
+        (SensorValue(7.0, "rpm", 0.1), FALSE),
+        (SensorValue(3.0, "rpm", 90.0, "stale", "nothing came for 90 s"), UNKNOWN),
+        (SensorValue(3.0, "rpm", 90.0, "failed", "no such file"), UNKNOWN),
+        (SensorValue(None, "rpm", None, "failed", "no such file"), UNKNOWN),
+    ],
+)
+def test_a_reading_counts_by_its_value_and_only_while_it_is_good(reading: SensorValue, so: Truth) -> None:
+    """As the agent gives them: a reading with unit, age and quality, of which thresholds take the value."""
+    assert ask({"sensor": "spindle", "below": 5}, standing({"sensors": {"spindle": reading}})) == [so]
+    opposite = {TRUE: FALSE, FALSE: TRUE, UNKNOWN: UNKNOWN}[so]
+    assert ask({"sensor": "spindle", "above": 5}, standing({"sensors": {"spindle": reading}})) == [opposite]
 
 
 def test_a_window_of_time() -> None:

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import ModelError
@@ -56,6 +56,7 @@ def damaged(content: bytes, where: list[tuple[float, int]], keep: float) -> byte
 
 
 @settings(max_examples=300)
+@example([(0.078125, 128)], 1.0)  # the name of an operation that is no UTF-8
 @given(damage, st.floats(0.5, 1))
 def test_onnx(where: list[tuple[float, int]], keep: float) -> None:
     with tempfile.TemporaryDirectory() as folder:

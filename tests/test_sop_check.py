@@ -131,6 +131,12 @@ def test_what_is_said_about_a_broken_procedure(name: str, tmp_path: Path) -> Non
     assert said == expected
 
 
+def test_the_page_of_drawings_is_what_is_drawn_and_said() -> None:
+    from scripts.draw_procedures import PAGE, page
+
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: python -m scripts.draw_procedures"
+
+
 def test_the_same_procedure_without_faults_has_none(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(HEAD + GOOD, encoding="utf-8")

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -81,15 +82,30 @@ class Naming:
 
 
 def token_keys(config: CodesConfig) -> list[bytes]:
-    """Raises ConfigError that names the file which cannot be read, or holds too short a key."""
-    keys = []
+    """Raises ConfigError that names every file which cannot be read, or holds too short a key."""
+    keys, problems = [], []
     for index, file in enumerate(config.key_files):
-        key = (read_secret(file, "") or "").encode()
+        try:
+            key = (read_secret(file, "") or "").encode()
+        except ConfigError as error:
+            problems += [f"codes.key_files[{index}]: {problem}" for problem in error.problems]
+            continue
         if len(key) < token.MIN_KEY_BYTES:
             short = f"{file} holds {len(key)} bytes, a key needs {token.MIN_KEY_BYTES} or more"
-            raise ConfigError([f"codes.key_files[{index}]: {short}; make one: openssl rand -hex 32 >{file}"])
+            problems.append(f"codes.key_files[{index}]: {short}; make one: openssl rand -hex 32 >{file}")
+        elif file.stat().st_mode & stat.S_IROTH:
+            log.warning("codes.key_files[%d]: every user of this machine can read %s; chmod 600 it", index, file)
         keys.append(key)
+    if problems:
+        raise ConfigError(problems)
     return keys
+
+
+def check_keys(config: CodesConfig) -> None:
+    """Read all key files, as a start would, and keep nothing. Raises ConfigError."""
+    token_keys(config)
+    if config.hash_key_file is not None:
+        read_secret(config.hash_key_file, "")
 
 
 def naming_key(config: CodesConfig, state_dir: Path) -> bytes:

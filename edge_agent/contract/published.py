@@ -20,6 +20,9 @@ from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
 from edge_agent.sinks.mqtt_visit import Probe
 from edge_agent.types import DEVICE, Phase, data_schema, event_type
 from edge_agent.usecases.acting import ActionEnded, ActionMinute, ActionStarted
+from edge_agent.usecases.aggregates import AggregateMinute
+from edge_agent.usecases.attention import AttentionShare
+from edge_agent.usecases.attributes import AttributeCounts
 from edge_agent.usecases.codes_seen import CodeSeen
 from edge_agent.usecases.guest import GuestMinute, GuestRecognised
 from edge_agent.usecases.intrusion import IntrusionEnded, IntrusionMinute, IntrusionStarted, IntrusionUpdated
@@ -92,6 +95,8 @@ CHANNELS = (
             _event("guest", "recognised", GuestRecognised),
             *_episode("loitering", "stay", LoiteringStarted, LoiteringUpdated, LoiteringEnded),
             *_episode("ppe", "missing", UnprotectedStarted, UnprotectedUpdated, UnprotectedEnded),
+            _event("attributes", "counts", AttributeCounts),
+            _event("attention", "share", AttentionShare),
         ),
     ),
     Channel(
@@ -128,6 +133,8 @@ CHANNELS = (
             _minute("guest", GuestMinute),
             _minute("loitering", LoiteringMinute),
             _minute("ppe", PpeMinute),
+            _minute("attributes", AggregateMinute),
+            _minute("attention", AggregateMinute),
         ),
     ),
     Channel(

@@ -130,7 +130,7 @@ def _model_class() -> Any:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ImportError as error:
         raise HardwareError(f"protobuf is not installed ({error}): pip install protobuf") from error
-    file = descriptor_pb2.FileDescriptorProto(name="edge_agent_onnx.proto", package="edge_agent_onnx", syntax="proto2")
+    file = descriptor_pb2.FileDescriptorProto(name="edge_agent_onnx.proto", package="edge_agent_onnx", syntax="proto3")
     plain = {"string": 9, "int64": 3, "int32": 5}
     for message, fields in _SCHEMA.items():
         kind = file.message_type.add(name=message)

@@ -56,11 +56,17 @@ class EpisodeBook:
         self._steps = sorted(update_at_s)
         self._wait_s = wait_s
         self.open: list[Episode] = []
+        self._keys: set[Key] | None = None
+        """The pairs that all the open episodes consist of; None where that is to be found out."""
 
     def update(self, violating: Mapping[Key, PairState], pending: Collection[Key], t: float) -> list[Change]:
         """Advance to ``t`` with the pairs that violate now and those that are near but do not yet; oldest change first."""
         if not violating and not self.open:
             return []
+        if set(violating) == self._keys:  # the same clusters as in the frame before, each with its episode
+            for same in self.open:
+                _follow(same, {key: violating[key] for key in same.pairs})
+            return [Change("updated", same, why) for same in self.open if (why := self._news(same, t))]
         clusters = components(violating)
         owner = self._assign(clusters)
         changes = self._end_unowned(clusters, owner, pending, t)
@@ -81,16 +87,19 @@ class EpisodeBook:
             if reason := self._news(episode, t):
                 changes.append(Change("updated", episode, reason))
         self.open.sort(key=lambda episode: episode.began)
+        waiting = any(episode.waits_since is not None for episode in self.open)
+        self._keys = None if waiting else set(violating)
         return changes
 
     def close(self, reason: str) -> list[Change]:
         """End all."""
         changes = [Change("ended", episode, reason) for episode in self.open]
-        self.open = []
+        self.open, self._keys = [], None
         return changes
 
     def rename(self, old: int, new: int) -> None:
         """The track ``old`` goes on as ``new``."""
+        self._keys = None
         for episode in self.open:
             if old in episode.members:
                 episode.members = (episode.members - {old}) | {new}

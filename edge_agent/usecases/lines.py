@@ -42,7 +42,8 @@ class Line:
                 self._ways[ident] = _Way(at)
                 continue
             if at != way.at:
-                way.crossed += sum(_crosses(piece, way.at, at) for piece in self._pieces)
+                for piece in self._pieces:
+                    way.crossed += _crosses(piece, way.at, at)
                 way.at = at
             if way.crossed and min(_distance(piece, at) for piece in self._pieces) > clear:
                 crossed.append((ident, way.crossed))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edge_agent.config import GroupExemption, SocialDistancingConfig
 
@@ -42,8 +43,7 @@ class PairState:
     """Smoothed velocity of one relative to the other."""
 
 
-@dataclass(frozen=True, slots=True)
-class Near:
+class Near(NamedTuple):
     """A pair under the leave distance in one frame: ``key`` (a < b), distance and σ, vector from a to b, metres."""
 
     key: Key

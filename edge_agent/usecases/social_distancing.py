@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_agent.config import CameraConfig, SocialDistancingConfig
 from edge_agent.errors import ConfigError
-from edge_agent.types import Bools, Event, NewId, Observation, Output, Pairs, rfc3339
+from edge_agent.types import I64, Bools, Event, NewId, Observation, Output, Pairs, rfc3339
 from edge_agent.usecases.clusters import Identities, Position
 from edge_agent.usecases.episodes import Change, Episode, EpisodeBook
 from edge_agent.usecases.ground import PAIR_LIMIT_M, near_pairs
@@ -54,7 +54,8 @@ class SocialDistancing:
         self._sent: deque[float] = deque()
         self._held_back = 0
         self._last: Observation | None = None
-        self._zone_of: dict[int, str] = {}
+        self._stood: tuple[I64, Bools] = np.empty(0, np.int64), np.empty((len(self._zones.names), 0), bool)
+        """In the last frame: tracks (N,), and which of them stood in which zone (Z,N)."""
 
     @property
     def open_episodes(self) -> int:
@@ -101,13 +102,8 @@ class SocialDistancing:
             tracks.classes == tracks.labels.index(label) if label in tracks.labels else np.zeros(len(tracks), bool)
         )
         inside = self._zones.inside(foot_fractions(tracks.boxes, seen.size)) & persons
-        self._zone_of = {}
-        for name, row in zip(reversed(self._zones.names), inside[::-1], strict=True):
-            self._zone_of.update(dict.fromkeys(tracks.ids[row].tolist(), name))
-        here = persons
-        if self._config.zone is not None:
-            here = inside[self._zones.names.index(self._config.zone)]
-            self._zone_of = dict.fromkeys(self._zone_of, self._config.zone)
+        self._stood = tracks.ids, inside
+        here = persons if self._config.zone is None else inside[self._zones.names.index(self._config.zone)]
         return persons, here, inside
 
     def _positions(self, seen: Observation, here: Bools) -> dict[int, Position]:
@@ -266,8 +262,11 @@ class SocialDistancing:
         """The zone that most members stand in; the first of the configuration where it is a tie."""
         if self._config.zone is not None:
             return self._config.zone
-        zones = [self._zone_of[member] for member in episode.members if member in self._zone_of]
-        return max(self._zones.names, key=zones.count) if zones else None
+        ids, inside = self._stood
+        standing = inside[:, np.isin(ids, list(episode.members))]
+        # Of zones that overlap, somebody in both is in the first.
+        zones = standing.argmax(axis=0)[standing.any(axis=0)] if len(standing) else np.empty(0, np.int64)
+        return self._zones.names[np.bincount(zones).argmax()] if len(zones) else None
 
     def _measure(self, pairs: Pairs, here: Bools, inside: Bools) -> None:
         levels = {

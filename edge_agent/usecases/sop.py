@@ -96,15 +96,25 @@ class _Station:
         end = self._end.ask(scene, held=False) if self._end is not None else None
         offset = scene.utc - scene.t
         self._rename(scene)
-        for key, row in self._concerned(scene, steps if start is None else [start]):
+        concerned = self._concerned(scene, steps if start is None else [start])
+        rows = 1 if self._somebody else len(scene.things.ids)
+        of_steps = list(zip(*(_listed(step, rows) for step in steps), strict=True))
+        starts, ends = (None if answer is None else _listed(answer, rows) for answer in (start, end))
+        hidden = [False] * rows if self._somebody else (scene.things.unseen_s > GRACE_S).tolist()
+        for key, row in concerned:
             follow = self._follows.get(key)
             if follow is None:
                 follow = self._follows[key] = Follow(self._is, self._plan)
-            begin, finish = (None if answer is None else _of(answer, row) for answer in (start, end))
-            hidden = not self._somebody and bool(scene.things.unseen_s[row] > GRACE_S)
-            facts = follow.update([_of(step, row) for step in steps], begin, finish, scene.t, hidden=hidden)
-            track = None if self._somebody else int(scene.things.tracks[row])
-            yield from self._teller.tell(facts, key, track, offset)
+            facts = follow.update(
+                of_steps[row],
+                None if starts is None else starts[row],
+                None if ends is None else ends[row],
+                scene.t,
+                hidden=hidden[row],
+            )
+            if facts:
+                track = None if self._somebody else int(scene.things.tracks[row])
+                yield from self._teller.tell(facts, key, track, offset)
             if follow.idle:
                 del self._follows[key]
         if not self._somebody and self._follows:
@@ -131,7 +141,7 @@ class _Station:
     def _concerned(self, scene: Scene, triggers: list[Answer]) -> list[tuple[int, int]]:
         """Whom to look at: key and row of everybody who is followed or does something now."""
         if self._somebody:
-            return [(_STATION, -1)]
+            return [(_STATION, 0)]
         stirring = np.zeros(len(scene.persons), bool)
         dark = scene.things.unseen_s > GRACE_S
         for answer in triggers:
@@ -151,5 +161,6 @@ class _Station:
         self._left = there
 
 
-def _of(answer: Answer, row: int) -> Truth:
-    return int(answer[row]) if isinstance(answer, np.ndarray) else int(answer)
+def _listed(answer: Answer, rows: int) -> list[Truth]:
+    """What it says of each thing; one answer for all is said of each."""
+    return answer.tolist() if isinstance(answer, np.ndarray) else [int(answer)] * rows

@@ -123,19 +123,26 @@ class Run:
         dt, self._t = t - self._t, t
         dark, active = dt > GRACE_S, False
         for i, (state, answer) in enumerate(zip(self.states, answers, strict=True)):
-            if self._is_old(i, answer, t):
+            if self.old and self._is_old(i, answer, t):
                 continue
             state.evidence.update(answer, t)
-            active |= answer == TRUE and state.evidence.confirmed and (state.done is None or self.plan.busy[i])
-            dark |= answer == UNKNOWN
+            if answer == TRUE:
+                active = active or ((state.done is None or self.plan.busy[i]) and state.evidence.confirmed)
+            elif answer == UNKNOWN:
+                dark = True
             if state.done is None and state.opened:
-                hidden = answer == UNKNOWN or dt > GRACE_S
-                state.lit_s, state.dark_s = state.lit_s + dt * (not hidden), state.dark_s + dt * hidden
+                if answer == UNKNOWN or dt > GRACE_S:
+                    state.dark_s += dt
+                else:
+                    state.lit_s += dt
         if active:
             self._active, self._dark_s = t, 0.0
         elif dark:
             self._dark_s += dt
-        return [outcome for i, state in enumerate(self.states) for outcome in self._go_on(i, state, t)]
+        told: list[Outcome] = []
+        for i, state in enumerate(self.states):
+            told += self._go_on(i, state, t)
+        return told
 
     def join(self, other: Run) -> None:
         """Take over what the same person was seen doing while they were taken for another."""
@@ -171,8 +178,13 @@ class Run:
     @property
     def last_done(self) -> float | None:
         """When the last of the last steps was done; None while one is not."""
-        times = [self.states[i].done for i in self.plan.last]
-        return None if None in times else max(t for t in times if t is not None)
+        latest = None
+        for i in self.plan.last:
+            done = self.states[i].done
+            if done is None:
+                return None
+            latest = done if latest is None else max(latest, done)
+        return latest
 
     @property
     def stirred(self) -> float:
@@ -186,8 +198,10 @@ class Run:
 
     def begins_again(self) -> Run | None:
         """The next run, where this one is complete and its first step is being done again."""
+        if not self._ends_itself or not self.complete:
+            return None
         for i, state in enumerate(self.states):
-            if self.complete and self._is_next(i) and state.evidence.confirmed:
+            if self._is_next(i) and state.evidence.confirmed:
                 following = Run(self.plan, state.evidence.began or self._t, self.lingering(i), ends_itself=True)
                 following.states[i].evidence = state.evidence
                 return following
@@ -267,6 +281,8 @@ class Run:
     # ---- one step
 
     def _go_on(self, i: int, state: StepState, t: float) -> list[Outcome]:
+        if state.done is not None and state.opened:
+            return self._after(i, state, t)
         before = [self.states[j] for j in self.plan.before[i]]
         if not state.opened and all(other.done is not None or other.step.optional for other in before):
             state.opened = True

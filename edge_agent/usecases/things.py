@@ -262,11 +262,11 @@ class Memory:
         box, pace = self._rows["box"][gone], self._rows["pace"][gone]
         height = box[:, 3] - box[:, 1]
         # A box that the border cuts no longer moves with the person; what it did before says where it was going.
-        ahead = box + np.tile(pace * np.minimum(t - self._rows["seen"][gone] + 0.3, 1.0)[:, None], 2)
-        low, high = _BORDER * np.array(size), (1 - _BORDER) * np.array(size)
-        outward = (ahead[:, :2] < low) & (pace < -_OUTWARD * height[:, None])
-        outward |= (ahead[:, 2:] > high) & (pace > _OUTWARD * height[:, None])
-        self._rows["left"][gone] = outward.any(axis=1)
+        ahead = pace * np.minimum(t - self._rows["seen"][gone] + 0.3, 1.0)[:, None]
+        fast, whole = _OUTWARD * height[:, None], np.array(size)
+        outward = (box[:, :2] + ahead < _BORDER * whole) & (pace < -fast)
+        outward |= (box[:, 2:] + ahead > (1 - _BORDER) * whole) & (pace > fast)
+        self._rows["left"][gone] = outward[:, 0] | outward[:, 1]
 
     def _forget(self, t: float) -> None:
         kept = self._rows
@@ -322,7 +322,6 @@ def _covered(boxes: F64, by: F64) -> Bools:
         return np.zeros(len(boxes), bool)
     low = np.maximum(boxes[:, None, :2], by[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], by[None, :, 2:])
-    common = np.prod(np.maximum(high - low, 0), axis=2)
-    area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-9), axis=1)
-    covered: Bools = (common / area[:, None] >= 0.5).any(axis=1)
+    both, own = np.maximum(high - low, 0), np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-9)
+    covered: Bools = (both[..., 0] * both[..., 1] >= 0.5 * (own[:, 0] * own[:, 1])[:, None]).any(axis=1)
     return covered

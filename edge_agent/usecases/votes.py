@@ -78,7 +78,8 @@ class Votes:
 def _iou(a: F64, b: F64) -> F64:
     """(M,N) intersection over union of (M,4) and (N,4) boxes."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.prod(np.maximum(high - low, 0), axis=2)
-    area_a, area_b = (np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-9), axis=1) for boxes in (a, b))
-    iou: F64 = common / (area_a[:, None] + area_b[None, :] - common)
+    both = np.maximum(high - low, 0)
+    common = both[..., 0] * both[..., 1]
+    wide_a, wide_b = (np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-9) for boxes in (a, b))
+    iou: F64 = common / ((wide_a[:, 0] * wide_a[:, 1])[:, None] + wide_b[:, 0] * wide_b[:, 1] - common)
     return iou
