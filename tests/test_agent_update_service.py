@@ -21,6 +21,8 @@ from tests.test_service import config, works
 ROOT = Path(__file__).parent.parent
 UNITS = ROOT / "systemd"
 FIRST = "0.1.0"
+SLOWLY_S = 240.0
+"""For a busy machine that has just built a release."""
 MODELS = {name: ROOT / "models" / name / "1.0.0" for name in ("person-n", "person-s")}
 BREAKS = {"edge_agent/cli/run.py": "\n\ndef _run(args: object) -> int:\n    raise SystemExit(7)\n"}
 
@@ -51,16 +53,16 @@ def test_the_agent_is_replaced_and_a_bad_release_is_taken_back(tmp_path: Path) -
     _rename(box)
     try:
         box.boot()
-        works(box)
+        works(box, SLOWLY_S)
         _publish(operator, "0.2.0", {})
         assert _update(box) == "success"
-        works(box)
+        works(box, SLOWLY_S)
         assert box.rest("/api/v1/status")["version"] == "0.2.0"
         _publish(operator, "0.3.0", BREAKS)
         assert _update(box) == "exit-code"
         log = box.run("journalctl", "-u", "edge-agent-update", "-o", "cat")
         assert "0.3.0 was rolled back (unhealthy)" in log and "systemctl restart edge-agent.service" in log
-        works(box)
+        works(box, SLOWLY_S)
         assert box.rest("/api/v1/status")["version"] == "0.2.0"
         wait_for(lambda: "rolled_back" in [state for state, _ in _told(box)], 60, "the event")
         told = _told(box)

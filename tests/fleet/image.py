@@ -17,13 +17,8 @@ PACKAGES = (
     *("wireguard-tools", "wireguard-go"),  # the kernel that the tests run on need not have it
 )
 SERVICES_OFF = (
-    "mosquitto.service",
-    "victoria-metrics.service",
-    "nginx.service",
-    "apt-daily.timer",
-    "apt-daily-upgrade.timer",
-    "e2scrub_all.timer",
-    "fstrim.timer",
+    *("mosquitto.service", "victoria-metrics.service", "nginx.service"),
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer"),
 )
 
 

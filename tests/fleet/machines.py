@@ -91,6 +91,7 @@ class Machine:
         with (self._disk / "console.log").open("ab") as console:
             self._process = subprocess.Popen(
                 [
+                    *("sh", "-c", 'while "$@"; [ $? -eq 133 ]; do :; done', "power"),  # 133: it wants to boot again
                     "systemd-nspawn",
                     "--quiet",
                     "--boot",
@@ -150,15 +151,25 @@ class Machine:
     def power_cut(self) -> None:
         """Off, without a warning."""
         if self._process is not None:
-            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-            for child in [*map(int, children), self._process.pid]:
+            all_of_it = _descendants(self._process.pid)  # what keeps the power on, nspawn, its first process
+            for pid in all_of_it:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait(20)
             self._process = None
+            wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in all_of_it), 20, "its end")
         run("umount", "--lazy", self.root, check=False)
         run("ip", "link", "delete", self._link, check=False)
         run("ip", "netns", "delete", self._space, check=False)
+
+
+def _descendants(pid: int, depth: int = 3) -> list[int]:
+    """A process, its children, and theirs."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if depth > 1 else []
+    except OSError:
+        children = []
+    return [pid, *(found for child in children for found in _descendants(int(child), depth - 1))]
 
 
 def ssh_key(folder: Path) -> Path:

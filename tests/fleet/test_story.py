@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,6 +238,7 @@ def test_a_good_model_reaches_all_in_waves(fleet: World) -> None:
     played, report = fleet.rollout("-e", f"rollout_model={target}", "-e", '{"rollout_waves": [1, "50%", "100%"]}')
     assert played.code == 0, played.output[-5000:] + report
     assert report.count("| passed |") == len(BOXES), report
+    assert {fleet.newest(box, "model").get("state") for box in BOXES} == {"confirmed"}  # the rollout waited for it
     fleet.wait_for_beats(BOXES)
     assert {fleet.model_of(box) for box in BOXES} == {target}
 
@@ -245,6 +247,7 @@ def test_a_bad_model_stops_at_the_canary(fleet: World) -> None:
     target = fleet.publish_model("1.2.0", good=False)
     played, report = fleet.rollout("-e", f"rollout_model={target}")
     assert played.code != 0 and "halted" in report, report
+    assert "was not installed (self_test)" in report, report
     assert report.count("| not reached |") == len(BOXES) - 1, report
     fleet.wait_for_beats(BOXES)
     assert {fleet.model_of(box) for box in BOXES} == {f"{MODEL}@1.1.0"}
@@ -262,22 +265,34 @@ def test_a_broken_release_takes_itself_back(fleet: World) -> None:
     release(next((fleet.folder / "dist").glob("*-0.1.0.tar")), "0.3.0", fleet.folder / "dist", broken=True)
     played, report = fleet.rollout("-e", "rollout_agent=0.3.0")
     assert played.code != 0 and "halted" in report, report
+    assert "0.3.0 was rolled back (unhealthy)" in report, report
     fleet.wait_for_beats(BOXES)
     assert {fleet.newest(box, "heartbeat")["version"] for box in BOXES} == {"0.2.0"}
     assert fleet.boxes["box1"].ssh("/opt/edge-agent/current/bin/edge-agent --version").strip() == "edge-agent 0.2.0"
 
 
-def test_a_box_that_is_cut_off_meanwhile_is_reported_silent(fleet: World) -> None:
-    target = fleet.publish_model("1.3.0")
-    fleet.boxes["box2"].cut_off()
-    try:  # it was heard before: the broker knows it, and its last heartbeat is fresh when the rollout begins
+def test_a_box_that_is_cut_off_meanwhile_is_reported_silent_and_taken_back_later(fleet: World) -> None:
+    target, box = fleet.publish_model("1.3.0"), fleet.boxes["box2"]
+
+    def cut() -> None:
+        wait_for((fleet.inventory / f"rollouts/model-{MODEL}-1.3.0.json").exists, 120, "the rollout's beginning")
+        box.cut_off()
+
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    try:
         played, report = fleet.rollout("-e", f"rollout_model={target}", "-e", '{"rollout_waves": ["100%"]}')
     finally:
-        fleet.boxes["box2"].reconnect()
-    assert (
-        "| box2 | berlin/box2 | was silent before |" in report or "| box2 | berlin/box2 | newly silent |" in report
-    ), report
-    assert played.code in {0, 2, 4}
+        cutter.join()
+        box.reconnect()
+    assert "| box2 | berlin/box2 | newly silent |" in report, report
+    assert played.code != 0 and "halted" in report, report
+    fleet.wait_for_beats(BOXES)
+    assert {fleet.model_of(name) for name in BOXES if name != "box2"} == {f"{MODEL}@1.1.0"}
+    played = fleet.play("rollback", "-e", f"rollout_model={target}")  # whatever it did while nobody reached it
+    assert played.code == 0, played.output[-3000:]
+    fleet.wait_for_beats(["box2"])
+    assert fleet.model_of("box2") == f"{MODEL}@1.1.0"
 
 
 def test_after_a_reboot_everything_comes_back(fleet: World) -> None:

@@ -191,7 +191,11 @@ class World:
             "cameras": [{"id": "cam", "source": f"rtsp://{self.network.address(1)}:{self.port}/cam", "max_fps": 2}],
             "use_cases": {"social_distancing": {"distance_m": 4.0, "min_duration_s": 0.5, "leave_duration_s": 0.5}},
             "mqtt": {"heartbeat_s": BEAT_S, "keepalive_s": 10},
-            "ota": {"repository": f"http://{self.network.address(1)}:{self.port + 1}", "clock": "battery"},
+            "ota": {
+                "repository": f"http://{self.network.address(1)}:{self.port + 1}",
+                "clock": "battery",
+                "probation": {"frames": 10, "minutes": 0.1, "compare": 0.5},
+            },
         }
         ssh = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
         boxes: dict[str, Any] = {
