@@ -17,7 +17,9 @@ from edge_agent.detect.manifest import Model, find_model
 from tests import contract
 
 hypothesis.settings.register_profile("usual", deadline=None, max_examples=50)  # a slow machine is no failure
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)  # pytest --hypothesis-profile=thorough
+hypothesis.settings.register_profile(
+    "thorough", deadline=None, max_examples=1000
+)  # pytest --hypothesis-profile=thorough
 hypothesis.settings.load_profile("usual")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before any import of onnxruntime
 for _name in [name for name in os.environ if name.startswith("EDGE_AGENT_")]:
