@@ -1,10 +1,11 @@
 """Every attack on an update, and a crash at every step of one: one line each; exit 1 where one got through or left no valid model.
 
-    python -m benchmarks.ota_attacks [--json] [--only attacks|cuts|kills] [--every N] [--dir FOLDER]
+    python -m benchmarks.ota_attacks [--json] [--only attacks|cuts|kills|configs] [--every N] [--dir FOLDER]
 
 Attacks come over a real HTTP server with real keys. Power cuts are played on a model of the disk that a real run's system calls feed:
 what was not synced is lost, or only its names are, or only its contents, or all but the names in one folder. Kills are real ones.
-``--every`` looks at one of N of the disks that could be left. ``--dir`` is where all this happens.
+``configs``: cuts and kills for a signed configuration. ``--every`` looks at one of N of the disks that could be left. ``--dir`` is
+where all this happens.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests import config_crashes
 from tests.ota_attacks import ATTACKS, World, perform, world
 from tests.ota_crashes import Crash, kills, power_cuts
 
@@ -30,6 +32,11 @@ KILLS = [
     *(("mkdir", n) for n in (3, 6, 9, 12)),
     *(("unlinkat", n) for n in (1, 3, 5, 7)),
 ]
+CONFIG_KILLS = [
+    *(("rename", n) for n in range(1, 15)),
+    *(("fsync", n) for n in range(1, 30, 2)),
+]
+MODELS = Path(__file__).parent.parent / "models"
 
 
 def attacks(folder: Path) -> Iterator[dict[str, Any]]:
@@ -69,12 +76,17 @@ def rows(folder: Path, only: str | None, every: int) -> Iterator[dict[str, Any]]
     if only in (None, "kills"):
         with updating(folder / "kills") as scene:
             yield from crashes(kills(scene, folder / "kills", KILLS[::every]), "kill")
+    if only in (None, "configs"):
+        (folder / "configs").mkdir()
+        scene_of_configs = config_crashes.scene(folder / "configs", MODELS)
+        yield from crashes(config_crashes.power_cuts(scene_of_configs, folder / "configs", every), "config cut")
+        yield from crashes(config_crashes.kills(scene_of_configs, CONFIG_KILLS[::every]), "config kill")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
-    parser.add_argument("--only", choices=["attacks", "cuts", "kills"])
+    parser.add_argument("--only", choices=["attacks", "cuts", "kills", "configs"])
     parser.add_argument("--every", type=int, default=1, metavar="N")
     parser.add_argument("--dir", type=Path, metavar="FOLDER")
     args = parser.parse_args()
@@ -93,7 +105,7 @@ def main() -> int:
 def _line(row: dict[str, Any]) -> str:
     told = row["error"] or "ACCEPTED" if row["kind"] == "attack" else f"active {row['active']}, {row['state']}"
     faults = "; ".join(row.get("faults", [])) or row.get("text", "")
-    return f"{'ok  ' if row['held'] else 'FAIL'} {row['kind']:9} {row['name']}: {told}{'' if row['held'] else f' ({faults})'}"
+    return f"{'ok  ' if row['held'] else 'FAIL'} {row['kind']:11} {row['name']}: {told}{'' if row['held'] else f' ({faults})'}"
 
 
 if __name__ == "__main__":

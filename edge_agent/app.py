@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edge_agent import __version__
+from edge_agent import __version__, sampling
 from edge_agent.actuators.desk import DEADLINE_S as DESK_DEADLINE_S
 from edge_agent.actuators.desk import ActuatorDesk
 from edge_agent.camera_unit import CameraUnit
@@ -36,6 +36,7 @@ from edge_agent.model_updates import ModelUpdates
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import DetectionPool
 from edge_agent.record import RecordWriter
+from edge_agent.release_watch import ReleaseWatch, this_home
 from edge_agent.report import state_line
 from edge_agent.run_options import RunOptions
 from edge_agent.safe_mode import SafeUpdates, announce, look, on_probation
@@ -47,6 +48,7 @@ from edge_agent.sinks.home_assistant_link import HomeAssistant
 from edge_agent.sinks.mqtt import MqttSink
 from edge_agent.sinks.mqtt import wants as mqtt_wants
 from edge_agent.sinks.mqtt_inbound import Listener
+from edge_agent.sinks.store import BatchSink
 from edge_agent.snapshot import snapshot_jpeg
 from edge_agent.sparkplug_board import sparkplug_sink
 from edge_agent.state_dir import state_lock
@@ -85,27 +87,17 @@ class Agent:
         self.safe_mode = self.crashes.safe_mode
         """Why cameras and model are left alone, "" where they are not."""
         sinks = batch_sinks(config)
-        self.outbox = Outbox(
-            config.state_dir / "outbox.db",
-            config.outbox,
-            site=config.site,
-            device=self.device,
-            boot_id=self.boot_id,
-            clock_ok=lambda: clock_synchronised() is not False,
-            new_id=self.new_id,
-            sinks=["mqtt", *sinks],  # MQTT also where it is off: events wait for it
-            wants={"mqtt": mqtt_wants, **{name: sink.wants for name, sink in sinks.items()}},
-            retention_days=config.privacy.retention_days,
-        )
+        self.outbox = self._make_outbox(sinks)
         self.sensors = Sensors(config.sensors, self.new_id)
         self.codes = build_codes(config, lambda: clock_synchronised() is True)
         self.desk = self._make_desk()
+        self.sampler = sampling.build_sampler(lambda: self.config)
         ready = threading.Condition()
         self.cameras: list[CameraUnit] = []
         self.workers = 0
         self.updates: ModelUpdates | SafeUpdates
         if self.safe_mode:
-            self.updates = SafeUpdates(config, self.restart)
+            self.updates = SafeUpdates(config, self.restart, self.tell)
         else:
             self._load(config, ready)
         self.mqtt: MqttSink | None = None
@@ -124,10 +116,7 @@ class Agent:
             )
         self.sparkplug = sparkplug_sink(self) if self.mqtt is not None else None
         self.pumps = [BatchPump(name, self.outbox.outlet(name), sink) for name, sink in sinks.items()]
-        self.rest: RestServer | None = None
-        if config.http.enabled:
-            shot = self.snapshot if config.privacy.images else None
-            self.rest = RestServer(config.http, self.status, self.recent_events, self.models, shot)
+        self.rest = self._make_rest()
         self.supervisor = Supervisor(self.stop)
         self.again = False
         """Whether to start again once it has stopped."""
@@ -135,8 +124,10 @@ class Agent:
         self._hardware = hardware.HardwareProbe()
         self._heartbeat = HeartbeatBuilder()
         self._certificates = CertificateWatch(config)
+        self._releases = ReleaseWatch(config.state_dir, this_home())
         self._digest = config.digest()
-        self._next_beat, self._told_connects, self._told_model = 0.0, 0, -1
+        self._next_beat, self._told_connects = 0.0, 0
+        self._told_revisions = {"model": -1, "config": 0}
         self._last_words = b""
         self._notifier = Notifier()
 
@@ -153,7 +144,8 @@ class Agent:
             updates.close(in_order=True)  # no fault of the model's
             raise
         self.detector = self.serving.detector
-        updates.start(self.serving, self.status, self.tell, self.restart)
+        seen = self.sampler.compared if self.sampler is not None and self.sampler.on else None
+        updates.start(self.serving, self.status, self.tell, self.restart, seen)
         log.info("model %s", self.serving.words)
         self.workers = config.detect.workers or self.detector.current.backend.concurrency
         self.pool = DetectionPool(self.detector, [unit.lane for unit in self.cameras], ready, self.workers)
@@ -188,6 +180,27 @@ class Agent:
             log.error("%s", self.supervisor.failure, extra=told("agent.failed"))
             return self.supervisor.failure.exit_code
         return int(any(unit.recorder is not None and unit.recorder.failure for unit in self.cameras))
+
+    def _make_outbox(self, sinks: Mapping[str, BatchSink]) -> Outbox:
+        config = self.config
+        return Outbox(
+            config.state_dir / "outbox.db",
+            config.outbox,
+            site=config.site,
+            device=self.device,
+            boot_id=self.boot_id,
+            clock_ok=lambda: clock_synchronised() is not False,
+            new_id=self.new_id,
+            sinks=["mqtt", *sinks],  # MQTT also where it is off: events wait for it
+            wants={"mqtt": mqtt_wants, **{name: sink.wants for name, sink in sinks.items()}},
+            retention_days=config.privacy.retention_days,
+        )
+
+    def _make_rest(self) -> RestServer | None:
+        if not self.config.http.enabled:
+            return None
+        shot = self.snapshot if self.config.privacy.images else None
+        return RestServer(self.config.http, self.status, self.recent_events, self.models, shot)
 
     def _make_desk(self) -> ActuatorDesk | None:
         devices = self.config.actuators.devices if self.config.actuators is not None else []
@@ -246,6 +259,9 @@ class Agent:
             )
         self.supervisor.spawn("models", self.updates.work, essential=False, deadline_s=math.inf, restart=True)
         self.supervisor.spawn(
+            "configuration", self.commands.signed.work, essential=False, deadline_s=math.inf, restart=True
+        )
+        self.supervisor.spawn(
             "commands", self.commands.work, essential=False, deadline_s=self.commands.deadline_s, restart=True
         )
         self.supervisor.spawn(
@@ -261,6 +277,14 @@ class Agent:
                 lambda beat, stage=self.codes.stage: stage.work(beat, self.stop),  # type: ignore[misc]
                 essential=False,
                 deadline_s=DEADLINE_S,
+                restart=True,
+            )
+        if self.sampler is not None:
+            self.supervisor.spawn(
+                "samples",
+                lambda beat, sampler=self.sampler: sampler.work(beat, self.stop),  # type: ignore[misc]
+                essential=False,
+                deadline_s=sampling.DEADLINE_S,
                 restart=True,
             )
         if self.desk is not None:
@@ -298,6 +322,7 @@ class Agent:
         self.home_assistant.look()
         self.outbox.put(self.sensors.look())
         self._certificates.look(self.tell)
+        self._releases.look(self.tell)
         self._tell()
         tick()
         if look(self.crashes, time.monotonic() - self.started, self.tell):
@@ -307,12 +332,14 @@ class Agent:
             self.stop.set()
 
     def _tell(self) -> None:
-        """Heartbeat at its interval and at once after a connection; the retained model state after each connection."""
+        """Heartbeat at its interval and at once after a connection; the retained states after each connection."""
         now = time.monotonic()
         broker = self.mqtt.state() if self.mqtt is not None else None
         connects = broker.connects if broker is not None and broker.connected else self._told_connects
-        if self._told_model != self.updates.revision or connects != self._told_connects:
-            self._tell_model()
+        again = connects != self._told_connects
+        self._tell_state("model", self.updates.revision, lambda: model_state(self._model_status()), again=again)
+        signed = self.commands.signed
+        self._tell_state("config", signed.revision, signed.state, again=again and signed.revision > 0)
         if now < self._next_beat and connects == self._told_connects:
             return
         self._next_beat = now + self.config.mqtt.heartbeat_s
@@ -328,12 +355,11 @@ class Agent:
             self.commands.connected()
             self.home_assistant.connected()
 
-    def _tell_model(self) -> None:
-        if self.safe_mode:
+    def _tell_state(self, topic: str, revision: int, state: Callable[[], Any], *, again: bool) -> None:
+        if self.mqtt is None or (self._told_revisions[topic] == revision and not again):
             return
-        revision, state = self.updates.revision, model_state(self._model_status())
-        if self.mqtt is not None and self.mqtt.publish_now("model", state, retain=True):
-            self._told_model = revision
+        if self.mqtt.publish_now(topic, state(), retain=True):
+            self._told_revisions[topic] = revision
 
     def _stop(self) -> None:
         log.info("stopping%s", ", to start again" if self.again else "", extra=told("agent.stopping"))
@@ -343,6 +369,7 @@ class Agent:
             self._notifier.stopping("stopping")
         self.stop.set()
         self.updates.end()
+        self.commands.signed.end()
         steps = [
             StopStep("capture", lambda: self.supervisor.join("capture:", 1.7), 1.8),
             StopStep("detection", self._close_detection, 1.8),
@@ -356,8 +383,8 @@ class Agent:
         steps.append(StopStep("outbox close", lambda: self.outbox.stop(0.5), 0.7))
         if self.rest is not None:
             steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.5), 0.6))  # type: ignore[misc]
-        steps.append(StopStep("commands", self.commands.stop, 0.1))
         in_order = self.supervisor.failure is None
+        steps.append(StopStep("commands", lambda: self.commands.stop(in_order=in_order), 0.4))
         steps.append(StopStep("models", lambda: self.updates.close(in_order=in_order), 0.4))
         run_stop_steps(steps)
 
@@ -464,6 +491,7 @@ class Agent:
             mqtt=mqtt,
             sinks=sinks,
             model=model,
+            config=self.commands.signed.status(),
             host=self._host.sample(),
             hardware=self._hardware.latest,
             sensors=self.sensors.latest(),
@@ -475,7 +503,7 @@ class Agent:
 
     def _model_status(self) -> ModelStatus:
         if self.safe_mode:
-            return ModelStatus(error=f"safe mode: {self.safe_mode}")
+            return self.updates.status(ModelStatus(error=f"safe mode: {self.safe_mode}"))
         return self.updates.status(self.serving.status)
 
     def recent_events(self, since: str | None, limit: int) -> list[dict[str, Any]]:

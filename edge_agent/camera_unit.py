@@ -16,6 +16,7 @@ from edge_agent.outbox import Outbox
 from edge_agent.pipeline import CameraLane, FrameResult, no_codes
 from edge_agent.record import RecordWriter
 from edge_agent.run_options import RunOptions
+from edge_agent.sampling import Sampler
 from edge_agent.sensors.sensors import Sensors
 from edge_agent.types import CameraChange, NewId, StageClock
 
@@ -35,6 +36,7 @@ class Surroundings(Protocol):
     sensors: Sensors
     codes: Codes | None
     desk: ActuatorDesk | None
+    sampler: Sampler | None
 
     def camera_changed(self, change: CameraChange) -> None:
         """A camera's state or view changed; from any thread."""
@@ -58,6 +60,8 @@ class CameraUnit:
         )
         self.last: FrameResult | None = None
         self.recorder: RecordWriter | None = None
+        sampler = agent.sampler
+        self._sample = sampler.seen if sampler is not None and sampler.on else None
         keep = agent.options.record is not None or agent.config.privacy.images
         on_result = self._result if keep else None
         self._keep_image = agent.config.privacy.images
@@ -94,3 +98,5 @@ class CameraUnit:
             self.recorder.write(result)
         if self._keep_image:
             self.last = result
+        if self._sample is not None:
+            self._sample(result)

@@ -14,6 +14,7 @@ from edge_agent.commands.desk import LATER, Later
 from edge_agent.commands.envelope import Request
 from edge_agent.config import Config, redact
 from edge_agent.config_file import ConfigFile
+from edge_agent.config_layer import laid, on_trial
 from edge_agent.config_overlay import one_patch
 from edge_agent.config_trial import Overlay, Readiness, Trial, give_up
 from edge_agent.config_words import is_secret
@@ -72,7 +73,7 @@ class ConfigCommands:
         assert isinstance(args, ConfigApplyArgs) and ident is not None
         if self._file is None:
             raise CommandError("not_supported", "this agent runs without a configuration file")
-        if self._trial.running or self._agent.again:
+        if self._trial.running or self._agent.again or on_trial(self._agent.config.state_dir):
             raise CommandError("busy", "an earlier change is on trial; its outcome is told as event _device/config")
         patch = dict(args.config) if args.replace else one_patch(self._trial.overlay.patch, args.config)
         config = self._agent.effective(self._checked(patch))
@@ -86,7 +87,7 @@ class ConfigCommands:
             raise CommandError("too_large", f"all changes together have more than {MAX_OVERLAY} bytes")
         assert self._file is not None
         try:
-            config = ConfigFile(self._file).overlaid(patch)
+            config = laid(ConfigFile(self._file))[0].overlaid(patch)
             check(config)
         except (ConfigError, ModelError) as error:
             raise CommandError("invalid_config", str(error)) from error

@@ -6,18 +6,20 @@ import base64
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field, TypeAdapter
 from typing_extensions import NotRequired, TypedDict
 
 from edge_agent import __version__
-from edge_agent.command_config import ConfigCommands, Configured
+from edge_agent.command_config import ConfigCommands
 from edge_agent.commands.catalogue import (
+    ConfigUpdateArgs,
     LogLevel,
     LogLevelArgs,
+    ModelShadowArgs,
     ModelUpdateArgs,
     Pong,
     Restarted,
@@ -30,6 +32,8 @@ from edge_agent.commands.envelope import Request
 from edge_agent.commands.ledger import Address, Ledger
 from edge_agent.commands.over_mqtt import Message, OverMqtt
 from edge_agent.config_trial import Overlay
+from edge_agent.config_updates import Agent as Told
+from edge_agent.config_updates import ConfigFacts, ConfigUpdates
 from edge_agent.detect.child import run_child
 from edge_agent.errors import CommandCode, CommandError
 from edge_agent.health.host import clock_synchronised
@@ -52,16 +56,7 @@ class CommandFacts(TypedDict):
     message: NotRequired[Annotated[str, Field(description="why it was not, for people")]]
 
 
-class ConfigFacts(TypedDict):
-    """What became of a change of the configuration from afar."""
-
-    state: Annotated[Literal["confirmed", "rolled_back"], Field(description="whether it holds")]
-    command: Annotated[str, Field(description="id of the command that asked for it")]
-    config_hash: Annotated[str, Field(description="of the configuration that is at work now")]
-    reason: NotRequired[Annotated[str, Field(description="why it was taken back")]]
-
-
-class Commanded(Configured, Protocol):
+class Commanded(Told, Protocol):
     """The agent, as commands see it. All may be called from any thread, and none blocks for long."""
 
     device: str
@@ -70,12 +65,9 @@ class Commanded(Configured, Protocol):
     def snapshot(self, camera: str, max_width: int | None = None) -> bytes | None:
         """JPEG, None where there is no picture yet."""
 
-    def tell(self, what: str, data: Mapping[str, Any]) -> None:
-        """An event about the box, now."""
-
 
 class ModelHook(Protocol):
-    """Updates of models. Both begin the work, and return the state of the retained topic ``model``; may raise CommandError."""
+    """Updates of models. All begin the work, and return the state of the retained topic ``model``; may raise CommandError."""
 
     def update(self, model: str | None, *, activate: bool, again: bool) -> dict[str, Any]:
         """Fetch, test and, if wanted, activate ``NAME[@VERSION]``; None: what the channel offers of the model at work.
@@ -85,6 +77,9 @@ class ModelHook(Protocol):
 
     def rollback(self) -> dict[str, Any]:
         """Activate the model before."""
+
+    def shadow(self, model: str | None, *, fraction: float, minutes: float) -> dict[str, Any]:
+        """Let ``NAME@VERSION`` look at that fraction of the frames for so long; None: end that."""
 
 
 def _clock_ok() -> bool:
@@ -109,6 +104,8 @@ class AgentCommands:
     ) -> None:
         self._agent, self._file, self._models = agent, file, models
         self._config = ConfigCommands(agent, file, self._tell_outcome)
+        self.signed = ConfigUpdates(agent, file)
+        """The signed part of the configuration; its ``work`` is another worker's."""
         self._ledger = Ledger(agent.config.state_dir / "commands.db", agent.boot_id, _clock_ok)
         self._level_until: float | None = None
 
@@ -137,9 +134,12 @@ class AgentCommands:
             "snapshot": self._snapshot,
             "log.level": self._log_level,
             "config.apply": self._config.apply,
+            "config.update": self._config_update,
+            "config.rollback": lambda _: {"config": self.signed.rollback()},
             "restart": self._restart,
             "model.update": self._model_update,
             "model.rollback": self._model_rollback,
+            "model.shadow": self._model_shadow,
         }
 
     def start(self) -> None:
@@ -170,10 +170,12 @@ class AgentCommands:
 
     def died(self, reason: str) -> bool:
         """The agent must end; whether that is the fault of a configuration on trial, which was taken back."""
+        self.signed.died()
         return self._config.died(reason)
 
-    def stop(self) -> None:
+    def stop(self, *, in_order: bool) -> None:
         """At the end. Safe to call unstarted."""
+        self.signed.close(in_order=in_order)
         self._socket.stop()
         self._ledger.close()
 
@@ -233,6 +235,11 @@ class AgentCommands:
         self._agent.restart()
         return LATER
 
+    def _config_update(self, request: Request) -> dict[str, Any]:
+        args = request.args
+        assert isinstance(args, ConfigUpdateArgs)
+        return {"config": self.signed.update(args.bundle, again=args.again)}
+
     def _model_update(self, request: Request) -> dict[str, Any]:
         args = request.args
         assert isinstance(args, ModelUpdateArgs)
@@ -240,6 +247,11 @@ class AgentCommands:
 
     def _model_rollback(self, _: Request) -> dict[str, Any]:
         return {"model": self._updates().rollback()}
+
+    def _model_shadow(self, request: Request) -> dict[str, Any]:
+        args = request.args
+        assert isinstance(args, ModelShadowArgs)
+        return {"model": self._updates().shadow(args.model, fraction=args.fraction, minutes=args.minutes)}
 
     def _updates(self) -> ModelHook:
         if self._models is None:

@@ -33,6 +33,7 @@ from edge_agent.config_codes import CodesConfig
 from edge_agent.config_commands import CommandsConfig
 from edge_agent.config_mqtt import MqttConfig
 from edge_agent.config_ota import OtaConfig
+from edge_agent.config_samples import SamplesConfig
 from edge_agent.config_sensors import SensorConfig
 from edge_agent.config_sinks import InfluxDbConfig, WebhookConfig
 from edge_agent.config_sop import SopConfig
@@ -390,6 +391,7 @@ class Config(Strict):
     http: HttpConfig = HttpConfig()
     logging: LoggingConfig = LoggingConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    samples: SamplesConfig = SamplesConfig()
 
     @model_validator(mode="after")
     def _names(self) -> Config:

@@ -16,9 +16,12 @@ CommandName: TypeAlias = Literal[
     "snapshot",
     "log.level",
     "config.apply",
+    "config.update",
+    "config.rollback",
     "restart",
     "model.update",
     "model.rollback",
+    "model.shadow",
 ]
 TopicPrefix = Annotated[str, StringConstraints(pattern=r"^[^$+#/\x00-\x1f][^+#\x00-\x1f]*/$", max_length=200)]
 

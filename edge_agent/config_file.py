@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import hmac
 import json
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from edge_agent.config import Config, UseCasesConfig, given_secret, read_secret
 from edge_agent.config_base import Strict, TlsConfig
 from edge_agent.config_ota import OtaConfig
-from edge_agent.config_overlay import Patch, findings, laid_over, looser
+from edge_agent.config_overlay import REMOTE, SIGNED, Patch, findings, laid_over, looser
 from edge_agent.config_rules import findings as rule_findings
 from edge_agent.config_words import dotted, in_words, value_at
 from edge_agent.config_yaml import MAX_BYTES, Fault, KeyPath, Tree, read_tree
@@ -86,10 +87,20 @@ class ConfigFile:
         self._device = config.device or device_id(config.state_dir)
         self.config = config.model_copy(update={"device": self._device})
 
+    def layered(self, patch: Patch) -> ConfigFile:
+        """The file as if it said what a signed ``patch`` says. Raises as ``overlaid``."""
+        over = copy.copy(self)
+        over.config, over._tree = self._over(patch, SIGNED)
+        return over
+
     def overlaid(self, patch: Patch) -> Config:
         """Raises ConfigError; its problems begin with the key path, as there is no line to name."""
-        faults = [Fault((1, 1), *found) for found in findings(patch, [camera.id for camera in self.config.cameras])]
-        config = None
+        return self._over(patch, REMOTE)[0]
+
+    def _over(self, patch: Patch, allowed: tuple[KeyPath, ...]) -> tuple[Config, Tree]:
+        cameras = [camera.id for camera in self.config.cameras]
+        faults = [Fault((1, 1), *found) for found in findings(patch, cameras, allowed)]
+        config, tree = None, self._tree
         if not faults:
             tree = Tree(laid_over(self._tree.data, patch))
             config, faults = _build(tree, self._folder, [], with_files=False)
@@ -97,7 +108,7 @@ class ConfigFile:
             faults += [Fault((1, 1), *found) for found in looser(self.config.privacy, config.privacy)]
         if config is None or faults:
             raise ConfigError([f"{dotted(fault.path)}: {fault.text}" for fault in faults[:MAX_PROBLEMS]])
-        return config.model_copy(update={"device": self._device})
+        return config.model_copy(update={"device": self._device}), tree
 
 
 def _build(tree: Tree, folder: Path, faults: list[Fault], *, with_files: bool) -> tuple[Config | None, list[Fault]]:
@@ -277,12 +288,13 @@ def _absolute_paths(effective: dict[str, Any], folder: Path) -> None:
 
 
 def _own_certificate(effective: dict[str, Any]) -> None:
-    """Of this box, for brokers, where ``enroll`` got one and the file names none."""
-    tls = value_at(effective, ("mqtt", "tls"))
-    if isinstance(tls, dict) and tls.get("cert_file") is None and isinstance(effective["state_dir"], str):
-        with contextlib.suppress(OSError):
-            if (pair := Path(effective["state_dir"]) / IDENTITY).is_file():
-                tls["cert_file"] = str(pair)
+    """Of this box, for brokers and InfluxDB, where ``enroll`` got one and the file names none."""
+    for section in ("mqtt", "influxdb"):
+        tls = value_at(effective, (section, "tls"))
+        if isinstance(tls, dict) and tls.get("cert_file") is None and isinstance(effective["state_dir"], str):
+            with contextlib.suppress(OSError):
+                if (pair := Path(effective["state_dir"]) / IDENTITY).is_file():
+                    tls["cert_file"] = str(pair)
 
 
 def _secret_files(tree: Tree, effective: dict[str, Any]) -> Iterator[Fault]:

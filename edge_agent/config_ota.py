@@ -67,7 +67,7 @@ class ProbationConfig(Strict):
 
 
 class OtaConfig(Strict):
-    """Signed updates of models. Without a repository there are none."""
+    """Signed updates of models, configuration and the agent. Without a repository there are none."""
 
     repository: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = Field(
         None, description="where the repository is served: https://, http:// or, for a USB stick, file:///"
@@ -79,6 +79,10 @@ class OtaConfig(Strict):
     release: Slug | None = Field(
         None, description="name of the agent's releases for this box; default: edge-agent-MACHINE-pyX.Y"
     )
+    config: Slug | None = Field(
+        None, description="name of the signed part of this box's configuration; default: none is asked for"
+    )
+    config_team: Slug = Field("config", description="whose: a role of the repository")
     hardware: list[Slug] = Field(
         default_factory=list,
         max_length=16,

@@ -26,6 +26,11 @@ REMOTE: tuple[KeyPath, ...] = (
     ("privacy",),
 )
 """What may be changed from afar: nothing that could lock the operator out, and nothing that is new and not thought about."""
+SIGNED: tuple[KeyPath, ...] = (
+    *REMOTE,
+    *((key,) for key in ("classifiers", "sensors", "codes", "actuators", "outbox", "influxdb", "webhook")),
+)
+"""What a signed bundle may set beside that: a key of the operator's vouches for it, and not only the broker's rules."""
 LOCAL: tuple[KeyPath, ...] = (
     ("detect", "tflite", "delegate"),
     ("detect", "tflite", "delegate_options"),
@@ -76,8 +81,8 @@ def keys(patch: Patch) -> list[str]:
     return list(dict.fromkeys(dotted(path).partition("[")[0] for path, _ in _leaves(patch, ()) if path))
 
 
-def findings(patch: Patch, camera_ids: list[str]) -> Iterator[Finding]:
-    """What a patch may not do."""
+def findings(patch: Patch, camera_ids: list[str], allowed: tuple[KeyPath, ...] = REMOTE) -> Iterator[Finding]:
+    """What a patch may not do; it may touch what is ``allowed``."""
     cameras = patch.get("cameras", {})
     if not isinstance(cameras, Mapping):
         yield ("cameras",), 'must be a mapping by camera id here, such as {"cameras": {"hall": {"max_fps": 5}}}'
@@ -88,7 +93,7 @@ def findings(patch: Patch, camera_ids: list[str]) -> Iterator[Finding]:
     for path, value in _leaves(patch, ()):
         if path[:1] == ("cameras",) and (len(path) < 2 or path[1] not in camera_ids):
             continue
-        if not _remote(path):
+        if not _remote(path, allowed):
             yield path, "cannot be changed from afar, only in the file on the box"
         elif path[2:] == ("source",) and path[0] == "cameras" and not _SOURCE.fullmatch(str(value)):
             yield path, "from afar only a URL of rtsp, rtsps, http or https, without ${…}"
@@ -117,8 +122,8 @@ def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
         yield from _leaves(below, (*path, key))
 
 
-def _remote(path: KeyPath) -> bool:
-    allowed = any(_begins(path, pattern) for pattern in REMOTE)
+def _remote(path: KeyPath, patterns: tuple[KeyPath, ...]) -> bool:
+    allowed = any(_begins(path, pattern) for pattern in patterns)
     touched = any(_begins(path, local) or _begins(local, path) for local in LOCAL)
     return allowed and not touched and not holds_a_path((path[0], 0, *path[2:]) if path[0] == "cameras" else path)
 

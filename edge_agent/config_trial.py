@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edge_agent import config_layer
 from edge_agent.config import Config, redact
 from edge_agent.config_file import ConfigFile
+from edge_agent.config_layer import MAX_STARTS
 from edge_agent.durable import write_file
 from edge_agent.errors import ConfigError
 from edge_agent.health.status import AgentStatus, Health
@@ -24,8 +26,6 @@ from edge_agent.state_dir import is_held
 log = logging.getLogger(__name__)
 
 NAME = "config-overlay.json"
-MAX_STARTS = 2
-"""Of the agent with a configuration on trial: one for the change itself, one more as a power cut is nobody's fault."""
 HOLD_S = 10.0
 """So long it must be as ready as before, without a break."""
 _MAX_FILE = 2_000_000
@@ -99,8 +99,14 @@ def write(state_dir: Path, overlay: Overlay) -> None:
 
 
 def effective(path: Path) -> tuple[Config, Overlay]:
-    """The configuration that a start would take, and what lies over the file. Changes nothing. Raises ConfigError."""
-    file = ConfigFile(path)
+    """The configuration that a start would take, and what commands laid over it. Changes nothing. Raises ConfigError."""
+    return _effective(ConfigFile(path))
+
+
+def _effective(file: ConfigFile) -> tuple[Config, Overlay]:
+    file, trouble = config_layer.laid(file)
+    if trouble:
+        log.error("%s", trouble)
     overlay = read(file.config.state_dir)
     if overlay.state == "trial" and overlay.starts >= MAX_STARTS:
         overlay = overlay.rolled_back(f"the agent ended {overlay.starts} times before it was as ready as before")
@@ -118,8 +124,14 @@ def _laid(file: ConfigFile, overlay: Overlay) -> tuple[Config, Overlay]:
 
 def begin(path: Path) -> Config:
     """The configuration for a start, which is counted where it is on trial. Raises ConfigError for the file's own faults."""
-    config, overlay = effective(path)
-    if is_held(config.state_dir):  # another agent's, and so is what is on trial there; it will not let this one start
+    file = ConfigFile(path)
+    held = is_held(
+        file.config.state_dir
+    )  # another agent's, and so is what is on trial there; it lets this one not start
+    if not held:
+        config_layer.begin(file.config.state_dir)
+    config, overlay = _effective(file)
+    if held:
         return config
     if overlay.state == "trial":
         overlay = overlay.changed(starts=overlay.starts + 1)
@@ -129,12 +141,14 @@ def begin(path: Path) -> Config:
     except OSError as error:
         if overlay.state == "trial":  # its starts could not be counted
             log.error("%s: %s; the agent starts without the change that is on trial", config.state_dir, error.strerror)
-            return ConfigFile(path).config
+            return config_layer.laid(file)[0].config
     return config
 
 
 def give_up(state_dir: Path, reason: str) -> bool:
     """Take back what is on trial; False where nothing is."""
+    if config_layer.give_up(state_dir, reason):
+        return True
     overlay = read(state_dir)
     if overlay.state != "trial":
         return False
@@ -147,13 +161,32 @@ def give_up(state_dir: Path, reason: str) -> bool:
     return True
 
 
+class Gate:
+    """Whether a running agent is as ready as it was before, from the first look on. One thread."""
+
+    def __init__(self, trial_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._trial_s, self._clock = trial_s, clock
+        self._began: float | None = None
+        self._good_since: float | None = None
+
+    def look(self, before: Readiness | None, now: Readiness) -> str | None:
+        """None while that is open; "" once it was for a while, and why it was not when its time is over."""
+        at = self._clock()
+        self._began = self._began or at
+        worse = "" if before is None else now.worse_than(before)
+        self._good_since = None if worse else self._good_since or at
+        if self._good_since is not None and at - self._good_since >= min(HOLD_S, self._trial_s / 2):
+            return ""
+        if at - self._began >= self._trial_s:
+            return f"after {self._trial_s:g} s {worse or 'readiness came and went'}"
+        return None
+
+
 class Trial:
     """The overlay of a running agent. One thread at a time."""
 
     def __init__(self, state_dir: Path, trial_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._state_dir, self._trial_s, self._clock = state_dir, trial_s, clock
-        self._began: float | None = None
-        self._good_since: float | None = None
+        self._state_dir, self._gate = state_dir, Gate(trial_s, clock)
         self.overlay = read(state_dir)
 
     @property
@@ -190,15 +223,9 @@ class Trial:
 
         What is in force then. Raises OSError.
         """
-        at = self._clock()
-        self._began = self._began or at
-        worse = "" if self.overlay.before is None else now.worse_than(self.overlay.before)
-        self._good_since = None if worse else self._good_since or at
-        if self._good_since is not None and at - self._good_since >= min(HOLD_S, self._trial_s / 2):
-            self._set(self.overlay.changed(state="confirmed"))
-        elif at - self._began >= self._trial_s:
-            reason = worse or "readiness came and went"
-            self._set(self.overlay.rolled_back(f"after {self._trial_s:g} s {reason}"))
+        fault = self._gate.look(self.overlay.before, now)
+        if fault is not None:
+            self._set(self.overlay.rolled_back(fault) if fault else self.overlay.changed(state="confirmed"))
         return self.overlay
 
     def _set(self, overlay: Overlay) -> None:

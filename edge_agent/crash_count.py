@@ -1,8 +1,8 @@
 """Crashes in a row, counted on the disk: what tells a bad night from a box on which the agent cannot run.
 
 A start that follows a run which did not end in order, on the same boot of the kernel, follows a crash; on another boot the
-power was cut, or the kernel went down, and nothing is counted. An end in order, or ``WELL_S`` seconds of work, set the count
-back to zero.
+power was cut, or the kernel went down, and nothing is counted. An end in order, ``WELL_S`` seconds of work, or another version of
+the agent set the count back to zero: a bad release that is taken back must not leave the good one in safe mode.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from edge_agent import __version__
 from edge_agent.durable import write_file
 
 log = logging.getLogger(__name__)
@@ -45,15 +46,19 @@ class Crashes(BaseModel):
     in_a_row: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     reason: Annotated[str, StringConstraints(max_length=500)] = ""
     """Of the last crash; "" while it is not known."""
+    version: Annotated[str, StringConstraints(max_length=64)] = ""
+    """Of the agent whose crashes these are."""
 
 
 class CrashCount:
     """One start of the agent, which holds the state folder. One thread. A disk that cannot be written is logged, never raised."""
 
-    def __init__(self, state_dir: Path, boot: str) -> None:
+    def __init__(self, state_dir: Path, boot: str, version: str = __version__) -> None:
         """Count this start. ``boot`` is the kernel's, see ``kernel_boot``; "": nothing is counted, and no file is touched."""
         self._path, self._boot, self._left = state_dir / NAME, boot, False
         before = _read(self._path) if boot else Crashes()
+        if before.version != version:
+            before = Crashes(version=version)
         self.crashed = bool(boot) and before.boot == boot
         """Whether the run before this one ended by a crash."""
         reason = before.reason

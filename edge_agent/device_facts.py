@@ -9,8 +9,9 @@ from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from edge_agent.capture.view import View
-from edge_agent.health.status import ModelStatus
-from edge_agent.types import DEVICE, CameraChange, CameraState, Event, NewId
+from edge_agent.health.shadow import ShadowState, ShadowStatus
+from edge_agent.health.status import ModelStatus, UpdateStatus
+from edge_agent.types import DEVICE, CameraChange, CameraState, Event, NewId, rfc3339
 
 
 class CameraStateFacts(TypedDict):
@@ -81,13 +82,51 @@ class ModelUpdate(TypedDict):
     compared: Annotated[int, Field(ge=0, description="frames that both have seen")]
 
 
+class ShadowOfLabel(TypedDict):
+    """What the two models saw of one label."""
+
+    active: Annotated[int, Field(ge=0, description="boxes of which the model at work was sure")]
+    shadow: Annotated[int, Field(ge=0, description="boxes of which the one in shadow was sure")]
+    agreement: Annotated[
+        float | None, Field(ge=0, le=1, description="F1 of both; null: one of them does not know the label")
+    ]
+
+
+class ModelShadow(TypedDict):
+    """A model that looks at a share of the frames beside the one at work; nothing comes of it but this."""
+
+    model: Annotated[str, Field(description="name@version")]
+    bundle: _Bundle
+    beside: Annotated[str | None, Field(description="name@version of the model at work; null: it never ran")]
+    state: Annotated[ShadowState, Field(description="completed: for its whole time; ended: before that, see reason")]
+    progress: Annotated[float | None, Field(ge=0, le=1, description="of what the state names; null: not known")]
+    reason: Annotated[str, Field(description="one word for why it ended early; or empty")]
+    detail: Annotated[str, Field(description="the same for people")]
+    fraction: Annotated[float, Field(ge=0, le=1, description="share of the frames that it was to look at")]
+    minutes: Annotated[float, Field(ge=0, description="for so long")]
+    began: Annotated[str, Field(description="RFC 3339 UTC")]
+    ended: Annotated[str | None, Field(description="RFC 3339 UTC; null: not yet")]
+    frames: Annotated[int, Field(ge=0, description="that both have seen")]
+    failed: Annotated[int, Field(ge=0, description="frames on which it failed")]
+    missed: Annotated[int, Field(ge=0, description="frames for which it had no time")]
+    agreement: Annotated[float | None, Field(ge=0, le=1, description="F1 of the boxes of both; null: there were none")]
+    score_difference: Annotated[
+        float | None,
+        Field(ge=-1, le=1, description="mean of its score less that of the model at work, where they agree"),
+    ]
+    latency_ms: Annotated[float | None, Field(description="mean of one frame, at low priority")]
+    active_latency_ms: Annotated[float | None, Field(description="the same of the model at work")]
+    labels: Annotated[dict[str, ShadowOfLabel], Field(description="what was seen, by label")]
+
+
 class ModelState(TypedDict):
     """Which model is at work, and how its last update goes."""
 
-    active: Annotated[ActiveModel, Field(description="the one at work")]
+    active: Annotated[ActiveModel | None, Field(description="the one at work; null: none, as in safe mode")]
     previous: Annotated[PreviousModel | None, Field(description="the one before; null: none")]
     state: Annotated[UpdateState, Field(description="of the last update; confirmed where there was none")]
     update: Annotated[ModelUpdate | None, Field(description="the last update; null: there was none")]
+    shadow: Annotated[ModelShadow | None, Field(description="the last model in shadow; null: there was none")]
 
 
 class ModelFacts(TypedDict):
@@ -98,7 +137,7 @@ class ModelFacts(TypedDict):
     state: Annotated[
         Literal["refused", "probation", "confirmed", "rolled_back"], Field(description="what became of it")
     ]
-    active: Annotated[str, Field(description="name@version of the one at work now")]
+    active: Annotated[str, Field(description="name@version of the one at work now; empty: none, as in safe mode")]
     reason: NotRequired[Annotated[str, Field(description="why, in one word")]]
     detail: NotRequired[Annotated[str, Field(description="why, for people")]]
 
@@ -115,6 +154,19 @@ def camera_event(change: CameraChange, new_id: NewId) -> Event:
     return device_event(change.what, data, change.utc, new_id)
 
 
+def update_facts(update: UpdateStatus) -> ModelUpdate:
+    """The same for the outside."""
+    return {
+        "model": update.model,
+        "bundle": update.bundle or None,
+        "progress": None if update.progress is None else round(update.progress, 2),
+        "reason": update.reason,
+        "detail": update.detail,
+        "agreement": None if update.agreement is None else round(update.agreement, 2),
+        "compared": update.compared,
+    }
+
+
 def model_state(model: ModelStatus) -> ModelState:
     """The retained document of the topic ``model``."""
     active: ActiveModel = {
@@ -127,16 +179,40 @@ def model_state(model: ModelStatus) -> ModelState:
     name, _, version = model.previous.partition("@")
     previous: PreviousModel = {"name": name, "version": version, "bundle": model.previous_bundle or None}
     last = model.update
-    update: ModelUpdate | None = None
-    if last is not None:
-        update = {
-            "model": last.model,
-            "bundle": last.bundle or None,
-            "progress": None if last.progress is None else round(last.progress, 2),
-            "reason": last.reason,
-            "detail": last.detail,
-            "agreement": None if last.agreement is None else round(last.agreement, 2),
-            "compared": last.compared,
-        }
+    update = None if last is None else update_facts(last)
     state = cast("UpdateState", "confirmed" if last is None else last.state)
-    return {"active": active, "previous": previous if model.previous else None, "state": state, "update": update}
+    return {
+        "active": active if model.name else None,
+        "previous": previous if model.previous else None,
+        "state": state,
+        "update": update,
+        "shadow": None if model.shadow is None else shadow_facts(model.shadow),
+    }
+
+
+def shadow_facts(shadow: ShadowStatus) -> ModelShadow:
+    """As it is told."""
+    return {
+        "model": shadow.model,
+        "bundle": shadow.bundle or None,
+        "beside": shadow.beside or None,
+        "state": shadow.state,
+        "progress": None if shadow.progress is None else round(shadow.progress, 2),
+        "reason": shadow.reason,
+        "detail": shadow.detail,
+        "fraction": shadow.fraction,
+        "minutes": shadow.minutes,
+        "began": rfc3339(shadow.began),
+        "ended": None if shadow.ended is None else rfc3339(shadow.ended),
+        "frames": shadow.frames,
+        "failed": shadow.failed,
+        "missed": shadow.missed,
+        "agreement": shadow.agreement,
+        "score_difference": shadow.score_difference,
+        "latency_ms": shadow.latency_ms,
+        "active_latency_ms": shadow.active_latency_ms,
+        "labels": {
+            label: {"active": of.active, "shadow": of.shadow, "agreement": of.agreement}
+            for label, of in shadow.labels.items()
+        },
+    }

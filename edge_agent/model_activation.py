@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 import uuid
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from edge_agent.errors import NotOffered
 from edge_agent.health.host import clock_synchronised
 from edge_agent.model_tools.workshop import this_box
 from edge_agent.ota.client import Offer, RepositoryClient
-from edge_agent.ota.offer import Bundle
+from edge_agent.ota.offer import CONFIG, Box, Bundle
 from edge_agent.ota.probation import Measures
 from edge_agent.ota.trusted_time import TrustedTime
 from edge_agent.serving_model import Candidate, ServingModel
@@ -22,9 +23,20 @@ from edge_agent.serving_model import Candidate, ServingModel
 
 def open_repository(config: Config) -> RepositoryClient:
     """The repository that the configuration names. Raises UsageError, ConfigError; asks this box for its backends."""
+    return RepositoryClient(config.ota, config.state_dir / "ota", this_box(config), _time(config))
+
+
+def open_configurations(config: Config) -> RepositoryClient:
+    """The same repository, for signed parts of the configuration. Raises UsageError, ConfigError."""
+    box = Box(frozenset(), frozenset({platform.machine(), *config.ota.hardware}))
+    ota = config.ota.model_copy(update={"team": config.ota.config_team})
+    # A folder of its own: each fetches in its own thread.
+    return RepositoryClient(ota, config.state_dir / "ota" / CONFIG, box, _time(config), CONFIG)
+
+
+def _time(config: Config) -> TrustedTime:
     battery = config.ota.clock == "battery"
-    trusted = TrustedTime(config.state_dir / "ota" / "time", lambda: battery or clock_synchronised() is not False)
-    return RepositoryClient(config.ota, config.state_dir / "ota", this_box(config), trusted)
+    return TrustedTime(config.state_dir / "ota" / "time", lambda: battery or clock_synchronised() is not False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,13 +59,18 @@ class ModelBoard:
         """The job goes on later."""
         self.show(replace(self._of(job), reason=code, detail=detail))
 
+    @property
+    def update(self) -> UpdateStatus | None:
+        """What is under way, or was last; None where nothing ever was."""
+        return self._shown or (None if self.stored.job is None else self._of(self.stored.job))
+
     def status(self, model: ModelStatus, configured: str, agreement: Agreement | None) -> ModelStatus:
         """``model`` with what is before it and what is under way; ``configured``: the label of the model of the configuration."""
         stored, before = self.stored, None
         if stored.active is not None:
             before = stored.previous
             model = replace(model, previous=configured if before is None else before.label)
-        update = self._shown or (None if stored.job is None else self._of(stored.job))
+        update = self.update
         if update is not None and agreement is not None:
             update = replace(update, agreement=agreement.share, compared=agreement.frames)
         return replace(model, previous_bundle="" if before is None else before.sha256, update=update)

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_agent.chains import check_labels
@@ -19,9 +19,11 @@ from edge_agent.device_facts import ModelFacts, model_state
 from edge_agent.errors import Busy, CommandError, EdgeAgentError, HardwareError, Interrupted, UpdateError
 from edge_agent.health.status import AgentStatus, ModelStatus, UpdateStatus
 from edge_agent.model_activation import Again, Swap, kernel_boot, open_repository
+from edge_agent.model_beside import Told
 from edge_agent.model_board import ModelBoard
 from edge_agent.model_probation import SETTLE_S, ProbationWatch
 from edge_agent.model_schedule import Schedule
+from edge_agent.model_shadow import INTERRUPTED, ModelShadow
 from edge_agent.model_tools.workshop import BoxWorkshop
 from edge_agent.ota.activation import Activation
 from edge_agent.ota.client import Offer
@@ -38,6 +40,8 @@ LOOK_S = 1.0
 CLOSE_S = 0.3
 KEEP_S = 15.0
 """How much of a probation a crash may cost."""
+GIVES_WAY = "update", "an update began"
+"""Why a model is in shadow no longer."""
 RETRY_S = (30.0, 900.0)
 """Before a broken download is taken up again: at first, and at most."""
 
@@ -71,6 +75,7 @@ class ModelUpdates:
         self._lock = threading.Lock()
         self._wish: _Wish | None = None
         self._news, self._cancel = threading.Event(), threading.Event()
+        self._shadow = ModelShadow(config, self._store, self._news.set)
         self._ended, self._done = threading.Event(), threading.Event()
         self._done.set()
         self._retry_at, self._retry_s = 0.0, RETRY_S[0]
@@ -102,11 +107,16 @@ class ModelUpdates:
         status: Callable[[], AgentStatus],
         tell: Callable[[str, Mapping[str, Any]], None],
         restart: Callable[[], None],
+        seen: Told | None = None,
     ) -> None:
-        """``tell`` emits an event about the box, ``restart`` ends the agent in order to start anew."""
+        """``tell`` emits an event about the box, ``restart`` ends the agent in order to start anew. ``seen`` is told of each frame
+        that a model in shadow has looked at.
+        """
         self._serving, self._tell_event, self._restart = serving, tell, restart
         self._watch = ProbationWatch(self._config.ota.probation, status, serving.detector.meter)
         self._kept_at = time.monotonic()
+        if not self._pinned:
+            self._shadow.start(serving, status, tell, seen)
         self._begin_watching()
 
     @property
@@ -128,11 +138,14 @@ class ModelUpdates:
     @property
     def revision(self) -> int:
         """Grows with everything that is worth telling on the topic ``model``."""
-        return self._board.revision
+        return self._board.revision + self._shadow.revision
 
     def status(self, model: ModelStatus) -> ModelStatus:
         """``model`` with what is before it and what is under way."""
-        return model if self._pinned else self._board.status(model, self._serves.configured, self._serves.agreement)
+        if self._pinned:
+            return model
+        model = replace(model, shadow=self._shadow.status)
+        return self._board.status(model, self._serves.configured, self._serves.agreement)
 
     def update(self, model: str | None, *, activate: bool, again: bool) -> dict[str, Any]:
         """See ``ModelHook``. Raises CommandError."""
@@ -166,7 +179,29 @@ class ModelUpdates:
             self._cancel.set()
         return self._asked()
 
+    def shadow(self, model: str | None, *, fraction: float, minutes: float) -> dict[str, Any]:
+        """See ``ModelHook``. Raises CommandError."""
+        self._refuse_pinned()
+        with self._lock:
+            if model is None:
+                if not self._shadow.at_work:
+                    raise CommandError("not_available", "no model is in shadow")
+                self._shadow.ask_end("operator", "ended by command")
+            elif self._wish is not None or self._activation is None or self._under_way:
+                raise CommandError("busy", "an update of the model is under way; wait for its end")
+            else:
+                self._shadow.begin(model, fraction, minutes)
+        return self._asked()
+
+    @property
+    def _under_way(self) -> bool:
+        """Whether an update is; not one that waits to be let take over."""
+        job = self._stored.working
+        return job is not None and (job.state != "warming" or self._may_activate(job))
+
     def _asked(self) -> dict[str, Any]:
+        if self._wish is not None:
+            self._shadow.ask_end(*GIVES_WAY)
         self._news.set()
         return dict(model_state(self.status(self._serves.status)))
 
@@ -197,6 +232,10 @@ class ModelUpdates:
                 self._cancel.clear()
         if wish is None and self._stored.working is None and self._config.ota.repository and self._schedule.due():
             wish = _Wish(polled=True)
+        if self._under_way or (wish is not None and not wish.polled):
+            self._shadow.end(*GIVES_WAY)
+        elif wish is None:
+            self._shadow.turn()
         try:
             if wish is not None:
                 self._fulfil(wish)
@@ -235,6 +274,8 @@ class ModelUpdates:
             self._board.show(None)  # it goes on where it was; of another one the board hears
         self._retry_at, self._retry_s = 0.0, RETRY_S[0]
         self._usual = self._watches.usual()
+        if offer.bundle != activation.stored.active:
+            self._shadow.end(*GIVES_WAY)
         job = activation.install(
             client, offer, self._cancel, again=wish.again, activate=wish.activate, in_window=wish.polled
         )
@@ -403,6 +444,7 @@ class ModelUpdates:
         """Let the worker end; does not wait for it."""
         self._ended.set()
         self._cancel.set()
+        self._shadow.ask_end(*INTERRUPTED)
         self._news.set()
 
     def close(self, *, in_order: bool) -> None:
@@ -414,6 +456,7 @@ class ModelUpdates:
                 self._activation.watched(self._watch.probation)
             if in_order:
                 self._activation.ended()
+            self._shadow.close()
         self._held.close()
 
     # ---- what they share

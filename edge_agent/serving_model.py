@@ -81,7 +81,7 @@ class ServingModel:
     ) -> None:
         self._config, self._stop, self._clock = config, stop, clock
         self._next: tuple[Served, ModelDetector] | None = None
-        self._beside: tuple[Served, Beside] | None = None
+        self._beside: tuple[Served, Beside[ModelDetector]] | None = None
         self.trouble = ""
         """Why another model serves than should; "" where all is as it should be."""
         self.now, self.detector = self._first_that_loads(candidates, failed)

@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from edge_agent.ota.bundle import unpack, write_bundle
+from edge_agent.ota.release import archive_sha256
 from edge_agent.ota.repository.pack import Packed, pack
 
 _AGENT = '''
@@ -97,6 +99,17 @@ def write_release(folder: Path, version: str, *, pip: Path | None = None, **agen
     if pip is not None:
         (wheels / pip.name).symlink_to(pip)
     return pack(wheels, folder / f"{version}.tar")
+
+
+def swap_wheel(archive: Path, version: str) -> None:
+    """Put another wheel into a release's archive, under the old one's name; its list of hashes stays."""
+    folder = archive.with_suffix(".swapped")
+    unpack(archive, folder, archive_sha256(archive))
+    (wheel,) = folder.glob(f"edge_agent-{version}-*.whl")
+    with zipfile.ZipFile(wheel, "a") as inside:
+        inside.writestr("edge_agent/another.py", "")
+    with archive.open("wb") as out:
+        write_bundle(folder, out)
 
 
 def restart_command(home: Path, state: Path) -> str:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edge_agent import release_watch
 from edge_agent.errors import ActivationFailed, Interrupted, Rejected, UsageError
 from edge_agent.ota import agent_update, release, store
 from edge_agent.ota.activation import Progress
 from edge_agent.ota.agent_update import Level, Seen, Service, Updater
 from edge_agent.ota.archive import Archive
-from edge_agent.ota.job import ATTEMPTS, Job
+from edge_agent.ota.job import ATTEMPTS, Job, Stored
 from edge_agent.ota.release import CURRENT, UPDATER, Home
+from edge_agent.release_watch import ReleaseWatch, home_of
 from tests.agent_releases import write_release
-
-
-class PowerCut(BaseException):
-    """Nothing more is written."""
+from tests.durable_steps import PowerCut, Steps
 
 
 @dataclass
@@ -145,6 +144,46 @@ def test_it_must_be_as_ready_as_the_one_before(box: Box, level: Level, before: L
     assert box.releases() == {"1.0"}
 
 
+def test_whoever_subscribes_sees_it_come_and_go(box: Box, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each release tells what it finds when it starts, and what happens while it runs."""
+    told: list[Any] = []
+    monkeypatch.setattr(release_watch, "LOOK_S", 0.0)
+
+    def watch() -> ReleaseWatch:
+        monkeypatch.setattr(release_watch, "__version__", box.running or "")
+        found = ReleaseWatch(tmp_path, home_of(box.home.folder / CURRENT))
+        found.look(lambda _, facts: told.append(dict(facts)))
+        return found
+
+    start, write = box.restart, store.ModelStore.write
+    seen = [watch()]
+
+    def restart() -> None:
+        start()
+        seen[0] = watch()
+
+    def written(self: store.ModelStore, stored: Stored) -> None:
+        write(self, stored)
+        seen[0].look(lambda _, facts: told.append(dict(facts)))
+
+    box.restart = restart  # type: ignore[method-assign]
+    monkeypatch.setattr(store.ModelStore, "write", written)
+    box.levels["3.0"] = "failing"
+    box.install("2.0"), box.install("3.0")
+    watch(), watch()  # it is told once, also by who starts anew
+    assert [(fact["state"], fact["version"], fact["before"]) for fact in told] == [
+        ("begun", "2.0", "1.0"),
+        ("probation", "2.0", "1.0"),
+        ("confirmed", "2.0", "1.0"),
+        ("begun", "3.0", "2.0"),
+        ("probation", "3.0", "2.0"),
+        ("rolled_back", "3.0", "2.0"),
+    ]
+    assert [fact["running"] for fact in told][:4] == ["1.0", "1.0", "2.0", "2.0"]
+    assert told[-1]["reason"] == "unhealthy" and "readiness is failing" in told[-1]["detail"]
+    assert home_of(tmp_path / "venv") is None and home_of(Path("/")) is None
+
+
 def test_a_bad_one_does_not_cost_the_way_back(box: Box) -> None:
     box.install("2.0")
     box.levels["3.0"] = "failing"
@@ -212,31 +251,13 @@ def test_one_that_takes_the_box_down_each_time_is_taken_back(box: Box) -> None:
 
 
 @pytest.fixture
-def cut_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], list[str]]]:
-    """Let the power go at the so-manieth thing that is made durable; the list of those that were."""
-    limit: list[int | None] = [None]
-    done: list[str] = []
-
-    def counted(name: str, work: Callable[..., object]) -> Callable[..., object]:
-        def call(*args: object, **kwargs: object) -> object:
-            if limit[0] is not None and len(done) >= limit[0]:
-                raise PowerCut
-            done.append(f"{name} {Path(str(args[1 if name == 'lead' else 0])).name}")
-            return work(*args, **kwargs)
-
-        return call
-
-    for module, name in ((release, "write_file"), (store, "write_file"), (agent_update, "write_file")):
-        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
-    monkeypatch.setattr(Home, "lead", counted("lead", Home.lead))
-    monkeypatch.setattr(store.ModelStore, "add", counted("add", store.ModelStore.add))
-
-    def begin(number: int | None) -> list[str]:
-        limit[0] = number
-        done.clear()
-        return done
-
-    yield begin
+def cut_after(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    steps = Steps(monkeypatch)
+    for module in (release, store, agent_update):
+        steps.count(module, "write_file")
+    steps.count(Home, "lead", argument=1)
+    steps.count(store.ModelStore, "add", argument=1)
+    return steps
 
 
 def runs(box: Box) -> str:
@@ -247,9 +268,7 @@ def runs(box: Box) -> str:
 
 
 @pytest.mark.slow
-def test_a_power_cut_at_any_step_leaves_a_release_that_runs_and_the_update_goes_on(
-    box: Box, cut_after: Callable[[int | None], list[str]]
-) -> None:
+def test_a_power_cut_at_any_step_leaves_a_release_that_runs_and_the_update_goes_on(box: Box, cut_after: Steps) -> None:
     steps = cut_after(None)
     box.install("2.0")
     assert {
@@ -282,9 +301,7 @@ def test_a_power_cut_at_any_step_leaves_a_release_that_runs_and_the_update_goes_
 
 
 @pytest.mark.slow
-def test_a_power_cut_while_a_bad_one_is_taken_back_leaves_the_old_one(
-    box: Box, cut_after: Callable[[int | None], list[str]]
-) -> None:
+def test_a_power_cut_while_a_bad_one_is_taken_back_leaves_the_old_one(box: Box, cut_after: Steps) -> None:
     box.levels |= {f"2.{step}": "failing" for step in range(60)}
     steps = cut_after(None)
     box.install("2.59")

@@ -17,7 +17,7 @@ from edge_agent.commands.control_socket import ask
 from edge_agent.ota.release import CURRENT, UPDATER, Home
 from tests import power_cut
 from tests.agent_process import COMMAND, run_agent, write_config
-from tests.agent_releases import SERVICE, pip_wheel, restart_command, write_release
+from tests.agent_releases import SERVICE, pip_wheel, restart_command, swap_wheel, write_release
 from tests.file_server import serve
 from tests.mosquitto import wait_for
 
@@ -117,10 +117,14 @@ def test_from_a_repository_there_and_back(box: Box, tmp_path: Path, monkeypatch:
         ({"more": {"inner": "import this_is_not_there"}}, "No module named 'this_is_not_there'"),
         ({"says": "2.0.1"}, "says that it is 'edge-agent 2.0.1'"),
         ({"dies": True}, "after 20 s the agent does not answer"),
+        ({"swapped": True}, "Expected sha256"),
     ],
 )
 def test_a_bad_release_is_not_kept(box: Box, change: dict[str, Any], text: str) -> None:
+    swapped = change.pop("swapped", False)
     write_release(box.folder, "2.0", pip=pip_wheel(), **change)
+    if swapped:
+        swap_wheel(box.folder / "2.0.tar", "2.0")
     code, told = box.update("--from", str(box.folder / "2.0.tar"))
     assert code == 1 and text in "\n".join(map(str, told["problems"]))
     box.is_whole("1.0")

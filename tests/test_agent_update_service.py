@@ -13,6 +13,7 @@ from edge_agent.ota.offer import AGENT, Facts
 from edge_agent.ota.repository import operations
 from edge_agent.ota.repository.pack import pack
 from tests.agent_releases import pip_wheel, write_real_wheel
+from tests.mosquitto import wait_for
 from tests.nspawn import Machine, endless_pictures, needs_nspawn
 from tests.ota_fixtures import Operator, make_operator
 from tests.test_service import config, works
@@ -20,6 +21,8 @@ from tests.test_service import config, works
 ROOT = Path(__file__).parent.parent
 UNITS = ROOT / "systemd"
 FIRST = "0.1.0"
+SLOWLY_S = 240.0
+"""For a busy machine that has just built a release."""
 MODELS = {name: ROOT / "models" / name / "1.0.0" for name in ("person-n", "person-s")}
 BREAKS = {"edge_agent/cli/run.py": "\n\ndef _run(args: object) -> int:\n    raise SystemExit(7)\n"}
 
@@ -50,23 +53,33 @@ def test_the_agent_is_replaced_and_a_bad_release_is_taken_back(tmp_path: Path) -
     _rename(box)
     try:
         box.boot()
-        works(box)
+        works(box, SLOWLY_S)
         _publish(operator, "0.2.0", {})
         assert _update(box) == "success"
-        works(box)
+        works(box, SLOWLY_S)
         assert box.rest("/api/v1/status")["version"] == "0.2.0"
         _publish(operator, "0.3.0", BREAKS)
         assert _update(box) == "exit-code"
         log = box.run("journalctl", "-u", "edge-agent-update", "-o", "cat")
         assert "0.3.0 was rolled back (unhealthy)" in log and "systemctl restart edge-agent.service" in log
-        works(box)
+        works(box, SLOWLY_S)
         assert box.rest("/api/v1/status")["version"] == "0.2.0"
+        wait_for(lambda: "rolled_back" in [state for state, _ in _told(box)], 60, "the event")
+        told = _told(box)
+        assert told[-1] == ("rolled_back", "0.3.0") and ("confirmed", "0.2.0") in told and ("begun", "0.3.0") in told
         box.run("systemctl", "start", "edge-agent-update-resume", timeout_s=300)
         assert (
             box.run("readlink", "/opt/edge-agent/current", "/opt/edge-agent/updater").split() == ["releases/0.2.0"] * 2
         )
     finally:
         box.off()
+
+
+def _told(box: Machine) -> list[tuple[str, str]]:
+    """What the agent said of its own updates, oldest first."""
+    events = box.rest("/api/v1/events?limit=200")
+    facts = [event["data"] for event in events if event["type"] == "edge_agent.device.agent_update"]
+    return [(fact["state"], fact["version"]) for fact in facts]
 
 
 def _rename(box: Machine) -> None:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from edge_agent import config_trial
 from edge_agent.config import Config
 from edge_agent.config_file import ConfigFile
+from edge_agent.config_layer import MAX_STARTS
 from edge_agent.config_overlay import laid_over, one_patch
-from edge_agent.config_trial import HOLD_S, MAX_STARTS, NAME, Overlay, Readiness, Trial, begin, effective, give_up, read
+from edge_agent.config_trial import HOLD_S, NAME, Overlay, Readiness, Trial, begin, effective, give_up, read
 from edge_agent.errors import ConfigError
 from edge_agent.state_dir import state_lock
 from tests.agent_process import run_agent, write_config

@@ -42,7 +42,7 @@ BROKEN = {
         [
             "c.yaml:1:1: devise: unknown key; did you mean device? Allowed here: site, device, state_dir, models_dir, model, "
             "cameras, detect, track, classifiers, use_cases, sensors, actuators, codes, mqtt, commands, influxdb, webhook, outbox, "
-            "ota, http, logging, privacy",
+            "ota, http, logging, privacy, samples",
             "c.yaml:5:5: cameras[0].maxfps: unknown key; did you mean max_fps? Allowed here: id, source, fps, start, max_fps, "
             "zones, lines, ground, person_height_m",
         ],

@@ -55,6 +55,15 @@ def test_a_configuration_that_is_wrong_is_no_crash(tmp_path: Path) -> None:
     assert (start.in_a_row, start.crashed) == (1, False)
 
 
+def test_the_crashes_of_a_release_that_was_taken_back_are_not_those_of_the_one_before(tmp_path: Path) -> None:
+    for _ in range(LIMIT + 1):
+        CrashCount(tmp_path, "a", "0.3.0")
+    assert CrashCount(tmp_path, "a", "0.3.0").safe_mode
+    back = CrashCount(tmp_path, "a", "0.2.0")
+    assert (back.in_a_row, back.crashed, back.reason, back.safe_mode) == (0, False, "", "")
+    assert CrashCount(tmp_path, "a", "0.2.0").in_a_row == 1
+
+
 def test_a_power_cut_is_no_crash(tmp_path: Path) -> None:
     for boot in "abcdefgh":
         start = CrashCount(tmp_path, boot)

@@ -70,6 +70,9 @@ def test_the_certificate_is_taken_and_found_without_being_named(file: Path, ca: 
     assert tls is not None and tls.cert_file == file.parent / "state/identity/device.pem"
     assert stat.S_IMODE(tls.cert_file.stat().st_mode) == 0o600
     assert sorted(path.name for path in tls.cert_file.parent.iterdir()) == ["device.pem"]
+    with file.open("a") as config:
+        config.write("influxdb: {tls: {min_version: '1.3'}}\n")
+    assert load(file).influxdb.tls.cert_file == tls.cert_file  # type: ignore[union-attr]
     with pytest.raises(UsageError, match=r"--renew asks for its successor"):
         enrolment.request(renew=False)
 

@@ -76,7 +76,7 @@ class Other:
 
 def test_it_looks_at_its_share_of_the_frames_and_nobody_waits_for_it() -> None:
     other = Other()
-    beside = Beside(other, 0.25, CONFIG)  # type: ignore[arg-type]
+    beside = Beside(other, 0.25, CONFIG)
     found = seen((0, 0.9, "person"))
     for _ in range(20):
         beside.offer(FRAME, found)

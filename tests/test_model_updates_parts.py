@@ -50,6 +50,7 @@ class Box:
     serving: ServingModel
     hours: Hours = field(default_factory=Hours)
     told: list[tuple[str, str]] = field(default_factory=list)
+    shadows: list[tuple[str, str]] = field(default_factory=list)
     restarts: int = 0
 
     def publish(self, version: str, **changes: Any) -> None:
@@ -66,8 +67,11 @@ class Box:
         return model.update.state if model.update is not None else "", model.version
 
     def tell(self, what: str, data: Mapping[str, Any]) -> None:
-        assert what == "model"
-        self.told.append((data["state"], data["active"]))
+        if what == "model_shadow":
+            self.shadows.append((data["state"], data["reason"]))
+        else:
+            assert what == "model"
+            self.told.append((data["state"], data["active"]))
 
 
 @contextmanager

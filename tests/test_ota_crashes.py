@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import config_crashes
 from tests.ota_attacks import World, world
 from tests.ota_crashes import WITHOUT_FSYNC, kills, power_cuts
 
@@ -26,6 +27,16 @@ def test_a_power_cut_leaves_a_valid_model_and_the_update_goes_on(scene: World, t
     assert len(found) > 15
     # Whether every tenth disk is one on which the new model is active already depends on how often progress was written.
     assert "1.0" in {crash.active for crash in found} <= {"1.0", "2.0"}
+
+
+def test_a_signed_configuration_survives_them_too(tmp_path: Path, root: Path) -> None:
+    made = config_crashes.scene(tmp_path, root / "models")
+    found = [
+        *config_crashes.power_cuts(made, tmp_path, every=8),
+        *config_crashes.kills(made, [("rename", 5), ("fsync", 9)]),
+    ]
+    assert [crash for crash in found if crash.faults] == []
+    assert len(found) > 6 and {crash.active for crash in found} == {"0", "1"}
 
 
 def test_a_program_that_trusts_the_disk_would_be_caught(scene: World, tmp_path: Path) -> None:

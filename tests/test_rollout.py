@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 import types
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = ROOT / "deploy" / "ansible" / "plugins"
+COLLECTION = "ansible_collections.edge_agent.fleet"
 
 
 def _load(path: Path, name: str) -> Any:
@@ -111,11 +113,11 @@ def _rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boxes: dict[str, A
     basic = types.ModuleType("ansible.module_utils.basic")
     basic.AnsibleModule = object  # type: ignore[attr-defined]
     for name, module in {
-        "ansible": types.ModuleType("ansible"),
-        "ansible.module_utils": types.ModuleType("ansible.module_utils"),
         "ansible.module_utils.basic": basic,
-        "ansible.module_utils.fleet": fleet,
+        f"{COLLECTION}.plugins.module_utils.fleet": fleet,
     }.items():
+        for parent in itertools.accumulate(name.split(".")[:-1], "{}.{}".format):
+            monkeypatch.setitem(sys.modules, parent, sys.modules.get(parent) or types.ModuleType(parent))
         monkeypatch.setitem(sys.modules, name, module)
     module = _load(PLUGINS / "modules" / "rollout.py", "rollout_under_test")
     monkeypatch.setattr(module, "Watcher", Watcher)
@@ -127,6 +129,7 @@ def _rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boxes: dict[str, A
         "listen_s": 0,
         "gate_s": 0,
         "soak_s": 0,
+        "probation_s": 0,
     }
     limits = {"silent_s": 1e12, "min_fps_ratio": 0.8, "limit_pct": 2.0, "file": str(tmp_path / "r" / "state.json")}
     return module.Rollout(defaults | limits | params)

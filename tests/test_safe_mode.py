@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from edge_agent.crash_count import LIMIT, NAME
 from tests.agent_process import RunningAgent, write_config
 from tests.command_fixtures import ROOT, Asker
 from tests.mosquitto import Subscriber, broker, subscriber, wait_for
 from tests.nspawn import Machine, endless_pictures, machine, needs_nspawn
-from tests.tflite_fixtures import squares_manifest, stand_in
+from tests.ota_models import BAD
+from tests.tflite_fixtures import delegated, stand_in
+from tests.update_fixtures import Box, updating_box
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TURNS_S = 120.0
@@ -30,17 +32,6 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sock.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         yield
-
-
-def delegated(folder: Path, library: str, how: str) -> dict[str, Any]:
-    """Configuration for a model that runs on a delegate which breaks; the model is put into ``folder``."""
-    place = folder / "squares" / "1.0.0"
-    place.mkdir(parents=True)
-    manifest = squares_manifest(place, "edgetpu") | {"labels": ["person"]}
-    manifest["files"] = [file | {"device": "edgetpu"} for file in manifest["files"]]
-    (place / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-    tflite = {"delegate": library, "devices": ["usb"], "delegate_options": {"break": how}}
-    return {"model": "squares", "detect": {"backend": "tflite", "tflite": tflite}}
 
 
 def heartbeats(sub: Subscriber) -> list[dict[str, Any]]:
@@ -98,6 +89,79 @@ def test_what_the_box_lacks_is_told_in_safe_mode_too(
             wait_for(lambda: bool(told(sub)), TURNS_S, "event")
             assert "absent" in told(sub)[0]["reason"]
             wait_for(lambda: any("absent" in beat.get("last_error", "") for beat in heartbeats(sub)), TURNS_S, "reason")
+
+
+FAULTY = """
+import os, pathlib, sys
+from edge_agent.detect.detector import ModelDetector
+from edge_agent.cli import main
+detect = ModelDetector.detect
+
+def faulty(self, frame, *args):
+    if frame.camera != "warm-up" and self.tag.version in pathlib.Path({bad!r}).read_text().split():
+        os.abort()
+    return detect(self, frame, *args)
+
+ModelDetector.detect = faulty
+sys.exit(main())
+"""
+
+
+def entered(box: Box) -> int:
+    return [fact["state"] for fact in told(box.asker.sub)].count("entered")
+
+
+def test_every_way_out_by_another_model_is_open(root: Path, tmp_path: Path, manager: None, vtest_video: Path) -> None:
+    """A model crashes, and another one mends the box; one on probation is taken back first; one before is rolled back to."""
+    bad = tmp_path / "bad"
+    program = [sys.executable, "-c", FAULTY.format(bad=str(bad))]
+
+    def crashes(box: Box, times: int) -> None:
+        for _ in range(times):
+            with box.agent(tells=False, program=program) as agent:
+                assert agent.process.wait(TURNS_S) == -signal.SIGABRT, agent.log[-2000:]
+
+    with updating_box(root, tmp_path) as box:
+        bad.write_text("0.9")
+        crashes(box, LIMIT)
+        with box.agent(program=program) as agent:
+            wait_for(lambda: entered(box) == 1, TURNS_S, "safe mode")
+            assert box.model["active"] is None and box.model["update"] is None
+            refused = box.asker.ask("model.rollback", {"id": "b0"})
+            assert refused["error"]["code"] == "not_available"
+            box.publish("1.0", BAD["it detects nothing"]())
+            box.update("u1", "eyes@1.0")
+            box.wait_until("rolled_back", "eyes@1.0")
+            box.wait_for(lambda: box.facts("rolled_back"), what="the event")
+            assert box.facts("rolled_back")[0]["reason"] == "self_test" and box.model["active"] is None
+            box.publish("2.0")
+            box.update("u2", "eyes@2.0")
+            assert box.wait_until("confirmed", "eyes@2.0")["active"]["version"] == "2.0"
+            assert box.asker.ask("status")["result"]["safe_mode"] == ""
+
+            # Crashes of one on probation are its own: it goes, and no safe mode comes of it.
+            bad.write_text("0.9 3.0")
+            box.publish("3.0")
+            box.update("u3", "eyes@3.0")
+            assert agent.process.wait(TURNS_S) == -signal.SIGABRT
+        crashes(box, LIMIT - 1)
+        with box.agent(program=program) as agent:
+            state = box.wait_until("rolled_back", "eyes@3.0")
+            assert state["update"]["reason"] == "crash_loop" and state["active"]["version"] == "2.0"
+            assert box.asker.ask("status")["result"]["safe_mode"] == "" and entered(box) == 1
+            assert agent.end() == 0
+
+        bad.write_text("2.0")  # confirmed, and bad all the same
+        crashes(box, LIMIT)
+        with box.agent(program=program) as agent:
+            wait_for(lambda: entered(box) == 2, TURNS_S, "safe mode")
+            assert box.model["active"] is None and box.model["previous"]["version"] == "0.9"
+            assert box.asker.ask("model.rollback", {"id": "b1"})["ok"]
+            state = box.wait_until("rolled_back", "eyes@2.0")
+            wait_for(lambda: box.model["active"] is not None, TURNS_S, "a model at work")
+            assert "0.9" in str(box.model["active"]) and state["update"]["reason"] == "operator"
+            agent.wait_for_log("delivering", TURNS_S)
+            assert agent.end() == 0
 
 
 # ---- under the real unit

@@ -115,10 +115,10 @@ def frames(box: Machine) -> int:
     return int(cameras[0]["frames"]) if cameras else 0
 
 
-def works(box: Machine) -> None:
+def works(box: Machine, within_s: float = 60.0) -> None:
     """Ready, and frames go through the model."""
     box.wait_for_service()
-    wait_for(lambda: box.rest("/readyz").get("status") == "ok", 60, "ready")
+    wait_for(lambda: box.rest("/readyz").get("status") == "ok", within_s, "ready")
     before = frames(box)
     wait_for(lambda: frames(box) > before, 60, "frames")
 

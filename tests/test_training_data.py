@@ -1,4 +1,4 @@
-"""Training's data side: labels from three formats come out alike, boxes follow their pixels, faults are named. No torch."""
+"""Training's data side: labels from both formats come out alike, boxes follow their pixels, faults are named. No torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.adapters import DataError, Sample, check_classes, read_coco, read_samples, read_yolo
+from training.adapters import DataError, Sample, check_classes, read_coco, read_yolo
 from training.augment import MIN_VISIBLE, Picture, compose
 from training.data import Pictures, letterbox, read_source
 from training.settings import Augment, Settings, Source, load_settings
@@ -47,18 +47,11 @@ def coco(**changes: Any) -> dict[str, Any]:
     return {**document, **changes}
 
 
-def sample_line(**changes: Any) -> str:
-    detection = {"box": [20, 12, 60, 36], "label": "person", "score": 0.7}
-    return json.dumps({"image": "x.jpg", "size": [80, 60], "detections": [detection], **changes})
-
-
-def test_the_three_formats_say_the_same(tmp_path: Path) -> None:
+def test_both_formats_say_the_same(tmp_path: Path) -> None:
     first, second = read_yolo(yolo(tmp_path / "yolo"))
     (tmp_path / "c.json").write_text(json.dumps(coco()))
     (from_coco,) = read_coco(tmp_path / "c.json", tmp_path, {"person": 0})
-    (tmp_path / "samples.jsonl").write_text(sample_line() + "\n\n")
-    (from_agent,) = read_samples(tmp_path, ["person"])
-    for found in (first, from_coco, from_agent):
+    for found in (first, from_coco):
         np.testing.assert_allclose(found.boxes[0], BOX, atol=1e-6)
         assert found.classes[0] == 0 and not found.ignore[0]
     assert len(second.boxes) == 0 and second.image.name == "b_1.png"
@@ -91,20 +84,7 @@ def test_a_file_that_is_not_cocos_is_refused(tmp_path: Path, document: Any) -> N
         list(read_coco(tmp_path / "c.json", tmp_path, {"person": 0}))
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["{", "[]", sample_line(image="../x.jpg"), sample_line(size=[0, 60]), sample_line(detections=[{"box": [1, 2, 3]}])],
-)
-def test_a_bad_sample_line_is_named(tmp_path: Path, line: str) -> None:
-    (tmp_path / "samples.jsonl").write_text(f"{sample_line()}\n{line}\n")
-    with pytest.raises(DataError, match=r"samples\.jsonl:2: "):
-        list(read_samples(tmp_path, ["person"]))
-
-
-def test_an_unknown_label_and_a_class_without_one_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "samples.jsonl").write_text(sample_line())
-    with pytest.raises(DataError, match="'person' is none of forklift"):
-        list(read_samples(tmp_path, ["forklift"]))
+def test_a_class_without_a_label_is_refused() -> None:
     sample = Sample(Path("x"), np.zeros((1, 4), np.float32), np.array([2], np.int32), np.zeros(1, bool))
     with pytest.raises(DataError, match="class 2, but there are only 2 labels"):
         list(check_classes([sample], 2))
@@ -114,7 +94,7 @@ def test_held_out_and_train_are_all_and_share_nothing(tmp_path: Path) -> None:
     for i in range(11):
         image(tmp_path / "images" / f"{i:02}.jpg")
     parts = {
-        part: {s.image.name for s in read_source(Source(path=tmp_path, part=part), ["person"])}
+        part: {s.image.name for s in read_source(Source(path=tmp_path, part=part))}
         for part in ("all", "train", "held_out")
     }
     assert parts["train"] | parts["held_out"] == parts["all"] and len(parts["all"]) == 11
@@ -123,7 +103,7 @@ def test_held_out_and_train_are_all_and_share_nothing(tmp_path: Path) -> None:
 
 def test_what_has_no_labels_of_ours_counts_nowhere(tmp_path: Path) -> None:
     source = Source(path=yolo(tmp_path, "1 0.5 0.4 0.5 0.4\n"), labelled=False)
-    found = read_source(source, ["person"])[0]
+    found = read_source(source)[0]
     assert found.boxes.tolist() == [[0, 0, 1, 1]] and found.ignore.tolist() == [True] and found.classes.tolist() == [0]
 
 

@@ -168,7 +168,7 @@ def test_heads_are_read_by_box_and_by_found_person(tmp_path: Path) -> None:
 def test_persons_that_were_not_found_yet_are_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match="training persons"):
-        read_heads(source(tmp_path, heads=FOUND), LABELS)
+        read_heads(source(tmp_path, heads=FOUND))
 
 
 def test_a_crop_at_the_pictures_edge_is_letterboxed_not_stretched() -> None:

@@ -327,7 +327,7 @@ def test_fine_tuning_needs_labelled_pictures_to_measure_on(tmp_path: Path) -> No
     (data / "labels" / "1.txt").write_text("1 0.5 0.5 0.1 0.1\n")
     with pytest.raises(DataError, match="class 1, but there are only 1 labels"):
         settings_for(data, weights, **common)
-    with pytest.raises(DataError, match="neither samples"):
+    with pytest.raises(DataError, match="no folder 'images'"):
         settings_for(tmp_path / "run", weights, **common)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from edge_agent.config import DetectConfig
 from edge_agent.detect.backends import LoadRequest
@@ -142,6 +143,17 @@ def expected_scores(image: U8) -> F32:
 
 
 @functools.cache
+def delegated(folder: Path, library: str, how: str) -> dict[str, Any]:
+    """Configuration for a model that runs on a delegate which breaks; the model is put into ``folder``."""
+    place = folder / "squares" / "1.0.0"
+    place.mkdir(parents=True)
+    manifest = squares_manifest(place, "edgetpu") | {"labels": ["person"]}
+    manifest["files"] = [file | {"device": "edgetpu"} for file in manifest["files"]]
+    (place / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    tflite = {"delegate": library, "devices": ["usb"], "delegate_options": {"break": how}}
+    return {"model": "squares", "detect": {"backend": "tflite", "tflite": tflite}}
+
+
 def stand_in(name: str = "libedgetpu.so.1", soname: str = "") -> str:
     """Path to a library that does what ``tflite_delegates/edgetpu.c`` says, under a name of the caller's wish.
 

@@ -141,7 +141,7 @@ def _config(
         "probation": probation,
         **change.pop("ota", {}),
     }
-    allow = {"allow": ["ping", "status", "model.update", "model.rollback"]}
+    allow = {"allow": ["ping", "status", "model.update", "model.rollback", "model.shadow"]}
     # Two frames a second make it last for more than six minutes.
     video = {"id": "pets", "source": str(root / ".cache" / "vtest.avi"), "fps": 2}
     sections = {

@@ -1,9 +1,9 @@
-"""Labelled images from where people keep them: YOLO text, COCO JSON, the agent's own samples. Needs numpy only."""
+"""Labelled images from where people keep them: YOLO text and COCO JSON, which the agent writes too. Needs numpy only."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,36 +99,6 @@ def read_coco(annotations: Path, images: Path, categories: Mapping[str, int]) ->
         if not path.resolve().is_relative_to(images.resolve()):
             raise DataError(f"{annotations}: image {names[key]!r} lies outside {images}")
         yield _sample(path, found)
-
-
-def read_samples(folder: Path, labels: Sequence[str]) -> Iterator[Sample]:
-    """Pictures an agent kept, corrected by a person: ``folder/samples.jsonl`` beside the images.
-
-    A line is ``{"image": "x.jpg", "size": [w, h], "detections": [{"box": [x1, y1, x2, y2], "label": "person"}]}`` in pixels, as
-    in the agent's records; a detection with ``"ignore": true`` is neither right nor wrong.
-    """
-    path = folder / "samples.jsonl"
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield _agent_sample(folder, json.loads(line[:MAX_LABEL_BYTES]), labels)
-                except (KeyError, TypeError, ValueError, ZeroDivisionError, RecursionError) as error:
-                    raise DataError(f"{path}:{number}: not a sample of the agent's ({error!r})") from error
-
-
-def _agent_sample(folder: Path, line: Mapping[str, Any], labels: Sequence[str]) -> Sample:
-    image, (w, h) = folder / str(line["image"]), line["size"]
-    if not image.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"image {line['image']!r} lies outside the folder")
-    rows = []
-    for found in line["detections"]:
-        x1, y1, x2, y2 = map(float, found["box"])
-        if found["label"] not in labels:
-            raise ValueError(f"label {found['label']!r} is none of {', '.join(labels)}")
-        box = (x1 / w, y1 / h, x2 / w, y2 / h)
-        rows.append((labels.index(found["label"]), *box, bool(found.get("ignore", False))))
-    return _sample(image, rows)
 
 
 def check_classes(samples: Iterable[Sample], count: int) -> Iterator[Sample]:

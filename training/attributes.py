@@ -108,7 +108,7 @@ def _held(sources: Sequence[Source], labels: Sequence[str], size: int) -> Held:
     images = 0
     for source in sources:
         assert source.heads is not None
-        for labelled in read_heads(source, labels):
+        for labelled in read_heads(source):
             picture = read_image(labelled.sample)
             found, known = squares(labelled, source.heads, labels, (picture.shape[1], picture.shape[0]))
             crops += [cut(picture, square, size) for square in found]

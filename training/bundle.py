@@ -56,7 +56,7 @@ def calibration(settings: Settings) -> list[Any]:
     """Training pictures as the agent would show them, one to a batch; a fixed choice by the run's seed."""
     if settings.task == "classify":
         return crop_calibration(settings)
-    samples = [s for source in settings.train for s in read_source(source, settings.labels)]
+    samples = [s for source in settings.train for s in read_source(source)]
     order = np.random.default_rng(settings.seed).permutation(len(samples))[:CALIBRATION_IMAGES]
     return [to_input(letterbox(read_image(samples[i]), settings.size)[0][None]) for i in order]
 
@@ -89,7 +89,7 @@ def write_files(weights: Path, settings: Settings | None, out: Path) -> Bundle:
 
 
 def _history(weights: Path, settings: Settings) -> History:
-    images = tuple(len(read_source(source, settings.labels)) for source in settings.train)
+    images = tuple(len(read_source(source)) for source in settings.train)
     if weights.suffix == ".onnx":
         return History(None, None, images)
     state = load_checkpoint(weights)
@@ -149,7 +149,7 @@ def measure_files(bundle: Bundle, kinds: Sequence[str], rounds: int = 1000) -> N
         return
     run = predictors(bundle)
     for source in bundle.settings.validate_on:
-        samples, name = read_source(source, bundle.settings.labels), source.title
+        samples, name = read_source(source), source.title
         for kind in kinds:
             scores = measure(run[kind], samples, bundle.settings.size, bundle.settings.labels, rounds)
             bundle.measured.setdefault(kind, {})[name] = scores

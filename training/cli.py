@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
     finetune = verb("finetune", _finetune, "adapt a model to your own labelled images and export it")
     finetune.add_argument(
-        "images", type=Path, help="folder with images/ and labels/ (YOLO text), or with samples.jsonl"
+        "images", type=Path, help="folder with images/, and labels/ (YOLO text) or annotations.json (COCO)"
     )
     finetune.add_argument("--from", dest="weights", type=Path, required=True, help="checkpoint or FP32 ONNX file")
     finetune.add_argument("--name", required=True)
@@ -209,7 +209,7 @@ def _measure_boxes(path: Path, settings: Any, args: argparse.Namespace) -> Itera
     else:
         predict = (onnx_predictor if path.suffix == ".onnx" else tflite_predictor)(path, size, args.threads)
     for source in settings.validate_on:
-        samples = following(read_source(source, settings.labels), f"{path.name} on {source.title}")
+        samples = following(read_source(source), f"{path.name} on {source.title}")
         s = measure(predict, samples, size, settings.labels)
         text = (
             f"at {size}: AP50 {s.ap50:.3f} ({s.interval[0]:.3f}–{s.interval[1]:.3f}), AP {s.ap:.3f}, "
@@ -261,7 +261,7 @@ def _bundle(weights: Path, settings: Any, out: Path, *, measured: bool, own_gold
     run = bundle.settings
     pictures = golden_set.bundled() if run.task == "detect" and "person" in run.labels else None
     if own_golden:
-        held_out = [sample for source in run.validate_on for sample in read_source(source, run.labels)]
+        held_out = [sample for source in run.validate_on for sample in read_source(source)]
         pictures = golden_set.of_samples(held_out, run.labels, own_golden)
     measure_files(bundle, list(FILES))
     curves.append(draw_precision(bundle.measured["fp32.onnx"], bundle.folder / "precision.png").name)

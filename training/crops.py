@@ -55,7 +55,7 @@ def read_crops(source: Source, labels: Sequence[str], smallest: float = SMALLEST
     """A data set's heads, image by image. Raises DataError."""
     assert source.heads is not None
     out = []
-    for labelled in read_heads(source, labels):
+    for labelled in read_heads(source):
         image = read_image(labelled.sample)
         found, attributes = squares(labelled, source.heads, labels, (image.shape[1], image.shape[0]))
         if source.heads.grey:

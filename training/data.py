@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.adapters import F32, I32, DataError, Sample, check_classes, read_coco, read_samples, read_yolo
+from training.adapters import F32, I32, DataError, Sample, check_classes, read_coco, read_yolo
 from training.augment import Picture, compose
 from training.settings import Augment, Settings, Source
 
@@ -36,9 +37,9 @@ class Batch:
     ignore: list[NDArray[np.bool_]]
 
 
-def read_source(source: Source, labels: Sequence[str]) -> list[Sample]:
-    """The samples of a data set, or its part; ``labels`` are the classes' names. Raises DataError."""
-    found = [s for s in _read(source, labels) if not s.image.name.startswith(source.leave_out)]
+def read_source(source: Source) -> list[Sample]:
+    """The samples of a data set, or its part. Raises DataError."""
+    found = [s for s in _read(source) if not s.image.name.startswith(source.leave_out)]
     if not source.labelled:
         found = [Sample(s.image, _WHOLE, np.zeros(1, np.int32), np.ones(1, bool)) for s in found]
     if source.part == "all":
@@ -46,13 +47,23 @@ def read_source(source: Source, labels: Sequence[str]) -> list[Sample]:
     return [s for i, s in enumerate(found) if (i % 5 == 4) == (source.part == "held_out")]
 
 
-def _read(source: Source, labels: Sequence[str]) -> list[Sample]:
+def own_images(folder: Path, labels: tuple[str, ...]) -> Source:
+    """Somebody's labelled pictures, as ``finetune`` takes them. Raises DataError."""
+    if not (folder / "images").is_dir():
+        raise DataError(f"{folder}: no folder 'images' in it")
+    whole = Source(path=folder.resolve(), origin="own images", licence="the owner's")
+    annotations = whole.path / "annotations.json"
+    if not annotations.exists():
+        return whole
+    coco = {"kind": "coco", "path": whole.path / "images", "annotations": annotations}
+    return whole.model_copy(update=coco | {"categories": {label: number for number, label in enumerate(labels)}})
+
+
+def _read(source: Source) -> list[Sample]:
     if source.kind == "coco":
         if source.annotations is None:
             raise DataError(f"{source.path}: a coco source needs 'annotations'")
         return list(read_coco(source.annotations, source.path, source.categories))
-    if source.kind == "samples":
-        return list(read_samples(source.path, labels))
     return list(read_yolo(source.path, source.prefixes))
 
 
@@ -81,7 +92,7 @@ class Pictures:
         self.pictures: list[Picture] = []
         weights: list[float] = []
         for source in sources:
-            for sample in check_classes(read_source(source, labels), len(labels)):
+            for sample in check_classes(read_source(source), len(labels)):
                 self.pictures.append(self._load(sample))
                 weights.append(source.weight)
         if not weights:

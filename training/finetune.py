@@ -7,7 +7,7 @@ from pathlib import Path
 
 from training.adapters import DataError, check_classes
 from training.checkpoint import load_checkpoint, load_model
-from training.data import read_source
+from training.data import own_images, read_source
 from training.settings import Augment, Schedule, Settings, Source
 
 
@@ -16,15 +16,12 @@ def settings_for(
 ) -> Settings:
     """A short, gentle run: trunk nearly still, batch norm still. Every fifth image is kept for measuring.
 
-    ``images`` holds ``samples.jsonl``, or ``images/`` and ``labels/``. Raises DataError, ValueError.
+    ``images`` holds ``images/``, and ``annotations.json`` (COCO) or ``labels/`` (YOLO text). Raises DataError, ValueError.
     """
     trained = load_model(weights)[1]
     if trained.task != "detect":
         raise ValueError(f"{weights}: {trained.name} is a classifier; only detectors can be fine-tuned")
-    kind = "samples" if (images / "samples.jsonl").exists() else "yolo"
-    if kind == "yolo" and not (images / "images").is_dir():
-        raise DataError(f"{images}: neither samples.jsonl nor a folder 'images' in it")
-    whole = Source(kind=kind, path=images.resolve(), origin="own images", licence="the owner's")
+    whole = own_images(images, labels or trained.labels)
     _check(whole, labels or trained.labels)
     return Settings(
         name=name,
@@ -72,8 +69,8 @@ def fresh_run(folder: Path, settings: Settings) -> Path:
 
 def _check(whole: Source, labels: tuple[str, ...]) -> None:
     """Raises DataError where there would be nothing to learn from or nothing to measure on."""
-    found = list(check_classes(read_source(whole, labels), len(labels)))
-    held_out = read_source(whole.model_copy(update={"part": "held_out"}), labels)
+    found = list(check_classes(read_source(whole), len(labels)))
+    held_out = read_source(whole.model_copy(update={"part": "held_out"}))
     if not any(len(sample.boxes) for sample in held_out):
         objects = sum(len(sample.boxes) for sample in found)
         raise DataError(

@@ -58,9 +58,9 @@ class Labelled:
     persons: F32 | None
 
 
-def read_heads(source: Source, labels: Sequence[str]) -> list[Labelled]:
+def read_heads(source: Source) -> list[Labelled]:
     """A source's samples for a classifier. Raises DataError, also where the persons have yet to be found."""
-    samples = read_source(source, labels)
+    samples = read_source(source)
     if not _settings(source).found_persons:
         return [Labelled(sample, None) for sample in samples]
     if not (source.path / PERSONS).is_dir():

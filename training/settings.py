@@ -54,7 +54,7 @@ class Heads(_Strict):
 class Source(_Strict):
     """A data set. ``weight`` is how often an image of it is drawn, against 1."""
 
-    kind: Literal["yolo", "coco", "samples"] = "yolo"
+    kind: Literal["yolo", "coco"] = "yolo"
     path: Path
     prefixes: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = Field((), description="images whose names begin so are not in it")

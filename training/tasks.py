@@ -120,7 +120,7 @@ class Detection:
         """See ``Task``."""
         s = self._settings
         if self._held is None:
-            self._held = read_source(s.validate_on[0], s.labels)
+            self._held = read_source(s.validate_on[0])
         scores = measure(predictor(model), self._held, s.size, s.labels, rounds=0)
         return {"ap50": scores.ap50, "ap": scores.ap, "ap_small": scores.ap_small}, scores.ap50
 

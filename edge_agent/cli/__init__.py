@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         replay,
         repo,
         run,
+        samples,
         sop,
         update,
     )
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         codes,
         calibrate,
         model,
+        samples,
         outbox,
         bench,
         doctor,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any
 
 from edge_agent import config_file
-from edge_agent.cli.common import add_verb, out
+from edge_agent.cli.common import add_verb, duration, out
 from edge_agent.config_codes import CodesConfig
 from edge_agent.errors import ConfigError, UsageError
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MODULE_PX = 8
 
 
@@ -25,20 +23,13 @@ def add(verbs: Any) -> None:
     about = "make a signed token for codes.key_files, and its QR code"
     token = add_verb(own, "token", _token, about, "codes token --for dispenser --valid 1h --png token.png")
     token.add_argument("--for", dest="purpose", required=True, metavar="PURPOSE", help="what it is good for")
-    token.add_argument("--valid", type=_duration, required=True, metavar="TIME", help="90s, 15m, 8h, 30d: from now on")
+    token.add_argument("--valid", type=duration, required=True, metavar="TIME", help="90s, 15m, 8h, 30d: from now on")
     token.add_argument("--holder", default="", metavar="NAME", help="who or what it is for: a pseudonym is enough")
     token.add_argument("--many", action="store_true", help="good until it expires; default: once")
     token.add_argument("--png", type=Path, metavar="FILE", help="write its QR code there instead of printing the token")
     about = "read the codes in a picture and tell the names by which the configuration knows them"
     read = add_verb(own, "read", _read, about, "codes read badge.png")
     read.add_argument("picture", type=Path, metavar="PICTURE")
-
-
-def _duration(text: str) -> float:
-    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 90s, 15m, 8h or 30d")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def _token(args: argparse.Namespace) -> int:

@@ -31,9 +31,14 @@ def add(verbs: Any) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     from edge_agent.chains import check
+    from edge_agent.config_layer import store_of
 
     config, overlay = config_trial.effective(args.config)
     facts = check(config)
+    signed = store_of(config.state_dir).read()
+    if signed.active is not None:
+        job = signed.job
+        facts.append(f"signed configuration: {signed.active.label} ({'' if job is None else job.state})")
     if overlay.state != "none":
         facts.append(f"changes from afar: {', '.join(keys(overlay.patch)) or 'none'} ({_standing(overlay)})")
     if args.json:

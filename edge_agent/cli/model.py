@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.cli import model_checks, model_pull, model_update
+from edge_agent.cli import model_checks, model_pull, model_shadow, model_update
 from edge_agent.cli.common import out
 from edge_agent.cli.model_common import MODEL, model_verb, models_dir, show_on_screen
 from edge_agent.errors import UsageError
@@ -28,6 +28,7 @@ def add(verbs: Any) -> None:
     model_pull.add(own)
     model_checks.add(own)
     model_update.add(own)
+    model_shadow.add(own)
 
 
 def _add_list(verbs: Any) -> None:

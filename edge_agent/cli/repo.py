@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 VARIABLE = "EDGE_AGENT_REPO_PASSPHRASE"
 MODEL = "NAME@VERSION"
-TEAM, RELEASE_TEAM = "models", "agent"
+TEAM, CONFIG_TEAM, RELEASE_TEAM = "models", "config", "agent"
 
 
 def add(verbs: Any) -> None:
     """Add ``repo`` and its own verbs."""
-    parser = verbs.add_parser("repo", help="sign and publish models and releases for boxes to fetch")
+    parser = verbs.add_parser("repo", help="sign and publish models, configurations and releases for boxes to fetch")
     own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_keys(own)
     _add_models(own)
@@ -63,11 +63,13 @@ def _add_keys(verbs: Any) -> None:
 
 
 def _add_models(verbs: Any) -> None:
-    about = "publish a model version, or a release of the agent"
+    about = "publish a model version, a part of the configuration, or a release of the agent"
     parser = _verb(verbs, "publish", _publish, about, "publish repo/ person-n@1.1.0 --channel canary")
-    what = "in the folder of models; or FILE.tar, which `repo pack` made"
+    what = "in the folder of models, or of --config; or FILE.tar, which `repo pack` made"
     parser.add_argument("model", metavar=MODEL, help=what)
     parser.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="default: %(default)s")
+    layer = "a part of the configuration (YAML), under that name and version"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=layer)
     parser.add_argument("--min-agent", default="0", metavar="VERSION", help="of edge-agent that it needs")
     parser.add_argument(
         "--hardware", nargs="*", default=[], metavar="NAME", help="it is for any of these; default: all"
@@ -129,7 +131,7 @@ def _role(parser: argparse.ArgumentParser) -> None:
 
 
 def _team(parser: argparse.ArgumentParser, *, channel: bool = True) -> None:
-    default = "default: models; of a release: agent"
+    default = "default: whoever published it; at first models, of a configuration config, of a release agent"
     parser.add_argument("--team", help=f"the role that publishes; {default}")
     if channel:
         parser.add_argument("--channel", required=True, help="canary, stable, …")
@@ -179,6 +181,8 @@ def _sign(args: argparse.Namespace) -> int:
 def _publish(args: argparse.Namespace) -> int:
     if args.model.endswith(".tar"):
         return _publish_release(args)
+    if args.config is not None:
+        return _publish_config(args)
     from edge_agent.detect.manifest import load_model
     from edge_agent.ota.repository.operations import publish
 
@@ -194,6 +198,26 @@ def _publish(args: argparse.Namespace) -> int:
     bundle = publish(_files(args), args.team or TEAM, model.folder, _facts(described), args.channel)
     if model.manifest.golden is None:
         sys.stderr.write(f"warning: {bundle.label} has no golden pictures: boxes cannot tell whether it sees\n")
+    return _tell(args, f"{bundle.label} is offered in {args.channel}; SHA-256 {bundle.sha256}", sha256=bundle.sha256)
+
+
+def _publish_config(args: argparse.Namespace) -> int:
+    from edge_agent.config_bundle import write_layer
+    from edge_agent.ota.offer import CONFIG
+    from edge_agent.ota.repository.operations import publish
+
+    name, version = _name(args.model)
+    described = {
+        "name": name,
+        "version": version,
+        "kind": CONFIG,
+        "min_agent": args.min_agent,
+        "hardware": args.hardware,
+    }
+    facts = _facts(described)
+    with tempfile.TemporaryDirectory() as work:
+        write_layer(Path(work), name, version, args.config)
+        bundle = publish(_files(args), args.team or CONFIG_TEAM, Path(work), facts, args.channel)
     return _tell(args, f"{bundle.label} is offered in {args.channel}; SHA-256 {bundle.sha256}", sha256=bundle.sha256)
 
 
@@ -252,14 +276,16 @@ def _pack(args: argparse.Namespace) -> int:
 def _promote(args: argparse.Namespace) -> int:
     from edge_agent.ota.repository.operations import promote
 
-    promote(_files(args), _team_of(args), *_name(args.model), args.channel)
+    files = _files(args)
+    promote(files, _team_of(args, files), *_name(args.model), args.channel)
     return _tell(args, f"{args.model} is offered in {args.channel}")
 
 
 def _revoke(args: argparse.Namespace) -> int:
     from edge_agent.ota.repository.operations import revoke
 
-    had = revoke(_files(args), _team_of(args), *_name(args.model))
+    files = _files(args)
+    had = revoke(files, _team_of(args, files), *_name(args.model))
     words = f"; nothing of that name is offered now in {', '.join(had)}" if had else ""
     return _tell(args, f"{args.model} is offered no more{words}", channels=had)
 
@@ -325,9 +351,17 @@ def _name(model: str) -> tuple[str, str]:
     return name, version
 
 
-def _team_of(args: argparse.Namespace) -> str:
-    team: str = args.team or (RELEASE_TEAM if args.model.startswith("edge-agent-") else TEAM)
-    return team
+def _team_of(args: argparse.Namespace, files: RepositoryFiles) -> str:
+    """Who published it. Raises UsageError where several teams did."""
+    from edge_agent.ota.offer import bundle_path
+
+    if args.team:
+        return str(args.team)
+    name, version = _name(args.model)
+    teams = [team for team in files.teams() if bundle_path(team, name, version) in files.targets(team).targets]
+    if len(teams) > 1:
+        raise UsageError(f"{args.model} was published by {' and '.join(teams)}: say --team")
+    return teams[0] if teams else TEAM
 
 
 def _tell(args: argparse.Namespace, words: str, **facts: object) -> int:

@@ -21,6 +21,10 @@ ModelName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=127)
 ]
 
+ModelLabel = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=127)
+]
+
 
 class NoArgs(Strict):
     """Takes nothing."""
@@ -53,6 +57,13 @@ class ConfigApplyArgs(Strict):
     )
 
 
+class ConfigUpdateArgs(Strict):
+    """Which signed part of the configuration."""
+
+    bundle: ModelName | None = Field(None, description="NAME or NAME@VERSION; default: NAME as ota.config says")
+    again: bool = Field(False, description="also if it was rolled back on this box before")
+
+
 class ModelUpdateArgs(Strict):
     """Which model."""
 
@@ -61,6 +72,14 @@ class ModelUpdateArgs(Strict):
     )
     activate: bool = Field(True, description="let it take over once it has passed its self-test")
     again: bool = Field(False, description="also if it was rolled back on this box before")
+
+
+class ModelShadowArgs(Strict):
+    """Which model, and how much of what there is to see."""
+
+    model: ModelLabel | None = Field(description="NAME@VERSION; null: end the one that is in shadow")
+    fraction: float = Field(0.1, gt=0, le=1, description="share of the frames that it looks at")
+    minutes: float = Field(60.0, gt=0, le=10_080, description="for so long")
 
 
 class Result(BaseModel):
@@ -159,6 +178,15 @@ _ALL = (
     Command("snapshot", "the last picture of a camera, where privacy allows it", SnapshotArgs, Snapshot),
     Command("log.level", "log more or less for a while", LogLevelArgs, LogLevel, effect=True),
     Command("config.apply", "change the configuration", ConfigApplyArgs, ConfigApplied, effect=True, deadline_s=30.0),
+    Command(
+        "config.update",
+        "begin to fetch a signed part of the configuration and to put it in force; the topic config tells how it goes",
+        ConfigUpdateArgs,
+        None,
+        effect=True,
+        deadline_s=30.0,
+    ),
+    Command("config.rollback", "back to the signed configuration before", NoArgs, None, effect=True, deadline_s=30.0),
     Command("restart", "stop in order and start again", NoArgs, Restarted, effect=True),
     Command(
         "model.update",
@@ -169,6 +197,14 @@ _ALL = (
         deadline_s=30.0,
     ),
     Command("model.rollback", "back to the model before", NoArgs, None, effect=True, deadline_s=30.0),
+    Command(
+        "model.shadow",
+        "let a model look at a share of the frames beside the one at work; the topic model tells how it does",
+        ModelShadowArgs,
+        None,
+        effect=True,
+        deadline_s=30.0,
+    ),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 

@@ -8,18 +8,32 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from edge_agent.commands.catalogue import COMMANDS, Command, CommandAnswer, ask_model
+from edge_agent.config_updates import ConfigState
 from edge_agent.contract.message import Message
 from edge_agent.device_facts import ModelState
 from edge_agent.health.status import AgentStatus
 
 
 class ModelResult(TypedDict):
-    """What an update of the model has come to so far."""
+    """What was asked for of the model has come to so far."""
 
     model: Annotated[ModelState, Field(description="as in the retained topic `model`")]
 
 
-_FROM_ABOVE: dict[str, Any] = {"status": AgentStatus, "model.update": ModelResult, "model.rollback": ModelResult}
+class ConfigResult(TypedDict):
+    """What an update of the signed configuration has come to so far."""
+
+    config: Annotated[ConfigState, Field(description="as in the retained topic `config`")]
+
+
+_FROM_ABOVE: dict[str, Any] = {
+    "status": AgentStatus,
+    "model.update": ModelResult,
+    "model.rollback": ModelResult,
+    "model.shadow": ModelResult,
+    "config.update": ConfigResult,
+    "config.rollback": ConfigResult,
+}
 _DONE = {"properties": {"ok": {"const": True}}, "required": ["result"]}
 _FAILED = {"properties": {"ok": {"const": False}}, "required": ["error"]}
 

@@ -6,14 +6,16 @@ from typing import Any, get_args
 
 from edge_agent.actuators.desk import ActuatorFacts
 from edge_agent.certificate_watch import CertificateFacts
-from edge_agent.command_handlers import CommandFacts, ConfigFacts
+from edge_agent.command_handlers import CommandFacts
+from edge_agent.config_updates import ConfigFacts, ConfigState
 from edge_agent.contract.commands import ANSWERS, REFUSAL
 from edge_agent.contract.message import Channel, Message
-from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelFacts, ModelState
+from edge_agent.device_facts import CameraStateFacts, CameraViewFacts, ModelFacts, ModelShadow, ModelState
 from edge_agent.health.heartbeat_fields import Heartbeat
 from edge_agent.outbox.ledger import SinkLosses
 from edge_agent.outbox.messages import EVENT_TYPE, CloudEvent, MetricMessage, TelemetryMessage
 from edge_agent.outbox.telling import OutboxRecreated
+from edge_agent.release_watch import AgentUpdateFacts
 from edge_agent.safe_mode import SafeModeFacts
 from edge_agent.sensors.sensor import SensorStateFacts
 from edge_agent.sinks.mqtt_identity import SessionTakenOver, Status
@@ -76,6 +78,13 @@ CHANNELS = (
     ),
     Channel("model", "model", "which model is at work", (Message("model", ModelState),), retained=True),
     Channel(
+        "config",
+        "config",
+        "which signed part of the configuration is in force; only where there is one, or may be",
+        (Message("config", ConfigState),),
+        retained=True,
+    ),
+    Channel(
         "events",
         "events/{camera}/{use_case}",
         "what a use case saw",
@@ -117,6 +126,8 @@ CHANNELS = (
             _event("device", "safe_mode", SafeModeFacts),
             _event("device", "certificate", CertificateFacts),
             _event("device", "model", ModelFacts),
+            _event("device", "model_shadow", ModelShadow),
+            _event("device", "agent_update", AgentUpdateFacts),
         ),
     ),
     Channel(

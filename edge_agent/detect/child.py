@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,8 @@ MAX_TEXT = 4000
 POLL_S = 0.1
 LEAVE_S = 5.0
 PR_SET_PDEATHSIG = 1
+NO_MEMORY = "not enough memory"
+"""What a child says that came to the limit of its address space."""
 _RUN_MODULE = (
     "import runpy, sys; sys.path[:] = [p for p in sys.path if p]; runpy.run_module(sys.argv[1], run_name='__main__')"
 )
@@ -102,18 +104,20 @@ def run_child(
     niceness: int = 0,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
+    files: Sequence[int] = (),
 ) -> dict[str, Any] | None:
     """Run ``module`` on ``request``; ``what`` names the work in errors. Returns its result, or None where ``cancel`` was set.
 
     The child is gone when this returns, and dies with the thread that called it. ``memory_mb`` limits its address space
-    (CUDA reserves far more than it uses: not for GPUs). Raises what the child raised (ModelError, HardwareError, ...), and
-    HardwareError where it was killed by a signal, ran out of time or of memory, or broke in a way of its own.
+    (CUDA reserves far more than it uses: not for GPUs); ``files`` are descriptors that it shall have too, under the same
+    numbers. Raises what the child raised (ModelError, HardwareError, ...), and HardwareError where it was killed by a signal,
+    ran out of time or of memory, or broke in a way of its own.
     """
     payload = json.dumps({"memory_mb": memory_mb, "niceness": niceness, "request": request}).encode()
     if len(payload) > MAX_REQUEST_BYTES:
         raise HardwareError(f"{what}: a request of {len(payload)} bytes is too large")
     try:
-        child = _start(module, payload)
+        child = _start(module, payload, files)
     except OSError as error:  # no memory to fork, no descriptors, an interpreter that was replaced
         raise HardwareError(f"{what}: no child process can be started: {error}") from error
     talk = _Conversation(progress)
@@ -131,13 +135,18 @@ def run_child(
     return _verdict(what, talk, child.returncode or 0)
 
 
-def _start(module: str, payload: bytes) -> subprocess.Popen[bytes]:
+def _start(module: str, payload: bytes, files: Sequence[int]) -> subprocess.Popen[bytes]:
     with os.fdopen(os.memfd_create("request"), "w+b") as stdin:
         stdin.write(payload)
         stdin.seek(0)
         # A session of its own: it is stopped together with whatever it started.
         return subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", _RUN_MODULE, module], stdin=stdin, stdout=-1, stderr=-1, start_new_session=True
+            [sys.executable, "-c", _RUN_MODULE, module],
+            stdin=stdin,
+            stdout=-1,
+            stderr=-1,
+            start_new_session=True,
+            pass_fds=files,
         )
 
 
@@ -222,7 +231,7 @@ def serve(work: Callable[[dict[str, Any], Say], dict[str, Any]]) -> None:
     try:
         send({"result": work(request["request"], say)})
     except MemoryError:
-        send({"type": "HardwareError", "error": "not enough memory"})
+        send({"type": "HardwareError", "error": NO_MEMORY})
     except EdgeAgentError as error:
         send({"type": type(error).__name__, "error": str(error)})
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from edge_agent.health.shadow import ShadowStatus
 from edge_agent.types import CameraState, SensorValue
 
 Health: TypeAlias = Literal["ok", "degraded", "failing"]
@@ -144,6 +145,20 @@ class ModelStatus:
     previous: str = ""
     previous_bundle: str = ""
     update: UpdateStatus | None = None
+    shadow: ShadowStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigStatus:
+    """The signed part of the configuration: ``bundle`` and ``previous`` as name@version, "" where the box's file is alone.
+
+    ``error`` says why it is set aside for now.
+    """
+
+    bundle: str = ""
+    previous: str = ""
+    error: str = ""
+    update: UpdateStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +209,7 @@ class AgentStatus:
     mqtt: MqttStatus = MqttStatus()
     sinks: tuple[SinkStatus, ...] = ()
     model: ModelStatus = ModelStatus()
+    config: ConfigStatus = ConfigStatus()
     host: HostStatus = HostStatus()
     hardware: HardwareStatus = HardwareStatus()
     sensors: Mapping[str, SensorValue] = field(default_factory=dict)
@@ -221,6 +237,7 @@ class AgentStatus:
                 "host": _host(self.host, self.hardware),
                 "sensors": _sensors(self.sensors),
                 **({"certificate": Part("degraded", self.certificate)} if self.certificate else {}),
+                **({"config": Part("degraded", self.config.error)} if self.config.error else {}),
             }
         )
 

@@ -19,7 +19,7 @@ from edge_agent.errors import Tampered, UsageError
 
 MAX_FILES = 200
 MAX_BYTES = 2 << 30
-MANIFEST, RELEASE = "manifest.yaml", "release.json"
+MANIFEST, RELEASE, LAYER = "manifest.yaml", "release.json", "config.json"
 """One of them is in every bundle, and says what it is."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a model's manifest may name, and ustar has room for."""
@@ -100,7 +100,7 @@ def _copy(file: BinaryIO, out: BinaryIO, size: int) -> None:
 
 def _files(folder: Path) -> list[Path]:
     paths = sorted(folder.iterdir(), key=lambda path: path.name)
-    if not any(path.name in {MANIFEST, RELEASE} for path in paths):
+    if not any(path.name in {MANIFEST, RELEASE, LAYER} for path in paths):
         raise UsageError(f"{folder}: no {MANIFEST} there, this is no model")
     for path in paths:
         if path.is_symlink() or not path.is_file():

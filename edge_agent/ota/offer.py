@@ -17,7 +17,7 @@ from edge_agent.config_base import Slug
 from edge_agent.errors import AgentTooOld, UpdateRefused, WrongHardware
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-MODEL, AGENT = "model", "agent"
+MODEL, AGENT, CONFIG = "model", "agent", "config"
 """Kinds of bundles."""
 AgentVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}$")]
 

@@ -51,7 +51,7 @@ class ModelStore:
     # ---- the state
 
     def read(self) -> Stored:
-        """What is remembered. A damaged file counts as none: then the model that the configuration names serves."""
+        """What is remembered. A damaged file counts as none: then what the box came with holds."""
         return self._read() or Stored()
 
     def _read(self) -> Stored | None:
@@ -63,7 +63,7 @@ class ModelStore:
         except FileNotFoundError:
             return Stored()
         except (OSError, ValidationError) as error:
-            log.error("%s cannot be read, so no model came by update: %s", path, error)
+            log.error("%s cannot be read, so nothing came by update: %s", path, error)
             return None
 
     def write(self, stored: Stored) -> None:

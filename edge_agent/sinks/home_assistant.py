@@ -121,7 +121,7 @@ def _box(root: str) -> dict[str, Component]:
         ),
         "model": _sensor(
             "Model",
-            "{{ value_json.active.name }} {{ value_json.active.version }}",
+            "{{ value_json.active.name ~ ' ' ~ value_json.active.version if value_json.active else 'none' }}",
             state_topic=f"{root}model",
             **_DIAGNOSTIC,
         ),

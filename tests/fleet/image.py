@@ -10,11 +10,16 @@ from pathlib import Path
 CACHE = Path(os.environ.get("FLEET_CACHE", "/var/cache/edge-agent-tests"))
 SUITE = "bookworm"
 PACKAGES = (
-    # What an image for boxes brings. mosquitto is for the machine that becomes the broker: the network here has no internet.
+    # What an image for boxes brings. The servers are for the machine that becomes the hub: the network here has no internet.
     *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "udev", "kmod", "sudo", "ca-certificates"),
     *("openssh-server", "python3", "iproute2", "nftables", "systemd-timesyncd", "unattended-upgrades", "mosquitto"),
+    *("victoria-metrics", "nginx-light"),
+    *("wireguard-tools", "wireguard-go"),  # the kernel that the tests run on need not have it
 )
-SERVICES_OFF = ("mosquitto.service", "apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer")
+SERVICES_OFF = (
+    *("mosquitto.service", "victoria-metrics.service", "nginx.service"),
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer"),
+)
 
 
 def base_image() -> Path:

@@ -63,7 +63,8 @@ class Machine:
         self._space = f"{network.bridge}-{name}"
         self._link = f"{network.bridge}h{number}"
         self._disk = folder / name
-        self._root = self._disk / "root"
+        self.root = self._disk / "root"
+        """Its file system while it is switched on."""
         self._process: subprocess.Popen[bytes] | None = None
         for part in ("upper", "work", "root"):
             (self._disk / part).mkdir(parents=True)
@@ -81,25 +82,27 @@ class Machine:
     def start(self) -> None:
         """Switch it on; returns at once."""
         layers = f"lowerdir={base_image()},upperdir={self.upper},workdir={self._disk / 'work'}"
-        run("mount", "-t", "overlay", "overlay", "-o", layers, self._root)
-        ssh = self._root / "root/.ssh"
+        run("mount", "-t", "overlay", "overlay", "-o", layers, self.root)
+        ssh = self.root / "root/.ssh"
         ssh.mkdir(mode=0o700, exist_ok=True)
         shutil.copy(self._key.with_suffix(".pub"), ssh / "authorized_keys")
-        (self._root / "etc/hostname").write_text(f"{self.name}\n")
+        (self.root / "etc/hostname").write_text(f"{self.name}\n")
         self._plug_in()
         with (self._disk / "console.log").open("ab") as console:
             self._process = subprocess.Popen(
                 [
+                    *("sh", "-c", 'while "$@"; [ $? -eq 133 ]; do :; done', "power"),  # 133: it wants to boot again
                     "systemd-nspawn",
                     "--quiet",
                     "--boot",
-                    f"--directory={self._root}",
+                    f"--directory={self.root}",
                     "--register=no",
                     "--keep-unit",
                     f"--machine={self._space}",
                     f"--network-namespace-path=/run/netns/{self._space}",
                     "--console=pipe",
                     "--capability=CAP_NET_ADMIN",
+                    *(["--bind=/dev/net/tun"] if Path("/dev/net/tun").exists() else []),
                     "--resolv-conf=off",
                     "--timezone=off",
                     "--link-journal=no",
@@ -148,15 +151,25 @@ class Machine:
     def power_cut(self) -> None:
         """Off, without a warning."""
         if self._process is not None:
-            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-            for child in [*map(int, children), self._process.pid]:
+            all_of_it = _descendants(self._process.pid)  # what keeps the power on, nspawn, its first process
+            for pid in all_of_it:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait(20)
             self._process = None
-        run("umount", "--lazy", self._root, check=False)
+            wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in all_of_it), 20, "its end")
+        run("umount", "--lazy", self.root, check=False)
         run("ip", "link", "delete", self._link, check=False)
         run("ip", "netns", "delete", self._space, check=False)
+
+
+def _descendants(pid: int, depth: int = 3) -> list[int]:
+    """A process, its children, and theirs."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if depth > 1 else []
+    except OSError:
+        children = []
+    return [pid, *(found for child in children for found in _descendants(int(child), depth - 1))]
 
 
 def ssh_key(folder: Path) -> Path:

@@ -20,7 +20,7 @@ description:
   - How it is reached by SSH the broker does not know; say it with I(compose), or in a second inventory with the same names.
 extends_documentation_fragment: [constructed]
 options:
-  plugin: {description: "mqtt_status", required: true, choices: [mqtt_status]}
+  plugin: {description: "edge_agent.fleet.mqtt_status", required: true, choices: [edge_agent.fleet.mqtt_status]}
   host: {description: "the broker", required: true}
   port: {description: "its port", type: int, default: 8883}
   ca_file: {description: "CAs to trust, relative to this file; empty, no TLS"}
@@ -31,7 +31,7 @@ options:
   seconds: {description: "for how long more messages are waited for once none comes any more", type: float, default: 3}
 """
 EXAMPLES = r"""
-plugin: mqtt_status
+plugin: edge_agent.fleet.mqtt_status
 host: mqtt.example.org
 ca_file: pki/ca.pem
 cert_file: pki/controller.pem
@@ -45,7 +45,7 @@ Statuses = dict[tuple[str, str], dict[str, Any]]
 class InventoryModule(BaseInventoryPlugin, Constructable):
     """What Ansible looks for."""
 
-    NAME = "mqtt_status"
+    NAME = "edge_agent.fleet.mqtt_status"
 
     def verify_file(self, path: str) -> bool:
         """Whether the file may be ours."""

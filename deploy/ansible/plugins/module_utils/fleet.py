@@ -140,6 +140,11 @@ def fault(
     return ""
 
 
+def on_probation(heard: Heard | None) -> bool:
+    """Whether the box has not made up its mind about its new model."""
+    return heard is not None and (heard.model or {}).get("state") == "probation"
+
+
 def too_many(bad: int, all_: int, limit_pct: float) -> bool:
     """Whether a share of hosts halts a rollout."""
     return bad > 0 and 100.0 * bad >= limit_pct * all_

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.fleet import FleetError, Watcher
+from ansible_collections.edge_agent.fleet.plugins.module_utils.fleet import FleetError, Watcher
 
 DOCUMENTATION = r"""
 module: fleet_watch
@@ -20,7 +20,7 @@ options:
 """
 EXAMPLES = r"""
 - name: Listen
-  fleet_watch: {broker: "{{ fleet_broker }}", devices: [berlin/till-3]}
+  edge_agent.fleet.fleet_watch: {broker: "{{ fleet_broker }}", devices: [berlin/till-3]}
 """
 RETURN = r"""
 devices: {type: dict, returned: always, description: "by site/device: online, status, heartbeat, model, clash"}

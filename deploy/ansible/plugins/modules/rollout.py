@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.fleet import FleetError, Watcher, fault, fps_of, too_many
+from ansible_collections.edge_agent.fleet.plugins.module_utils.fleet import (
+    FleetError,
+    Watcher,
+    fault,
+    fps_of,
+    on_probation,
+    too_many,
+)
 
 DOCUMENTATION = r"""
 module: rollout
@@ -31,13 +38,14 @@ options:
   listen_s: {type: float, default: 70, description: "begin: listens so long for boxes that are silent"}
   gate_s: {type: float, default: 180, description: "judge: by then a box must be as it should be"}
   soak_s: {type: float, default: 600, description: "judge: and stay so for this long"}
+  probation_s: {type: float, default: 900, description: "judge: so long at most it waits for boxes that have their new model on probation"}
   silent_s: {type: float, default: 100, description: "judge: without a heartbeat for so long a box is silent"}
   min_fps_ratio: {type: float, default: 0.8, description: "judge: frames per second, as a share of before"}
   limit_pct: {type: float, default: 2, description: "judge: so many percent of a wave failed or newly silent halt the rollout"}
 """
 EXAMPLES = r"""
 - name: Judge the wave
-  rollout: {action: judge, file: rollouts/agent-0.2.0.json, hosts: {box1: berlin/box1}, results: {box1: {ok: true}}}
+  edge_agent.fleet.rollout: {action: judge, file: rollouts/agent-0.2.0.json, hosts: {box1: berlin/box1}, results: {box1: {ok: true}}}
 """
 RETURN = r"""
 state: {type: dict, returned: always, description: "the whole state"}
@@ -141,6 +149,8 @@ class Rollout:
             if set(names) <= set(faults(since)):
                 return faults(since)  # nobody is well: nothing to soak for
             watcher.wait(p["soak_s"])
+            devices = [hosts[host]["device"] for host in names]
+            watcher.wait(p["probation_s"], lambda heard: not any(on_probation(heard.get(name)) for name in devices))
             return faults(max(since, time.monotonic() - p["silent_s"]))
 
     def finish(self) -> None:
@@ -222,6 +232,7 @@ def main() -> None:
             "listen_s": {"type": "float", "default": 70.0},
             "gate_s": {"type": "float", "default": 180.0},
             "soak_s": {"type": "float", "default": 600.0},
+            "probation_s": {"type": "float", "default": 900.0},
             "silent_s": {"type": "float", "default": 100.0},
             "min_fps_ratio": {"type": "float", "default": 0.8},
             "limit_pct": {"type": "float", "default": 2.0},
