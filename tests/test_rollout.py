@@ -135,6 +135,15 @@ def _rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boxes: dict[str, A
     return module.Rollout(defaults | limits | params)
 
 
+def test_a_model_on_probation_is_waited_for() -> None:
+    box = heard()
+    assert not fleet.on_probation(None) and not fleet.on_probation(box)
+    box.model = {"state": "probation"}
+    assert fleet.on_probation(box)
+    box.model = {"state": "confirmed"}
+    assert not fleet.on_probation(box)
+
+
 def test_a_halted_rollout_says_who_failed_and_who_was_not_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
