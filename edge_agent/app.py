@@ -370,10 +370,14 @@ class Agent:
         self.stop.set()
         self.updates.end()
         self.commands.signed.end()
+        run_stop_steps(self.stop_steps())
+
+    def stop_steps(self) -> list[StopStep]:
+        """How it ends, in this order; all together in less than ``supervisor.STOP_LIMIT_S``."""
         steps = [
             StopStep("capture", lambda: self.supervisor.join("capture:", 1.7), 1.8),
             StopStep("detection", self._close_detection, 1.8),
-            StopStep("use cases", self._close_chains, 0.8),
+            StopStep("use cases", self._close_chains, 0.7),
         ]
         if self.desk is not None:  # they left their devices as they were, which are made safe now
             steps.append(StopStep("actuators", lambda desk=self.desk: desk.stop(0.3), 0.4))  # type: ignore[misc]
@@ -382,11 +386,11 @@ class Agent:
             steps.append(StopStep("sinks", self._close_sinks, 2.0))
         steps.append(StopStep("outbox close", lambda: self.outbox.stop(0.5), 0.7))
         if self.rest is not None:
-            steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.5), 0.6))  # type: ignore[misc]
+            steps.append(StopStep("http", lambda rest=self.rest: rest.stop(0.3), 0.4))  # type: ignore[misc]
         in_order = self.supervisor.failure is None
         steps.append(StopStep("commands", lambda: self.commands.stop(in_order=in_order), 0.4))
         steps.append(StopStep("models", lambda: self.updates.close(in_order=in_order), 0.4))
-        run_stop_steps(steps)
+        return steps
 
     def _close_detection(self) -> None:
         # A device at which a worker hangs is left to the end of the process.

@@ -280,11 +280,12 @@ STOP_LIMIT_S = 10.0
 def run_stop_steps(steps: Sequence[StopStep]) -> list[str]:
     """Run the steps in order, each in a thread of its own; the names of those that overran or failed.
 
-    A step that overruns is logged and left behind. Raises ValueError where the deadlines together reach ``STOP_LIMIT_S``.
+    A step that overruns is logged and left behind; deadlines that reach ``STOP_LIMIT_S`` together are told, and the steps
+    run all the same: an end that takes long is better than one that closes nothing.
     """
     total = sum(step.deadline_s for step in steps)
     if total >= STOP_LIMIT_S:
-        raise ValueError(f"the stop steps may take {total:g} s together, allowed are less than {STOP_LIMIT_S:g} s")
+        log.error("the stop steps may take %g s together, allowed are less than %g s", total, STOP_LIMIT_S)
     return [step.name for step in steps if not _run_step(step)]
 
 
