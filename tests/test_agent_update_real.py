@@ -136,6 +136,7 @@ POINTS = (11, 19, 20)
 the new agent runs, and it is not yet written down that it is good. The first run has one more, by which it adopts what is there."""
 
 
+@pytest.mark.fleet
 def test_kill_9_leaves_a_release_that_runs_and_the_update_goes_on(box: Box) -> None:
     seen = set()
     for number, which in enumerate(POINTS):

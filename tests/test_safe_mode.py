@@ -188,6 +188,7 @@ def box(tmp_path: Path, root: Path) -> Iterator[Machine]:
 
 @needs_nspawn
 @pytest.mark.timeout(600)
+@pytest.mark.fleet
 def test_an_inference_that_hangs_is_back_in_service_and_in_the_end_in_safe_mode(box: Machine) -> None:
     with box.background("/usr/sbin/mosquitto") as mosquitto:
         try:
