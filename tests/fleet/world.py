@@ -305,7 +305,7 @@ def _camera(pictures: Path, video: Path, address: str, port: int) -> Iterator[No
         yield
     finally:
         server.kill()
-        server.wait(10)
+        server.communicate(timeout=10)
 
 
 @contextmanager
