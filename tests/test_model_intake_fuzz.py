@@ -77,6 +77,7 @@ def test_xml(where: list[tuple[float, int]], keep: float) -> None:
 
 
 @settings(max_examples=300)
+@example([(0.99609375, 1)], 1.0)  # an entry that begins before the file
 @given(damage, st.floats(0.5, 1))
 def test_zip(where: list[tuple[float, int]], keep: float) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,7 @@ Runs in the inspecting child process. Nothing here trusts a name, a size or a co
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -143,6 +144,10 @@ def _take_zip(file: BinaryIO, folder: Path) -> tuple[Format, Path]:
             return _from_archive(archive, folder)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
         raise ModelError(f"the archive is damaged: {error}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # an entry that is said to begin before the file; others are faults of the disk
+            raise
+        raise ModelError("the archive is damaged: an entry is said to lie outside of it") from error
 
 
 def _from_archive(archive: zipfile.ZipFile, folder: Path) -> tuple[Format, Path]:
