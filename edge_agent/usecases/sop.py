@@ -94,9 +94,21 @@ class _Station:
         steps = [test.ask(scene, held=False) for test in self._steps]
         start = self._start.ask(scene, held=False) if self._start is not None else None
         end = self._end.ask(scene, held=False) if self._end is not None else None
-        offset = scene.utc - scene.t
         self._rename(scene)
-        concerned = self._concerned(scene, steps if start is None else [start])
+        if concerned := self._concerned(scene, steps if start is None else [start]):
+            yield from self._follow(concerned, scene, steps, start, end)
+        if not self._somebody and self._follows:
+            yield from self._say_goodbye(scene, scene.utc - scene.t)
+
+    def _follow(
+        self,
+        concerned: list[tuple[int, int]],
+        scene: Scene,
+        steps: list[Answer],
+        start: Answer | None,
+        end: Answer | None,
+    ) -> Iterator[Event]:
+        """What this frame brings for each key and row of ``concerned``."""
         rows = 1 if self._somebody else len(scene.things.ids)
         of_steps = list(zip(*(_listed(step, rows) for step in steps), strict=True))
         starts, ends = (None if answer is None else _listed(answer, rows) for answer in (start, end))
@@ -114,11 +126,9 @@ class _Station:
             )
             if facts:
                 track = None if self._somebody else int(scene.things.tracks[row])
-                yield from self._teller.tell(facts, key, track, offset)
+                yield from self._teller.tell(facts, key, track, scene.utc - scene.t)
             if follow.idle:
                 del self._follows[key]
-        if not self._somebody and self._follows:
-            yield from self._say_goodbye(scene, offset)
 
     def close(self, reason: Reason, t: float, offset: float) -> Iterator[Event]:
         """End every run."""
