@@ -49,20 +49,9 @@ def scene(folder: Path, models: Path) -> Scene:
 
 def power_cuts(made: Scene, folder: Path, every: int = 1) -> Iterator[Crash]:
     """Each different disk that a power cut could leave (one of ``every``)."""
-    log, seen = folder / "log", set[str]()
-    power_cut.record(made.command, log, LIMIT_S)
-    for number, (call, disk) in enumerate(power_cut.moments(made.box.path.parent / "state", made.begun, log)):
-        for cut in power_cut.cuts(disk):
-            mark = power_cut.fingerprint(disk.top, cut)
-            if mark in seen:
-                continue
-            seen.add(mark)
-            if len(seen) % every:
-                continue
-            place = folder / f"cut-{len(seen)}"
-            power_cut.materialise(disk.top, place / "state", cut)
-            yield look(made.again(place), f"power cut after change {number} ({call}), left: {cut.words}")
-            shutil.rmtree(place)
+    state = made.box.path.parent / "state"
+    for place, words in power_cut.places(made.command, state, made.begun, folder, LIMIT_S, every):
+        yield look(made.again(place.parent), words)
 
 
 def kills(made: Scene, points: list[tuple[str, int]]) -> Iterator[Crash]:

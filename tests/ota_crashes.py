@@ -38,22 +38,10 @@ WITHOUT_FSYNC = (
 def power_cuts(scene: World, folder: Path, every: int = 1, program: Sequence[str] = PROGRAM) -> Iterator[Crash]:
     """The power is cut at each moment of an update, and each different disk that could be left is looked at (one of ``every``)."""
     box = scene.client.state
-    before, log = folder / "before", folder / "log"
+    before = folder / "before"
     shutil.copytree(box, before, symlinks=True)
-    power_cut.record(_command(scene, program), log, LIMIT_S)
-    seen: set[str] = set()
-    for number, (call, disk) in enumerate(power_cut.moments(box, before, log)):
-        for cut in power_cut.cuts(disk):
-            mark = power_cut.fingerprint(disk.top, cut)
-            if mark in seen:
-                continue
-            seen.add(mark)
-            if len(seen) % every:
-                continue
-            place = folder / f"cut-{len(seen)}"
-            power_cut.materialise(disk.top, place, cut)
-            yield look(scene, place, f"power cut after change {number} ({call}), left: {cut.words}", another_boot=True)
-            shutil.rmtree(place)
+    for place, words in power_cut.places(_command(scene, program), box, before, folder, LIMIT_S, every):
+        yield look(scene, place, words, another_boot=True)
 
 
 def kills(scene: World, folder: Path, points: list[tuple[str, int]]) -> Iterator[Crash]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -277,6 +278,29 @@ def moments(root: Path, before: Path, log: Path) -> Iterator[tuple[str, Disk]]:
         for line in lines:
             if name := disk.take(line):
                 yield name, disk
+
+
+def places(
+    command: Sequence[str], state: Path, before: Path, folder: Path, timeout_s: float, every: int = 1
+) -> Iterator[tuple[Path, str]]:
+    """Run a program that begins with ``before`` and changes ``state``; then each different disk that a power cut could leave.
+
+    One of ``every`` is laid out below ``folder`` as ``.../state``, and is gone when the next is asked for; with it, in words, when.
+    """
+    log, seen = folder / "log", set[str]()
+    record(command, log, timeout_s)
+    for number, (call, disk) in enumerate(moments(state, before, log)):
+        for cut in cuts(disk):
+            mark = fingerprint(disk.top, cut)
+            if mark in seen:
+                continue
+            seen.add(mark)
+            if len(seen) % every:
+                continue
+            place = folder / f"cut-{len(seen)}"
+            materialise(disk.top, place / "state", cut)
+            yield place / "state", f"power cut after change {number} ({call}), left: {cut.words}"
+            shutil.rmtree(place)
 
 
 def killed_at(call: str, number: int, command: Sequence[str], timeout_s: float) -> bool:
