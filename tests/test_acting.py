@@ -215,7 +215,7 @@ def test_minutes_count_what_was_asked_for_and_done() -> None:
 
 # ---- dispenser
 
-RUNS = 25
+RUNS = 60
 KEY: list[Thing] = [(50, "key", (0.5, 0.6))]
 
 

@@ -341,7 +341,7 @@ def test_close_ends_everything_with_the_reason() -> None:
     assert use_case().close("shutdown") == []
 
 
-@pytest.mark.parametrize("fps", [2, 10, 25])
+@pytest.mark.parametrize("fps", [2, 10, 60])
 def test_metrics_are_per_minute_of_utc_and_weighted_by_time(fps: int) -> None:
     zones = {"left": [(0, 0), (0.53, 0), (0.53, 1), (0, 1)]}
     outputs = play(
