@@ -45,7 +45,7 @@ test: test-deps ## everything: lint, types, import contracts, all tests but thos
 	@.venv-ansible/bin/pip install -q -r deploy/ansible/requirements.txt
 	@touch $@
 
-test-fleet: test-deps .venv/.dev .venv-ansible/.done ## ansible-lint, and the story of a fleet on machines in systemd-nspawn (root; some 20 minutes)
+test-fleet: test-deps .venv/.dev .venv-ansible/.done ## ansible-lint, and the story of a fleet on machines in systemd-nspawn (root; up to an hour on two cores)
 	@scripts/test_deps.sh fleet
 	@cd deploy/ansible && PATH="$(CURDIR)/.venv-ansible/bin:$$PATH" ansible-lint --nocolor
 	@$(BIN)/python -m pytest -q -x -m fleet -p no:xdist
